@@ -1,0 +1,241 @@
+"""The decoder: Qwen3's shape with Hugging Face's parameter names, so that its weights are standard from birth.
+
+Token ids (B, T) go in; hidden states (B, T, D) after the last norm come out; `logits` turns those into (B, T, V). The same
+forward serves training and cached generation: a cache is handed in and keeps each layer's keys and values. Llama is the same
+shape without the norm on queries and keys. Read top to bottom: configuration, rotation, attention, feed-forward, decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a decoder.
+
+    Args:
+        vocab_size: V, ids of the vocabulary.
+        width: D, the residual stream.
+        layers: blocks.
+        heads: H, query heads.
+        kv_heads: K, key and value heads; H is a multiple of it (arXiv 2305.13245).
+        head_size: S, width of a head.
+        mlp_width: M, inner width of the gated feed-forward.
+        tied: embedding and head are one matrix.
+        context: tokens it was trained to see.
+        qk_norm: RMSNorm on each query and key head (Qwen3); False: Llama.
+        rope_theta: base of the rotary wavelengths.
+        rope_scaling: Llama 3's frequency scaling as in its `config.json`, or None.
+        norm_eps: of RMSNorm.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    mlp_width: int
+    tied: bool = True
+    context: int = 256
+    qk_norm: bool = True
+    rope_theta: float = 10_000.0
+    rope_scaling: dict[str, float] | None = None
+    norm_eps: float = 1e-6
+
+    @property
+    def matmul_parameters(self) -> int:
+        """N of the scaling law: weights that multiply every token, blocks and head, not the embedding's look-up."""
+        attention = self.width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.width * self.mlp_width) + self.vocab_size * self.width
+
+    def flops_per_token(self, context: int) -> float:
+        """Training FLOPs of one token: 3 x forward (weights, head, causal half of attention), no optimizer."""
+        attention = self.layers * 2 * self.heads * self.head_size * context  # QK^T and PV: 2 x 2 S H T, half of it causal
+        return 3.0 * (2 * self.matmul_parameters + attention)
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens seen so far."""
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps (B, K, T, S) of this call and returns all that this call may look at."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+
+
+def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (..., T, S/2) of the angles of `positions` (..., T), float32 (arXiv 2104.09864)."""
+    half = config.head_size // 2
+    frequencies = config.rope_theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    if config.rope_scaling:
+        frequencies = _llama3_frequencies(frequencies, config.rope_scaling)
+    angles = positions.float()[..., None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tensor:
+    """Long wavelengths slowed down by `factor`, short ones kept, a ramp between (arXiv 2407.21783, section 3.4)."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position, (T, S/2) or (B, T, S/2)."""
+    first, second = x.chunk(2, dim=-1)
+    cosines, sines = cosines.unsqueeze(-2).to(x.dtype), sines.unsqueeze(-2).to(x.dtype)
+    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotated, normalised queries and keys."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        D, S = config.width, config.head_size
+        self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads, S
+        self.q_proj = nn.Linear(D, config.heads * S, bias=False)
+        self.k_proj = nn.Linear(D, config.kv_heads * S, bias=False)
+        self.v_proj = nn.Linear(D, config.kv_heads * S, bias=False)
+        self.o_proj = nn.Linear(config.heads * S, D, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(S, config.norm_eps)
+            self.k_norm = RMSNorm(S, config.norm_eps)
+        self.qk_norm = config.qk_norm
+
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
+        B, T, _ = x_BTD.shape
+        q = F.linear(x_BTD, self.q_proj.weight.to(x_BTD.dtype)).view(B, T, self.heads, self.head_size)
+        k = F.linear(x_BTD, self.k_proj.weight.to(x_BTD.dtype)).view(B, T, self.kv_heads, self.head_size)
+        v = F.linear(x_BTD, self.v_proj.weight.to(x_BTD.dtype)).view(B, T, self.kv_heads, self.head_size)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)
+        if self.kv_heads != self.heads:
+            k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
+        return F.linear(mixed.transpose(1, 2).reshape(B, T, -1), self.o_proj.weight.to(x_BTD.dtype))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate = F.linear(x_BTD, self.gate_proj.weight.to(x_BTD.dtype))
+        up = F.linear(x_BTD, self.up_proj.weight.to(x_BTD.dtype))
+        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on a normalised copy of the residual stream."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, layer, cache)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Stack(nn.Module):
+    """What Hugging Face calls `model`: embedding, blocks, last norm."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+
+
+class Decoder(nn.Module):
+    """The whole model. Parameters are float32; the compute dtype is that of `dtype`, set in one place by `device`.
+
+    Its `state_dict` has exactly the names of Hugging Face's `Qwen3ForCausalLM` (no `lm_head.weight` when tied).
+    """
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.model = Stack(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D) matrix of the output head."""
+        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    def initialise(self, seed: int) -> None:
+        """Fresh weights: N(0, 1/fan_in) matrices, zero output projections, so that each block starts as the identity."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            with torch.no_grad():
+                if name.endswith("norm.weight"):
+                    parameter.fill_(1.0)
+                elif name.endswith(("o_proj.weight", "down_proj.weight")) or name == "lm_head.weight":
+                    parameter.zero_()
+                elif name == "model.embed_tokens.weight":
+                    parameter.normal_(0.0, 0.02, generator=generator)
+                else:
+                    parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Hidden states after the last norm.
+
+        Args:
+            ids: (B, T) int64.
+            mask: bool (B, 1, T, T_seen), True where a token may look; None: causal, which with a cache is right only
+                for the first call or for T = 1.
+            positions: (T,) or (B, T) int64; None: 0..T-1.
+            cache: keeps keys and values across calls.
+
+        Returns:
+            (B, T, D) in the compute dtype.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        rotary = rotary_table(self.config, positions)
+        x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
+        for layer, block in enumerate(self.model.layers):
+            x_BTD = block(x_BTD, rotary, mask, layer, cache)
+        return self.model.norm(x_BTD)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., V) float32 scores of hidden states (..., D)."""
+        return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()

@@ -1,0 +1,276 @@
+"""A recipe: what a person wants trained, as data.
+
+A recipe is one YAML page. Every field has its meaning beside it and, where it can be derived from the budget, may be left
+out: `scaling.rules` fills what is missing and says why, `train` takes only a recipe with nothing left open. A field that a
+person sets is never overruled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tessera.errors import UserError
+
+
+class Part(BaseModel):
+    """Base of all parts of a recipe: unknown keys and wrong types are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Source(Part):
+    """Where documents come from."""
+
+    uri: str
+    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib` or `python:package.module.function`."""
+    weight: float | None = Field(None, gt=0)
+    """Share of the training rows, relative to the other sources; left out: its share of the tokens."""
+    epochs: float | None = Field(None, gt=0)
+    """At most this many passes over the source; left out: as many as the run needs."""
+
+
+class Data(Part):
+    """The documents and how they become rows."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """A list of sources; a plain string is short for one with only its `uri`."""
+    validation_fraction: float = Field(0.03, gt=0, lt=0.5)
+    """Share of the documents held out, chosen by the hash of each document."""
+    deduplicate: Literal["none", "exact", "near"] = "near"
+    """Drop repeated documents: none; byte for byte; or also those whose MinHash similarity is above 0.8."""
+    fill_in_the_middle: float = Field(0.0, ge=0, le=1)
+    """Share of training documents turned into prefix-suffix-middle (arXiv 2207.14255), for completing code in place."""
+    packing: Literal["best_fit", "stream"] = "best_fit"
+    """`best_fit` packs whole documents into rows (arXiv 2404.10830); `stream` cuts one endless stream."""
+    document_mask: bool = False
+    """Let a token attend only within its own document; needed where packed samples have nothing to do with each other."""
+    seed: int = 0
+    """Of the split, the shuffle and the fill-in-the-middle cuts."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple({"uri": v} if isinstance(v, str) else v for v in value)
+        return value
+
+
+class Tokenizer(Part):
+    """How text becomes ids."""
+
+    vocabulary_size: int | None = Field(None, ge=257)
+    """Text entries, 256 bytes included. Rule: grows with the tokens of the budget."""
+    pretokenizer: Literal["gpt-2", "qwen2"] = "qwen2"
+    """Which of the two splitting rules that llama.cpp knows."""
+
+
+class Model(Part):
+    """Shape of the decoder (Qwen3's)."""
+
+    layers: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=16)
+    """D, the residual stream."""
+    heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(None, ge=1)
+    head_size: int | None = Field(None, ge=8)
+    """64 or 128 run fast everywhere."""
+    mlp_width: int | None = Field(None, ge=8)
+    tied: bool | None = None
+    """One matrix for embedding and head."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary wavelengths (arXiv 2104.09864)."""
+
+
+class Train(Part):
+    """The run."""
+
+    tokens: int | None = Field(None, ge=1)
+    """D: training tokens, padding not counted."""
+    context: int = Field(256, ge=8)
+    """T: tokens per row."""
+    batch_rows: int | None = Field(None, ge=1)
+    """Rows per update over all processes; rule: .58 D^.571 tokens (Step Law, arXiv 2503.04715)."""
+    micro_rows: int | None = Field(None, ge=1)
+    """Rows per forward pass of one process; what is left is accumulated."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`muon`: Muon for the matrices of the blocks, AdamW for the rest; `adamw`: AdamW for all."""
+    matrix_rate: float | None = Field(None, gt=0)
+    """Learning rate of Muon (RMS of an update's entries is 0.2 times this, as in arXiv 2502.16982)."""
+    adam_rate: float | None = Field(None, gt=0)
+    """Learning rate of AdamW."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon's, Nesterov."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decoupled, on matrices, decays to zero with the rate's schedule."""
+    warmup_steps: int | None = Field(None, ge=0)
+    cooldown_steps: int | None = Field(None, ge=0)
+    """Linear to zero at the end (WSD, arXiv 2404.06395), with a floor in absolute steps."""
+    z_loss: float = Field(1e-4, ge=0)
+    """Times the mean squared log-normaliser; keeps logits in range (arXiv 2204.02311)."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global norm of the gradient."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "yes", "no"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    seed: int = 0
+    """Of the initial weights."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between evaluations on the held-out rows."""
+    evaluate_tokens: int | None = Field(None, ge=1)
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    """Seconds between checkpoints."""
+    sample_prompts: tuple[str, ...] = ()
+    """Completed at each evaluation, to see the model learn."""
+    track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+
+class Recipe(Part):
+    """One page: what to train, on what, for how much."""
+
+    name: str
+    summary: str
+    budget: str = "6m"
+    """`90s`, `6m`, `2h`; FLOPs `1e17`; tokens `50Mtok`; money `$20` with `price_per_hour`."""
+    price_per_hour: float | None = Field(None, gt=0)
+    data: Data
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    train: Train = Train()
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> Recipe:
+        if self.budget.startswith("$") and self.price_per_hour is None:
+            raise ValueError("a budget in money needs price_per_hour")
+        Budget.parse(self.budget)
+        return self
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything in the recipe."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The page, every field written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+class Budget(Part):
+    """What may be spent: exactly one of these is set; money becomes seconds by its price."""
+
+    seconds: float | None = None
+    flops: float | None = None
+    tokens: int | None = None
+    dollars: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Reads `90s`, `6m`, `2h`, `1e17`, `50Mtok`, `$20`.
+
+        Raises:
+            ValueError: it is none of these, or not positive.
+        """
+        number = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+        if m := re.fullmatch(number + r"\s*(s|m|h)", text, re.IGNORECASE):
+            parsed = cls(seconds=float(m[1]) * {"s": 1, "m": 60, "h": 3600}[m[2].lower()])
+        elif m := re.fullmatch(number + r"\s*([kmgb]?)tok", text, re.IGNORECASE):
+            parsed = cls(tokens=round(float(m[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}[m[2].lower()]))
+        elif m := re.fullmatch(r"\$" + number, text, re.IGNORECASE):
+            parsed = cls(dollars=float(m[1]))
+        elif m := re.fullmatch(number, text, re.IGNORECASE):
+            parsed = cls(flops=float(m[1]))
+        else:
+            raise ValueError(f"budget {text!r} is not a time (6m), FLOPs (1e17), tokens (50Mtok) or money ($20)")
+        if not any(parsed.model_dump().values()):
+            raise ValueError(f"budget {text!r} is nothing; give a positive one")
+        return parsed
+
+
+def shipped() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("tessera.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Reads a shipped recipe by name, or a YAML file by path, and applies `key=value` overrides.
+
+    Args:
+        name_or_path: `code`, or a path that ends in .yaml.
+        overrides: `data.seed=3`; the value is YAML.
+
+    Raises:
+        UserError: no such recipe, not YAML, an unknown key, a wrong type.
+    """
+    page = resources.files("tessera.recipes") / f"{name_or_path}.yaml"
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise UserError(f"recipe {name_or_path} is not a file; give a path to a YAML page or one of: {', '.join(shipped())}.")
+        text = path.read_text(encoding="utf-8")
+    elif page.is_file():
+        text = page.read_text(encoding="utf-8")
+    else:
+        raise UserError(f"there is no recipe {name_or_path!r}; the shipped ones are {', '.join(shipped())}, or give a path to a .yaml file.")
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {name_or_path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"recipe {name_or_path} is not a page of key: value.")
+    for override in overrides or []:
+        _apply(tree, override)
+    return validate(tree, name_or_path)
+
+
+def validate(tree: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain data, or one sentence that names the field."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "the page"
+        what = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(first["type"], first["msg"].removeprefix("Value error, "))
+        raise UserError(f"recipe {where}: {field}: {what[:1].lower() + what[1:]}{_known_keys(first)}.") from None
+
+
+def _known_keys(error: Any) -> str:
+    """For an unknown key, the keys that stand there."""
+    if error["type"] != "extra_forbidden":
+        return f" (got {error['input']!r})" if error["type"] != "missing" and isinstance(error["input"], str | int | float) else ""
+    part: Any = Recipe
+    for name in error["loc"][:-1]:
+        if isinstance(name, int):
+            continue
+        part = part.model_fields[name].annotation
+        part = Source if "Source" in str(part) else part
+    return f"; known here: {', '.join(part.model_fields)}"
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override} is not key=value, like --set train.context=512.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {key}: {value!r} is not a YAML value.") from None
+    # YAML 1.1 reads 1e-3 as a string; people mean a number.
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
+        parsed = float(parsed)
+    *parents, leaf = key.split(".")
+    node = tree
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {key}: {name} is a value, not a part with keys.")
+        node = child
+    node[leaf] = parsed
