@@ -1,0 +1,215 @@
+"""Sources -> the documents that a run uses, in a folder of the cache.
+
+`gather` reads every source once, drops repeats, holds out the validation split and writes what is left as JSON lines, one
+document each, in memory that does not grow with the data but for a digest and a sketch per document. The corpus is named by
+the hash of its content: the same documents, split alike, are the same corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tessera import recipe
+from tessera.data.dedup import Deduplicator
+from tessera.data.folders import aside, publish
+from tessera.data.sources import Skipped, documents
+from tessera.errors import UserError
+from tessera.tokens.document import Document, Segment
+
+Split = Literal["train", "validation"]
+_SAY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What became of a source.
+
+    Args:
+        documents: kept, both splits.
+        bytes: UTF-8 bytes of their text.
+        exact_duplicates: dropped because an earlier document was equal.
+        near_duplicates: dropped because an earlier document was nearly equal.
+        skipped: files and rows that could not be read.
+    """
+
+    uri: str
+    documents: int
+    bytes: int
+    exact_duplicates: int
+    near_duplicates: int
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Gathered documents on disk.
+
+    Args:
+        hash: hex, of the documents, their order and their split.
+        train_bytes, validation_bytes: UTF-8 bytes of text in each split.
+    """
+
+    folder: Path
+    hash: str
+    sources: tuple[SourceSummary, ...]
+    train_bytes: int
+    validation_bytes: int
+
+    def documents(self, split: Split, source_index: int) -> Iterator[Document]:
+        """One source's documents of one split, in the order in which they were read."""
+        with (self.folder / _file(source_index, split)).open("rb") as file:
+            for line in file:
+                yield _parse(line)
+
+    def texts(self, split: Split) -> Iterator[str]:
+        """The text of every document of a split, source after source."""
+        for index in range(len(self.sources)):
+            for document in self.documents(split, index):
+                yield document.text
+
+
+def gather(data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Corpus:
+    """Reads, deduplicates and splits the documents of a recipe.
+
+    A document belongs to validation when the hash of its content and `data.seed` falls below `data.validation_fraction`, so that
+    adding documents moves none. Each source has at least one document in either split; of a source that is one single
+    document, the end of its text is held out.
+
+    Args:
+        cache: folder of the caller's choice; the corpus lies in `cache/corpus-HASH`.
+        say: told what was found, one line per source.
+
+    Raises:
+        UserError: a source that yields nothing or cannot be read, a full disk.
+    """
+    seen = Deduplicator(data.deduplicate)
+    summaries: list[SourceSummary] = []
+    text_bytes = {"train": 0, "validation": 0}
+    with aside(cache) as folder:
+        for index, source in enumerate(data.sources):
+            summary = _spool(folder, index, source.uri, data, seen, say)
+            say(_describe(summary))
+            summaries.append(summary)
+        digest = hashlib.blake2b(digest_size=16)
+        for index in range(len(data.sources)):
+            for split in ("train", "validation"):
+                digest.update(f"{index} {split}\n".encode())
+                with (folder / _file(index, split)).open("rb") as file:
+                    for line in file:
+                        digest.update(line)
+                        text_bytes[split] += len(_parse(line).text.encode())
+        target = cache / f"corpus-{digest.hexdigest()}"
+        publish(folder, target, {"sources": [s.uri for s in data.sources], **{f"{k}_bytes": v for k, v in text_bytes.items()}})
+    return Corpus(target, digest.hexdigest(), tuple(summaries), text_bytes["train"], text_bytes["validation"])
+
+
+def _spool(folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplicator, say: Callable[[str], None]) -> SourceSummary:
+    """Writes one source's two files."""
+    skipped: list[Skipped] = []
+    dropped = {"exact": 0, "near": 0}
+    # Each document's place between 0 and 1: those below the fraction are held out.
+    places: dict[Split, list[float]] = {"train": [], "validation": []}
+    total_bytes, next_line = 0, time.monotonic() + _SAY_SECONDS
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
+        for document in documents(uri, skipped, say):
+            line = _line(document)
+            content = document.text if _is_text(document) else line.decode()
+            if repeat := seen.seen(content):
+                dropped[repeat] += 1
+                continue
+            place = _place(content, data.seed)
+            split: Split = "validation" if place < data.validation_fraction else "train"
+            places[split].append(place)
+            files[split].write(line)
+            total_bytes += len(document.text.encode())
+            if time.monotonic() > next_line:
+                say(f"{uri}: {len(places['train']) + len(places['validation']):,} documents, {total_bytes / 1e6:,.1f} MB so far")
+                next_line = time.monotonic() + _SAY_SECONDS
+    count = len(places["train"]) + len(places["validation"])
+    if not count:
+        raise UserError(f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none.")
+    if count == 1:
+        _hold_out_end(folder, index, data.validation_fraction)
+        say(f"{uri}: one document, so the last {data.validation_fraction:.0%} of its text is held out")
+    elif not places["validation"]:
+        _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
+    elif not places["train"]:
+        _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
+    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped))
+
+
+def _describe(summary: SourceSummary) -> str:
+    return (
+        f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB; dropped {summary.exact_duplicates:,} exact and "
+        f"{summary.near_duplicates:,} near duplicates; skipped {len(summary.skipped):,}"
+    )
+
+
+def _place(content: str, seed: int) -> float:
+    """Uniform in [0, 1), from the content and the seed alone."""
+    digest = hashlib.blake2b(content.encode(), digest_size=8, salt=seed.to_bytes(16, "little", signed=True)).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def _move(folder: Path, index: int, origin: Split, to: Split, position: int) -> None:
+    """Moves one document to the other, empty split."""
+    rest = folder / "rest"
+    with (folder / _file(index, origin)).open("rb") as lines, rest.open("wb") as kept, (folder / _file(index, to)).open("wb") as moved:
+        for number, line in enumerate(lines):
+            (moved if number == position else kept).write(line)
+    rest.replace(folder / _file(index, origin))
+
+
+def _hold_out_end(folder: Path, index: int, fraction: float) -> None:
+    """Cuts a source's only document in two, at the line end nearest before the fraction, or mid-line in a text of one line."""
+    lines = [line for split in ("train", "validation") for line in (folder / _file(index, split)).read_bytes().splitlines(keepends=True)]
+    document = _parse(lines[0])
+    text = document.text
+    if not _is_text(document) or len(text) < 2:
+        raise UserError(f"source {index + 1} is one document that cannot be split for validation; give it at least two documents.")
+    cut = max(1, round(len(text) * (1 - fraction)))
+    cut = text.rfind("\n", 0, cut) + 1 or cut
+    for split, part in (("train", text[:cut]), ("validation", text[cut:])):
+        (folder / _file(index, split)).write_bytes(_line(Document.of_text(part, document.source)))
+
+
+def _file(index: int, split: str) -> str:
+    return f"{index}-{split}.jsonl"
+
+
+def _is_text(document: Document) -> bool:
+    return len(document.segments) == 1 and document.segments[0].kind == "text" and document.segments[0].learn
+
+
+def _line(document: Document) -> bytes:
+    """A document as one line of JSON; media ids as a list with their shape."""
+    if _is_text(document):
+        tree: dict[str, Any] = {"text": document.text}
+    else:
+        segments = []
+        for s in document.segments:
+            content = s.content if isinstance(s.content, str) else {"ids": s.content.ravel().tolist(), "shape": list(s.content.shape)}
+            segments.append([s.kind, content, s.learn])
+        tree = {"segments": segments}
+    return json.dumps({**tree, "source": document.source}, ensure_ascii=False).encode() + b"\n"
+
+
+def _parse(line: bytes) -> Document:
+    tree = json.loads(line)
+    if "text" in tree:
+        return Document.of_text(tree["text"], tree["source"])
+    segments = []
+    for kind, content, learn in tree["segments"]:
+        array = content if isinstance(content, str) else np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
+        segments.append(Segment(kind, array, learn))
+    return Document(tuple(segments), tree["source"])

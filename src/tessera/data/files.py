@@ -1,0 +1,314 @@
+"""Files on disk -> documents.
+
+`files(pattern)` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
+code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it. What cannot be
+read never stops a run: it is left out and noted as `Skipped` with its reason.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UserError
+from tessera.tokens.document import Document
+
+IGNORED_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "env", "site-packages"})
+TEXT_COLUMNS = ("text", "content")
+# A longer text file becomes several documents, cut at line ends, so that memory stays bounded whatever its size.
+PIECE_CHARACTERS = 16_000_000
+# How many rows are looked at to choose a text column.
+ROWS_SEEN = 50
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file, or rows of one, that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+class Unreadable(Exception):
+    """Why a file, or the rest of it, is left out."""
+
+
+def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+    """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
+
+    `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__`
+    and virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob before its
+    first wildcard, so that it does not depend on where the data lie.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    path = Path(pattern).expanduser()
+    wild = [i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part)]
+    # A folder may really be called `a[1]`.
+    if wild and not path.exists():
+        base = Path(*path.parts[: wild[0]])
+        matches = _glob_matcher(path.parts[wild[0] :])
+    else:
+        base, matches = path, lambda name: True
+    if not base.exists():
+        raise UserError(f"files:{pattern}: there is no file or folder {base}.")
+    if base.is_file():
+        yield from read_file(base, base.name, column, skipped, say)
+        return
+    for name in walk(base, skipped):
+        if matches(name):
+            yield from read_file(base / name, name, column, skipped, say)
+
+
+def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_FOLDERS) -> Iterator[str]:
+    """Paths of the files below `base`, relative to it, `/` between folders, sorted. Links are followed, each folder is entered once."""
+    entered: set[tuple[int, int]] = set()
+
+    def inside(folder: Path, prefix: str) -> Iterator[str]:
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append(Skipped(prefix or ".", _words(error)))
+            return
+        # Links may form a loop.
+        if (status.st_dev, status.st_ino) in entered:
+            return
+        entered.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                # A virtual environment can have any name, but always holds this file.
+                if entry.name not in ignored and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
+                    yield from inside(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+
+    return inside(base, "")
+
+
+def read_file(path: Path, name: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+    """Documents of one file; `name` is what they are called, `column` the text column of a table, or None to choose one."""
+    kind, compression = _kind(path.name)
+    try:
+        if not path.exists():
+            raise Unreadable("a broken link" if path.is_symlink() else "it is not there any more")
+        # Opening a pipe or a device would wait for ever.
+        if not path.is_file():
+            raise Unreadable("not a regular file")
+        if path.stat().st_size == 0:
+            raise Unreadable("empty")
+        if kind == "text":
+            yield from _texts(_stream(path, compression), name)
+        elif kind == "json":
+            yield from _json(_stream(path, compression).read(), name, column, say)
+        else:
+            rows = _READERS[kind](_stream(path, compression), name, skipped)
+            yield from rows_to_documents(rows, name, column, skipped, say)
+    except Unreadable as error:
+        skipped.append(Skipped(name, str(error)))
+    except UnicodeDecodeError:
+        skipped.append(Skipped(name, "not UTF-8"))
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        skipped.append(Skipped(name, _words(error)))
+
+
+def rows_to_documents(
+    rows: Iterable[tuple[int, Any]], name: str, column: str | None, skipped: list[Skipped], say: Say
+) -> Iterator[Document]:
+    """Numbered rows -> a document of each row's text: the row itself where it is a string, else its text column.
+
+    The column is `column`, else `text`, else `content`, else the one with the longest strings in the first rows.
+    """
+    iterator = iter(rows)
+    head = list(itertools.islice(iterator, ROWS_SEEN))
+    tables = [row for _, row in head if isinstance(row, dict)]
+    if tables:
+        chosen = column or choose_column(tables)
+        if chosen is None:
+            raise Unreadable("none of its columns holds text")
+        if column is None and chosen not in TEXT_COLUMNS:
+            say(f"{name}: took the column {chosen!r} as the text; #column=NAME picks another")
+    without = 0
+    for number, row in itertools.chain(head, iterator):
+        text = row.get(chosen) if tables and isinstance(row, dict) else row
+        if isinstance(text, str) and text.strip():
+            yield Document.of_text(text, f"{name}[{number}]")
+        else:
+            without += 1
+    if without:
+        skipped.append(Skipped(name, f"{without} rows without text" + (f" in the column {chosen!r}" if tables else "")))
+
+
+def choose_column(rows: list[dict[str, Any]]) -> str | None:
+    """`text`, else `content`, else the column with the longest strings (the first of equals); None where none holds words."""
+    for name in TEXT_COLUMNS:
+        if any(isinstance(row.get(name), str) for row in rows):
+            return name
+    lengths: dict[str, int] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(key, str) and isinstance(value, str) and re.search(r"[^\W\d_]", value):
+                lengths[key] = lengths.get(key, 0) + len(value)
+    return max(lengths, key=lambda key: lengths[key], default=None)
+
+
+def _texts(stream: io.BufferedIOBase, name: str) -> Iterator[Document]:
+    """A text file as one document, a very long one as several."""
+    # utf-8-sig drops a byte order mark.
+    decode = codecs.getincrementaldecoder("utf-8-sig")()
+    buffer, number, rest = "", 0, True
+    while rest:
+        data = stream.read(PIECE_CHARACTERS)
+        if b"\0" in data:
+            raise Unreadable("binary")
+        rest = bool(data)
+        buffer += decode.decode(data, final=not rest)
+        if len(buffer) >= PIECE_CHARACTERS and rest:
+            cut = buffer.rfind("\n") + 1 or len(buffer)
+            yield Document.of_text(buffer[:cut], f"{name}[{number}]")
+            buffer, number = buffer[cut:], number + 1
+    if buffer.strip():
+        yield Document.of_text(buffer, f"{name}[{number}]" if number else name)
+    elif not number:
+        raise Unreadable("empty")
+
+
+def _json(data: bytes, name: str, column: str | None, say: Say) -> Iterator[Document]:
+    """A list is a table; an object with a text column is one row; any other JSON (settings, notebooks) is text as it stands."""
+    if b"\0" in data:
+        raise Unreadable("binary")
+    text = data.decode("utf-8-sig")
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        tree = None
+    wanted = (column,) if column else TEXT_COLUMNS
+    if isinstance(tree, dict) and any(isinstance(tree.get(key), str) for key in wanted):
+        tree = [tree]
+    if isinstance(tree, list) and tree and all(isinstance(row, dict | str) for row in tree):
+        yield from rows_to_documents(enumerate(tree), name, column, [], say)
+    elif text.strip():
+        yield Document.of_text(text, name)
+    else:
+        raise Unreadable("empty")
+
+
+def _json_lines(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+    bad: list[int] = []
+    try:
+        for number, line in enumerate(stream):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                bad.append(number + 1)
+    finally:
+        if bad:
+            skipped.append(Skipped(name, f"{len(bad)} lines that are not JSON, the first is line {bad[0]}"))
+
+
+def _separated(stream: io.BufferedIOBase, delimiter: str) -> Iterator[tuple[int, Any]]:
+    # The default limit of 128 kB per field is less than a long document.
+    csv.field_size_limit(2**31 - 1)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    yield from enumerate(csv.DictReader(text, delimiter=delimiter))
+
+
+def _parquet(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    # A compressed stream cannot be read from its end, where Parquet keeps its index.
+    seekable = stream if stream.seekable() else io.BytesIO(stream.read())
+    table = pyarrow.parquet.ParquetFile(seekable)
+    strings = [
+        field.name
+        for field in table.schema_arrow
+        if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type) or pyarrow.types.is_dictionary(field.type)
+    ]
+    if not strings:
+        raise Unreadable("none of its columns holds text")
+    number = 0
+    for batch in table.iter_batches(batch_size=1024, columns=strings):
+        for row in batch.to_pylist():
+            yield number, row
+            number += 1
+
+
+_READERS: dict[str, Callable[[Any, str, list[Skipped]], Iterator[tuple[int, Any]]]] = {
+    "jsonl": _json_lines,
+    "csv": lambda stream, name, skipped: _separated(stream, ","),
+    "tsv": lambda stream, name, skipped: _separated(stream, "\t"),
+    "parquet": _parquet,
+}
+_KINDS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet"}
+
+
+def _kind(name: str) -> tuple[str, str | None]:
+    """What a file's ending says: the reader, and the compression or None."""
+    stem, _, ending = name.lower().rpartition(".")
+    compression = {"gz": "gzip", "zst": "zstd"}.get(ending)
+    if compression:
+        ending = stem.rpartition(".")[2]
+    return _KINDS.get(ending, "text"), compression
+
+
+def _stream(path: Path, compression: str | None) -> Any:
+    """The file's bytes, unpacked as they are read; a truncated archive raises OSError where it breaks off."""
+    if compression is None:
+        return open(path, "rb")  # noqa: SIM115 - lives as long as the generator that reads it
+    import pyarrow
+
+    return io.BufferedReader(_Readable(pyarrow.input_stream(str(path), compression=compression)))
+
+
+class _Readable(io.RawIOBase):
+    """An Arrow stream as Python's own kind of stream, which knows lines."""
+
+    def __init__(self, arrow: Any) -> None:
+        self.arrow = arrow
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self.arrow.readinto(buffer))
+
+
+def _glob_matcher(parts: tuple[str, ...]) -> Callable[[str], bool]:
+    """Tells whether a relative path matches a glob's parts: `*` and `?` stay within a name, `**` spans folders."""
+    pattern = ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            pattern += ".*" if last else "(?:.*/)?"
+            continue
+        for token in re.findall(r"\[!?[^\]]+\]|.", part):
+            if token[0] == "[" and len(token) > 1:
+                pattern += token.replace("[!", "[^", 1)
+            else:
+                pattern += {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
+        pattern += "" if last else "/"
+    compiled = re.compile(pattern, re.DOTALL)
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+def _words(error: Exception) -> str:
+    """An exception in one line, without the path that it may name."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -1,0 +1,209 @@
+"""Token files -> batches.
+
+`Loader.next` gives the next batch: each row comes from the source that is furthest behind its share, and from that source's next planned row.
+Everything follows from the seed and from how many rows each source has given, so the state is a few numbers, exact, and the same for any
+number of processes: each plans the whole batch and reads only its own rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tessera import recipe
+from tessera.data.packing import Packer, Plan, in_order
+from tessera.data.shards import Shards, Tokens
+from tessera.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one update, or this process's part of them.
+
+    Args:
+        ids: (B, T+1) int64; ids[:, :-1] are inputs, ids[:, 1:] their targets.
+        learn: (B, T) bool; whether the loss counts the target. Never at padding, nor at a token that is a target elsewhere too.
+        documents: (B, T) int32, the number within its row of the document that each input belongs to, or None where a token may
+            attend to all before it.
+        tokens: targets of the whole batch, over all processes, that are not padding.
+    """
+
+    ids: np.ndarray
+    learn: np.ndarray
+    documents: np.ndarray | None
+    tokens: int
+
+
+class Loader:
+    """Batches without end, or until every source has been read as often as its `epochs` allow.
+
+    Args:
+        context: T.
+        rows: rows of a batch over all processes.
+        seed: of the order of the documents, with `data.seed`.
+        process, processes: which part of each batch is given here, rows [process * rows / processes, ...).
+
+    Raises:
+        UserError: rows that cannot be shared equally, a source without training tokens.
+    """
+
+    def __init__(self, shards: Shards, data: recipe.Data, context: int, rows: int, seed: int, process: int = 0, processes: int = 1) -> None:
+        if rows % processes:
+            raise UserError(f"batches of {rows} rows cannot be shared by {processes} processes; make train.batch_rows a multiple of {processes}.")
+        for source in shards.sources:
+            # One token has nothing before it to be predicted from.
+            if source.train.tokens < 2:
+                raise UserError(f"source {source.uri} has no training tokens.")
+        self.shards = shards
+        self.context = context
+        self.rows = rows
+        self._local = range(process * rows // processes, (process + 1) * rows // processes)
+        self._mask = data.document_mask
+        self._identity = [shards.hash, context, data.seed, seed, data.packing, [[s.uri, s.weight, s.epochs] for s in data.sources]]
+        self._feeds = []
+        for index, (source, files) in enumerate(zip(data.sources, shards.sources, strict=True)):
+            packer = Packer(files.train, context, (data.seed, seed, index), data.packing, source.epochs)
+            self._feeds.append(_Feed(packer, source.weight or files.train.tokens / shards.train_tokens))
+        self._targets = 0
+        self._given = 0
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Training tokens in all sources, `<|endoftext|>` included."""
+        return self.shards.train_tokens
+
+    @property
+    def padding(self) -> float:
+        """Share of the targets given so far that were padding."""
+        return 1 - self._targets / (self._given * self.context) if self._given else 0.0
+
+    def next(self) -> Batch:
+        """The next batch. The last one before the end is filled with padding.
+
+        Raises:
+            UserError: every source has been read as often as its `epochs` allow.
+        """
+        picked: list[tuple[_Feed, Plan, int]] = []
+        for _ in range(self.rows):
+            while waiting := [feed for feed in self._feeds if not feed.done]:
+                # The next row goes where it is due first: each source's share is kept to within a row at any time.
+                feed = min(waiting, key=lambda feed: (feed.served + 0.5) / feed.weight)
+                if (row := feed.take()) is not None:
+                    picked.append((feed, *row))
+                    break
+        if not picked:
+            raise UserError("every source has been read as often as its epochs allow; raise data.sources.epochs or spend less.")
+        tokens = int(sum(plan.tokens[row] for _, plan, row in picked))
+        self._targets += tokens
+        self._given += self.rows
+        batch = _empty(len(self._local), self.context, self.shards.pad_id, self._mask, tokens)
+        for place, (feed, plan, row) in enumerate(picked[self._local.start : self._local.stop]):
+            _fill(batch, place, feed.packer.tokens, plan, row)
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """Where the loader stands, as plain JSON; a few numbers per source, the same in every process."""
+        return {
+            "identity": self._identity,
+            "sources": [{"block": f.block, "row": f.row, "served": f.served} for f in self._feeds],
+            "targets": self._targets,
+            "rows": self._given,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where `state` was taken.
+
+        Raises:
+            UserError: the state belongs to other data, another context, packing, mixture or seed.
+        """
+        if state["identity"] != self._identity:
+            raise UserError("the saved state of the data belongs to other documents, another vocabulary, context, packing, mixture or seed.")
+        for feed, saved in zip(self._feeds, state["sources"], strict=True):
+            feed.seek(saved["block"], saved["row"], saved["served"])
+        self._targets, self._given = state["targets"], state["rows"]
+
+
+def validation_batches(shards: Shards, context: int, rows: int, max_tokens: int, document_mask: bool = False) -> list[Batch]:
+    """The same rows of the validation split every time: evenly spread over each source, in stored order.
+
+    Args:
+        context, rows: shape of the batches; the last one is filled with rows of padding.
+        max_tokens: at most about so many targets; every source has at least one row, and its share of the rest.
+    """
+    chosen: list[tuple[Tokens, Plan, int]] = []
+    for source in shards.sources:
+        tokens = source.validation
+        if tokens.tokens < 2:
+            continue
+        plan = in_order(tokens, context)
+        count = min(len(plan), max(1, int(max_tokens * tokens.tokens / shards.validation_tokens / context)))
+        chosen += [(tokens, plan, int(row)) for row in np.linspace(0, len(plan) - 1, count).round()]
+    batches = []
+    for first in range(0, len(chosen), rows):
+        part = chosen[first : first + rows]
+        batch = _empty(rows, context, shards.pad_id, document_mask, int(sum(plan.tokens[row] for _, plan, row in part)))
+        for place, (tokens, plan, row) in enumerate(part):
+            _fill(batch, place, tokens, plan, row)
+        batches.append(batch)
+    return batches
+
+
+class _Feed:
+    """The rows of one source, one after the other.
+
+    Args:
+        packer: plans them.
+        weight: its share of the rows, relative to the other sources.
+    """
+
+    def __init__(self, packer: Packer, weight: float) -> None:
+        self.packer = packer
+        self.weight = weight
+        self.seek(0, 0, 0)
+
+    def seek(self, block: int, row: int, served: int) -> None:
+        """Goes to a row of a block."""
+        self.block, self.row, self.served = block, row, served
+        self.done = False
+        self._plan: Plan | None = None
+
+    def take(self) -> tuple[Plan, int] | None:
+        """The next row; None at the end."""
+        if self._plan is None:
+            self._plan = self.packer.plan(self.block)
+        while self._plan is not None and self.row >= len(self._plan):
+            self.block, self.row = self.block + 1, 0
+            self._plan = self.packer.plan(self.block)
+        if self._plan is None:
+            self.done = True
+            return None
+        self.row += 1
+        self.served += 1
+        return self._plan, self.row - 1
+
+
+def _empty(rows: int, context: int, pad_id: int, mask: bool, tokens: int) -> Batch:
+    return Batch(
+        np.full((rows, context + 1), pad_id, np.int64),
+        np.zeros((rows, context), np.bool_),
+        np.zeros((rows, context), np.int32) if mask else None,
+        tokens,
+    )
+
+
+def _fill(batch: Batch, place: int, tokens: Tokens, plan: Plan, row: int) -> None:
+    """Writes one planned row into the batch's arrays."""
+    ids, learn = batch.ids[place], batch.learn[place]
+    at = 0
+    for number, stretch in enumerate(range(plan.rows[row], plan.rows[row + 1])):
+        start, length = int(plan.starts[stretch]), int(plan.lengths[stretch])
+        ids[at : at + length] = tokens.ids[start : start + length]
+        # learn[t] speaks of ids[t + 1], and a row's first token is no target.
+        skip = 1 if at == 0 or plan.repeats[stretch] or batch.documents is not None else 0
+        learn[at + skip - 1 : at + length - 1] = True if tokens.learn is None else tokens.learn[start + skip : start + length]
+        if batch.documents is not None:
+            # Padding goes on with the last number.
+            batch.documents[place, at:] = number
+        at += length

@@ -1,0 +1,31 @@
+"""Documents reshaped for a task: the same content in an order that teaches the model to do something with it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tessera.tokens.document import Document, Segment
+
+
+def fill_in_the_middle(document: Document, rng: np.random.Generator) -> Document:
+    """A text cut at two uniform places and put in the order in which its middle comes last (arXiv 2207.14255).
+
+    Half of the time prefix-suffix-middle, half of the time suffix first, with prefix and middle in one piece behind it (the paper's
+    SPM variant that shares its frame with PSM). Every part is learned, as in the paper; the tokens of the frame are not.
+    A document that is not plain text, or too short to cut, comes back as it is.
+    """
+    text = document.text
+    if len(text) < 3 or any(segment.kind != "text" for segment in document.segments):
+        return document
+    first, second = sorted(int(cut) for cut in rng.integers(0, len(text) + 1, size=2))
+    prefix, middle, suffix = text[:first], text[first:second], text[second:]
+    if rng.random() < 0.5:
+        parts = ("<|fim_prefix|>", prefix, "<|fim_suffix|>", suffix, "<|fim_middle|>", middle)
+    else:
+        parts = ("<|fim_prefix|>", "", "<|fim_suffix|>", suffix, "<|fim_middle|>", prefix + middle)
+    segments = []
+    for control, part in zip(parts[::2], parts[1::2], strict=True):
+        segments.append(Segment("control", control, learn=False))
+        if part:
+            segments.append(Segment("text", part))
+    return Document(tuple(segments), document.source)

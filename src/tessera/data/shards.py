@@ -1,0 +1,207 @@
+"""A corpus and a vocabulary -> token files.
+
+`tokenise` writes, for each source and split, the ids of all documents end to end, each followed by `<|endoftext|>`, and where each document begins;
+which tokens are learned is written only where some are not. The folder is named by a hash of all that went into it and is
+reused as it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from tessera import recipe
+from tessera.data.corpus import Corpus
+from tessera.data.folders import aside, publish, read_manifest
+from tessera.data.shapes import fill_in_the_middle
+from tessera.errors import UserError
+from tessera.tokens.document import Document
+
+if TYPE_CHECKING:
+    from tessera.tokens.vocabulary import Vocabulary
+
+# Part of the name: token files of another layout are not found.
+_LAYOUT = 1
+# Text encoded at once: enough to keep all cores busy, little enough to be held in memory.
+_BATCH_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split of one source.
+
+    Args:
+        ids: (N,) uint16 or uint32, memory-mapped.
+        offsets: (documents + 1,) int64; document i is ids[offsets[i]:offsets[i + 1]] and ends with `<|endoftext|>`.
+        learn: (N,) bool, or None where every token is learned.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    learn: np.ndarray | None
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SourceShards:
+    """The token files of one source."""
+
+    uri: str
+    train: Tokens
+    validation: Tokens
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens."""
+        return self.train.tokens
+
+
+@dataclass(frozen=True)
+class Shards:
+    """All token files of a run; `hash` names corpus, vocabulary and shapes."""
+
+    folder: Path
+    hash: str
+    sources: tuple[SourceShards, ...]
+    pad_id: int
+
+    @property
+    def train_tokens(self) -> int:
+        """In all sources, `<|endoftext|>` included."""
+        return sum(source.train.tokens for source in self.sources)
+
+    @property
+    def validation_tokens(self) -> int:
+        """In all sources, `<|endoftext|>` included."""
+        return sum(source.validation.tokens for source in self.sources)
+
+
+def tokenise(corpus: Corpus, vocabulary: Vocabulary, data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Shards:
+    """Writes a corpus as token files, or finds the ones written before.
+
+    Args:
+        data: `fill_in_the_middle` is the share of training documents that are reshaped, `seed` chooses them.
+        cache: the folder is `cache/tokens-HASH`.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    settings = [_LAYOUT, corpus.hash, vocabulary.hash, data.fill_in_the_middle, data.seed if data.fill_in_the_middle else 0]
+    name = hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
+    target = cache / f"tokens-{name}"
+    if read_manifest(target) is not None:
+        shards = open_shards(target)
+        say(f"tokens: {shards.train_tokens:,} for training, {shards.validation_tokens:,} held out, written before")
+        return shards
+    dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+    with aside(cache) as folder:
+        for index in range(len(corpus.sources)):
+            for split in ("train", "validation"):
+                documents: Iterable[Document] = corpus.documents(split, index)
+                if split == "train" and data.fill_in_the_middle:
+                    documents = _reshape(documents, data.fill_in_the_middle, data.seed)
+                _write(folder / f"{index}-{split}", documents, vocabulary, dtype)
+        uris = [source.uri for source in corpus.sources]
+        publish(folder, target, {"hash": name, "sources": uris, "dtype": dtype.name, "pad_id": vocabulary.pad_id})
+    shards = open_shards(target)
+    say(f"tokens: {shards.train_tokens:,} for training, {shards.validation_tokens:,} held out")
+    return shards
+
+
+def open_shards(folder: Path) -> Shards:
+    """Token files that were written before, memory-mapped.
+
+    Raises:
+        UserError: the folder is missing or a file in it has another size than was written.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"the token files in {folder} are missing or damaged; delete the folder and run again to write them anew.")
+    sources = tuple(
+        SourceShards(uri, _open(folder, manifest, f"{i}-train"), _open(folder, manifest, f"{i}-validation"))
+        for i, uri in enumerate(manifest["sources"])
+    )
+    return Shards(folder, manifest["hash"], sources, manifest["pad_id"])
+
+
+def _open(folder: Path, manifest: dict[str, Any], stem: str) -> Tokens:
+    def map_file(suffix: str, dtype: Any) -> np.ndarray:
+        path = folder / f"{stem}.{suffix}"
+        # An empty file cannot be mapped. The plain view of a map is faster to slice than the map.
+        return np.asarray(np.memmap(path, dtype, "r")) if path.stat().st_size else np.empty(0, dtype)
+
+    learn = map_file("learn", np.bool_) if f"{stem}.learn" in manifest["files"] else None
+    return Tokens(map_file("ids", np.dtype(manifest["dtype"])), map_file("offsets", np.int64), learn)
+
+
+def _reshape(documents: Iterable[Document], share: float, seed: int) -> Iterator[Document]:
+    """Puts a share of the documents into prefix-suffix-middle, each by its own content, whatever stands around it."""
+    for document in documents:
+        digest = hashlib.blake2b(document.text.encode(), digest_size=16).digest()
+        rng = np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest, "little")]))
+        yield fill_in_the_middle(document, rng) if rng.random() < share else document
+
+
+def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype) -> None:
+    """The three files of one split of one source."""
+    lengths = [np.zeros(1, np.int64)]
+    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("ids", "learn", "offsets")}
+    all_learned = True
+    with paths["ids"].open("wb") as ids_file, paths["learn"].open("wb") as learn_file:
+        for batch in _batches(documents):
+            lengths_of_batch, learned = _write_batch(batch, vocabulary, dtype, ids_file, learn_file)
+            lengths.append(lengths_of_batch)
+            all_learned &= learned
+    if all_learned:
+        paths["learn"].unlink()
+    np.cumsum(np.concatenate(lengths)).tofile(paths["offsets"])
+
+
+def _write_batch(
+    batch: list[Document], vocabulary: Vocabulary, dtype: np.dtype, ids_file: BinaryIO, learn_file: BinaryIO
+) -> tuple[np.ndarray, bool]:
+    """Appends documents; returns their lengths and whether all is learned."""
+    # All stretches of text go to the tokenizer in one call, which is parallel; the rest needs no tokenizer.
+    encoded = iter(vocabulary.encode_texts([str(s.content) for d in batch for s in d.segments if s.kind == "text"]))
+    ids: list[np.ndarray] = []
+    learn: list[np.ndarray] = []
+    lengths = np.zeros(len(batch), np.int64)
+    for i, document in enumerate(batch):
+        for segment in document.segments:
+            if segment.kind == "text":
+                part, flags = next(encoded), None
+            else:
+                record = vocabulary.encode(Document((segment,)))
+                part, flags = record.ids, record.learn
+            ids.append(part)
+            learn.append(np.full(len(part), segment.learn) if flags is None else flags)
+            lengths[i] += len(part)
+        ids.append(np.array([vocabulary.end_id]))
+        learn.append(np.ones(1, np.bool_))
+        lengths[i] += 1
+    joined = np.concatenate(learn)
+    np.concatenate(ids).astype(dtype).tofile(ids_file)
+    joined.tofile(learn_file)
+    return lengths, bool(joined.all())
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,130 @@
+"""A source's address -> its documents.
+
+`documents` reads every kind of source that a recipe can name, in an order that does not change from run to run, and holds the
+one promise they share: text is valid Unicode, a source without a document stops the run, and what was left out is listed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tessera.data import builtin
+from tessera.data.files import Say, Skipped, Unreadable, read_files, rows_to_documents
+from tessera.errors import UserError
+from tessera.tokens.document import Document
+
+__all__ = ["Skipped", "documents"]
+
+_FORMS = "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, builtin:prose or python:package.module.function"
+
+
+def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) -> Iterator[Document]:
+    """Documents of a source, in an order that depends on its content alone.
+
+    Args:
+        uri: `files:PATTERN[#column=NAME]`, `hub:NAME[:CONFIG][@REVISION][?split=train][#column=NAME][?limit=ROWS]`,
+            `builtin:stdlib`, `builtin:prose` or `python:package.module.function`.
+        skipped: what is left out is appended here.
+        say: told which column was taken where there was a choice.
+
+    Raises:
+        UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
+    """
+    before, count = len(skipped), 0
+    for document in _open(uri, skipped, say):
+        try:
+            document.text.encode()
+        except UnicodeEncodeError:
+            # JSON can spell half of a surrogate pair, which is no character and has no bytes.
+            skipped.append(Skipped(document.source, "not valid Unicode"))
+            continue
+        count += 1
+        yield document
+    if not count:
+        left_out = skipped[before:]
+        why = f"; {len(left_out)} skipped, the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
+        raise UserError(f"source {uri} yields no document{why}.")
+
+
+def _open(uri: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+    scheme, colon, rest = uri.partition(":")
+    if scheme == "files" and rest:
+        pattern, _, column = rest.partition("#column=")
+        return read_files(pattern, column or None, skipped, say)
+    if scheme == "hub" and rest:
+        return _hub(rest, skipped, say)
+    if scheme == "python" and rest:
+        return _python(rest)
+    if uri == "builtin:stdlib":
+        return builtin.stdlib(skipped, say)
+    if uri == "builtin:prose":
+        return builtin.prose(skipped, say)
+    hint = f" (for a path write files:{uri})" if not colon and os.path.exists(os.path.expanduser(uri)) else ""
+    raise UserError(f"source {uri!r} is none of {_FORMS}{hint}.")
+
+
+def _hub(address: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+    """Rows of a Hugging Face dataset, streamed; the name may be a local folder, of data files or of `save_to_disk`."""
+    options = dict(re.findall(r"[#?&](column|split|limit)=([^#?&]*)", address))
+    name = re.split(r"[#?&](?:column|split|limit)=", address, maxsplit=1)[0]
+    match = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(.+))?", name)
+    limit = options.get("limit", "")
+    if match is None or not (limit.isdigit() or not limit):
+        raise UserError(f"hub:{address} is not hub:NAME[:CONFIG][@REVISION][?split=train][#column=text][?limit=1000].")
+    path, config, revision = match.groups()
+    split = options.get("split", "train")
+    local = os.path.expanduser(path)
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"hub:{address} needs the package `datasets`; install it with `pip install datasets`.") from None
+    try:
+        if os.path.exists(os.path.join(local, "state.json")):
+            rows: Any = datasets.load_from_disk(local)
+        elif os.path.exists(os.path.join(local, "dataset_dict.json")):
+            rows = datasets.load_from_disk(local)[split]
+        else:
+            name = local if os.path.isdir(local) else path
+            rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+        numbered = itertools.islice(enumerate(rows), int(limit) if limit else None)
+        yield from rows_to_documents(numbered, os.path.basename(path.rstrip("/")), options.get("column"), skipped, say)
+    except Unreadable as error:
+        raise UserError(f"hub:{address}: {error}; name one with #column=NAME.") from None
+    # The hub's client raises many unrelated types: network, access, names, formats. Half of a dataset is never taken for all of it.
+    except Exception as error:
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"hub:{address} could not be read: {first[:300].rstrip('.')}.") from error
+
+
+def _python(dotted: str) -> Iterator[Document]:
+    """What a person's own function yields: strings or Documents."""
+    module_name, _, function_name = dotted.rpartition(".")
+    if not module_name:
+        raise UserError(f"python:{dotted} is not python:package.module.function.")
+    # As `python -m` does: modules beside the person's work are found.
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"python:{dotted} cannot be imported: {error}.") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    try:
+        for number, item in enumerate(function()):
+            if isinstance(item, str):
+                if item.strip():
+                    yield Document.of_text(item, f"{dotted}[{number}]")
+            elif isinstance(item, Document):
+                yield item
+            else:
+                raise UserError(f"python:{dotted} yielded a {type(item).__name__}; it must yield str or Document.")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"python:{dotted} raised {type(error).__name__}: {' '.join(str(error).split())}.") from error
