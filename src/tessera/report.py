@@ -1,0 +1,433 @@
+"""The report of a run: one HTML file that a person opens to see what was trained, how it went and what to do next.
+
+A run's folder goes in, `report.html` beside it comes out, with its drawings inside and nothing fetched from anywhere. The
+page is a flat list of sections, each a small function from a `RunRecord` to HTML that returns an empty string where the run
+has nothing to say; a new kind of section is one more name in `SECTIONS`. A run may still be going, may have been killed
+while it wrote a line, or may have been resumed: whatever can be read is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tessera.charts import Series, bar_chart, legend, line_chart, short
+from tessera.errors import UserError
+from tessera.report_style import STYLE
+
+Event = dict[str, Any]
+
+# Long lists are for the files in the folder; the page shows how they begin.
+MOST_ROWS = 25
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder says about it; every part may be empty.
+
+    Args:
+        folder: the run's folder.
+        recipe: `recipe.yaml`, resolved.
+        about: `run.json`: command, commit, versions, machine, data, sizes.
+        steps, evaluations, samples, checkpoints, derived, notes: the events of `metrics.jsonl` of that kind, in order; steps
+            that were done again after a resume stand once.
+        resumes: how often the run was taken up again at an earlier step.
+        baselines: `baselines.json`: bits per byte of other models on the same held-out documents.
+        completions: `completions.json`.
+        skipped: `skipped.jsonl`: files that were not read, and why.
+    """
+
+    folder: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    steps: list[Event] = field(default_factory=list)
+    evaluations: list[Event] = field(default_factory=list)
+    samples: list[Event] = field(default_factory=list)
+    checkpoints: list[Event] = field(default_factory=list)
+    derived: list[Event] = field(default_factory=list)
+    notes: list[Event] = field(default_factory=list)
+    resumes: int = 0
+    baselines: dict[str, Any] = field(default_factory=dict)
+    completions: list[Any] = field(default_factory=list)
+    skipped: list[Event] = field(default_factory=list)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes `report.html` into the run's folder and returns its path.
+
+    Raises:
+        UserError: the folder is not that of a run (it holds neither `recipe.yaml` nor `metrics.jsonl`).
+    """
+    run = read_run(run_folder)
+    name = str(run.recipe.get("name") or run_folder.resolve().name)
+    sections = "\n".join(section(run) for section in SECTIONS)
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)}: report of a run</title><style>{STYLE}</style></head><body><main>{sections}</main></body></html>\n"
+    )
+    path = run_folder / "report.html"
+    aside = path.with_name("report.html.part")
+    # Generated text may hold lone surrogates, which have no UTF-8.
+    aside.write_text(page, encoding="utf-8", errors="replace")
+    os.replace(aside, path)
+    return path
+
+
+def read_run(run_folder: Path) -> RunRecord:
+    """Everything the folder holds about its run.
+
+    Raises:
+        UserError: it holds neither `recipe.yaml` nor `metrics.jsonl`.
+    """
+    if not (run_folder / "recipe.yaml").is_file() and not (run_folder / "metrics.jsonl").is_file():
+        raise UserError(f"{run_folder} is not the folder of a run: it has no recipe.yaml and no metrics.jsonl.")
+    run = RunRecord(
+        run_folder,
+        recipe=_mapping(_read_yaml(run_folder / "recipe.yaml")),
+        about=_mapping(_read_json(run_folder / "run.json")),
+        baselines=_mapping(_read_json(run_folder / "baselines.json")),
+        completions=_items(_read_json(run_folder / "completions.json")),
+        skipped=_read_lines(run_folder / "skipped.jsonl"),
+    )
+    kinds = {
+        "step": run.steps,
+        "evaluation": run.evaluations,
+        "sample": run.samples,
+        "checkpoint": run.checkpoints,
+        "derived": run.derived,
+        "note": run.notes,
+    }
+    resumes = 0
+    for event in _read_lines(run_folder / "metrics.jsonl"):
+        if event.get("event") == "step" and run.steps and _number(event, "step") <= _number(run.steps[-1], "step"):
+            resumes += 1
+            for kind in (run.steps, run.evaluations, run.samples):
+                kind[:] = [old for old in kind if _number(old, "step") < _number(event, "step")]
+        if isinstance(kind_of := event.get("event"), str) and kind_of in kinds:
+            kinds[kind_of].append(event)
+    return RunRecord(**{**run.__dict__, "resumes": resumes})
+
+
+def _headline(run: RunRecord) -> str:
+    last, measured = run.steps[-1] if run.steps else {}, run.evaluations[-1] if run.evaluations else {}
+    planned, done = _number(_mapping(run.recipe.get("train")), "tokens"), _number(last, "tokens")
+    if done >= planned * 0.99:
+        status = '<span class="status">finished</span>'
+    elif math.isfinite(done / planned if planned else math.nan):
+        status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
+    else:
+        status = '<span class="status open">not started</span>' if not run.steps else ""
+    name = escape(str(run.recipe.get("name") or run.folder.resolve().name))
+    tiles = [
+        ("bits per byte, held out", _decimals(_number(measured, "bits_per_byte"), 3)),
+        ("held-out loss, nats per token", _decimals(_number(measured, "loss"), 3)),
+        ("last training loss", _decimals(_number(last, "loss"), 3)),
+        ("training tokens", _short(done)),
+        ("training time", _duration(_number(last, "seconds"))),
+        ("parameters", _short(_number(run.about, "parameters"))),
+    ]
+    boxes = "".join(
+        f'<div{" class=first" if i == 0 else ""}><b>{value}</b><span>{label}</span></div>' for i, (label, value) in enumerate(tiles)
+    )
+    shape = escape(str(run.about.get("model_size_text") or ""))
+    summary = escape(str(run.recipe.get("summary") or ""))
+    return f'<header><h1>{name}{status}</h1><p>{summary}{" " if summary and shape else ""}{shape}</p><div class="tiles">{boxes}</div></header>'
+
+
+def _warnings(run: RunRecord) -> str:
+    lines = []
+    if missed := [e for e in run.steps if e.get("skipped")]:
+        where = ", ".join(_short(_number(e, "step")) for e in missed[:10]) + (", ..." if len(missed) > 10 else "")
+        lines.append(f"{_count(len(missed), 'update')} skipped because the gradient was not finite or far out of the ordinary (steps {where}).")
+    if run.resumes:
+        lines.append(f"The run was resumed {_count(run.resumes, 'time')} at an earlier step; steps done twice are shown once.")
+    if strange := [e for e in run.evaluations if not math.isfinite(_number(e, "loss"))]:
+        lines.append(f"{_count(len(strange), 'evaluation')} gave no finite loss.")
+    lines += [escape(str(e.get("text", ""))) for e in run.notes]
+    return _section("Worth knowing", "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>", style="warnings") if lines else ""
+
+
+def _loss(run: RunRecord) -> str:
+    tokens, losses = _column(run.steps, "tokens"), _column(run.steps, "loss")
+    curves = [
+        Series("training loss, each step", tokens, losses, "faint"),
+        Series("training loss, smoothed", tokens, _smoothed(losses), "accent"),
+        Series("held-out loss", _column(run.evaluations, "tokens"), _column(run.evaluations, "loss"), "second", points=True),
+    ]
+    drawn = [c for c in curves if any(math.isfinite(y) for y in c.ys)]
+    chart = line_chart(drawn, "training tokens", "loss (nats per token, log scale)", log_y=True)
+    return _section("Loss", legend(drawn) + chart) if chart else ""
+
+
+def _course(run: RunRecord) -> str:
+    tokens = _column(run.steps, "tokens")
+    plots = [
+        ("Speed", "tokens per second", [Series("tokens per second", tokens, _column(run.steps, "tokens_per_second"))], True),
+        (
+            "Share of the matmul peak",
+            "per cent",
+            [Series("share", tokens, [100 * share for share in _column(run.steps, "peak_share")])],
+            True,
+        ),
+        ("Learning rate", "learning rate", [Series("rate", tokens, _column(run.steps, "rate"))], True),
+        ("Gradient norm, before clipping", "norm", [Series("norm", tokens, _column(run.steps, "grad_norm"))], False),
+        (
+            "Bits per byte, held out",
+            "bits per byte",
+            [Series("bits per byte", _column(run.evaluations, "tokens"), _column(run.evaluations, "bits_per_byte"), "second", points=True)],
+            False,
+        ),
+    ]
+    figures = ""
+    for caption, unit, series, from_zero in plots:
+        chart = line_chart(series, "training tokens", unit, width=440, height=230, from_zero=from_zero)
+        figures += f"<figure><figcaption>{caption}</figcaption>{chart}</figure>" if chart else ""
+    return _section("How it went", f'<div class="two">{figures}</div>') if figures else ""
+
+
+def _comparison(run: RunRecord) -> str:
+    trained = _bits(run.baselines.get("trained"))
+    if not math.isfinite(trained) and run.evaluations:
+        trained = _number(run.evaluations[-1], "bits_per_byte")
+    others = [("untrained", "Untrained model", "faint"), ("ngram", "N-gram counts", "faint")]
+    bars = [(str(_mapping(run.baselines.get(key)).get("name") or name), _bits(run.baselines.get(key)), style) for key, name, style in others]
+    bars = [bar for bar in [*bars, ("This model", trained, "accent")] if math.isfinite(bar[1]) and bar[1] > 0]
+    if len(bars) < 2:
+        return ""
+    text = "Bits needed to write down one byte of the held-out documents; fewer is better. All of them saw the same documents."
+    return _section("Against baselines", f'<p class="dim">{text}</p>' + bar_chart(bars, "bits per byte"))
+
+
+def _completions(run: RunRecord) -> str:
+    parts = ""
+    for item in (c for c in run.completions if isinstance(c, dict)):
+        prompt, reference = str(item.get("prompt") or ""), item.get("reference")
+        made = _continuation(prompt, str(item.get("completion") or ""))
+        columns = f"<div><h3>The model</h3>{_code(prompt, made)}</div>"
+        columns += f"<div><h3>What the author wrote</h3>{_code(prompt, str(reference))}</div>" if reference else ""
+        parts += f'<div class="pair"><h3>{escape(str(item.get("title") or ""))}</h3><div class="two">{columns}</div></div>'
+    text = "The prompt is grey, what follows it is coloured. The model has never seen these documents."
+    return _section("Completions of held-out text", f'<p class="dim">{text}</p>{parts}') if parts else ""
+
+
+def _samples(run: RunRecord) -> str:
+    by_prompt: dict[str, list[Event]] = {}
+    for event in run.samples:
+        by_prompt.setdefault(str(event.get("prompt") or ""), []).append(event)
+    parts = ""
+    for prompt, events in by_prompt.items():
+        shown = [events[0], events[len(events) // 2], events[-1]] if len(events) > 2 else events
+        columns = "".join(
+            f"<div><h3>step {_short(_number(e, 'step'))}</h3>{_code(prompt, _continuation(prompt, str(e.get('text') or '')))}</div>"
+            for e in shown
+        )
+        parts += f'<div class="pair"><div class="two">{columns}</div></div>'
+    return _section("Samples during the run", f"<details><summary>What the model wrote early, midway and last</summary>{parts}</details>") if parts else ""
+
+
+def _settings(run: RunRecord) -> str:
+    # A resumed run may print its settings again; the last word counts.
+    latest = {str(e.get("name")): e for e in run.derived}
+    rows = [(f"<code>{escape(name)}</code>", _value(e.get("value")), escape(str(e.get("reason") or ""))) for name, e in latest.items()]
+    page = escape(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)) if run.recipe else ""
+    table = _table(("setting", "value", "why"), rows, numbers=(1,)) if rows else ""
+    recipe = f"<details><summary>The whole recipe, as run</summary><pre>{page}</pre></details>" if page else ""
+    return _section("Settings", table + recipe) if table or recipe else ""
+
+
+def _data(run: RunRecord) -> str:
+    sources = [s for s in _items(run.about.get("data")) if isinstance(s, dict)]
+    columns = ("documents", "bytes", "exact_duplicates", "near_duplicates", "skipped")
+    rows = [(f"<code>{escape(str(s.get('uri') or ''))}</code>", *(_whole(_amount(s, c)) for c in columns)) for s in sources]
+    heads = ("source", "documents kept", "bytes kept", "exact duplicates dropped", "near duplicates dropped", "files skipped")
+    body = _table(heads, rows, numbers=range(1, 6)) if rows else ""
+    if run.skipped:
+        reasons = Counter(str(e.get("reason")) for e in run.skipped)
+        counted = "; ".join(f"{n} {escape(reason)}" for reason, n in reasons.most_common(8)) + ("; ..." if len(reasons) > 8 else "")
+        listed = [(escape(str(e.get("path"))), escape(str(e.get("reason")))) for e in run.skipped[:MOST_ROWS]]
+        more = f'<p class="dim">{len(run.skipped) - MOST_ROWS} more are in <code>skipped.jsonl</code>.</p>' if len(run.skipped) > MOST_ROWS else ""
+        table = _table(("file", "why"), listed)
+        body += f"<details><summary>{_count(len(run.skipped), 'file')} not read: {counted}</summary>{table}{more}</details>"
+    return _section("Data", body) if body else ""
+
+
+def _environment(run: RunRecord) -> str:
+    facts = [("command", run.about.get("command")), ("commit", run.about.get("commit"))]
+    facts += list(_mapping(run.about.get("machine")).items())
+    facts += [("versions", ", ".join(f"{name} {version}" for name, version in _mapping(run.about.get("versions")).items()))]
+    facts += [("parameters that multiply each token", run.about.get("matmul_parameters"))]
+    if seconds := [s for s in _column(run.checkpoints, "seconds") if math.isfinite(s)]:
+        facts += [("checkpoints", f"{len(seconds)}, {math.fsum(seconds) / len(seconds):.2g} s each")]
+    rows = [(escape(key.replace("_", " ")), _value(value)) for key, value in facts if value not in (None, "")]
+    return _section("Where and how it ran", _table(("", ""), rows)) if rows else ""
+
+
+def _next(run: RunRecord) -> str:
+    folder = shlex.quote(str(run.folder))
+    prompts = _items(_mapping(run.recipe.get("train")).get("sample_prompts"))
+    prompt = shlex.quote(str(prompts[0]).splitlines()[0] if prompts and str(prompts[0]).strip() else "Once upon a time")
+    rows = [
+        (f"tessera generate {folder} {prompt}", "continue a text"),
+        (f"tessera chat {folder}", "talk to it in the terminal"),
+        (f"tessera eval {folder}", "measure it"),
+        (f"tessera train {run.recipe.get('name') or 'RECIPE'} --out {folder} --resume", "go on where the run stopped"),
+    ]
+    table = _table(("", ""), [(f"<code>{escape(command)}</code>", what) for command, what in rows])
+    where = escape(str(run.folder / "model"))
+    return _section("Use it", f"{table}<p class=dim>The weights in <code>{where}</code> open in transformers with <code>from_pretrained</code>.</p>")
+
+
+SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
+    _headline,
+    _warnings,
+    _loss,
+    _comparison,
+    _completions,
+    _samples,
+    _course,
+    _settings,
+    _data,
+    _environment,
+    _next,
+)
+
+
+def _section(title: str, body: str, style: str = "") -> str:
+    return f'<section class="{style}"><h2>{title}</h2>{body}</section>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    """A table of ready HTML cells; columns in `numbers` are set right."""
+    right = set(numbers)
+    kinds = [' class="number"' if i in right else "" for i in range(len(heads))]
+    top = "".join(f"<th{kind}>{head}</th>" for kind, head in zip(kinds, heads, strict=True)) if any(heads) else ""
+    body = "".join("<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _code(prompt: str, continuation: str) -> str:
+    return f'<pre><span class="prompt">{escape(prompt)}</span><span class="made">{escape(continuation)}</span></pre>'
+
+
+def _continuation(prompt: str, text: str) -> str:
+    """The text without the prompt, whether or not it was written with it."""
+    return text.removeprefix(prompt) if prompt else text
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Running mean; values that are not finite neither count nor show.
+
+    It forgets over a tenth of what was seen so far, at most a fiftieth of the run: short at first, where the loss falls so fast
+    that a longer mean would lag behind it.
+    """
+    mean, smoothed = 0.0, []
+    for i, value in enumerate(values):
+        if math.isfinite(value):
+            mean += (value - mean) / max(min(i / 10, len(values) / 50), 1)
+        smoothed.append(mean if math.isfinite(value) else math.nan)
+    return smoothed
+
+
+def _number(event: Event, key: str) -> float:
+    """The value as a number; nan where it is missing or none."""
+    value = event.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _amount(event: Event, key: str) -> float:
+    """The value as a number, or the length of a list of what is counted."""
+    return float(len(event[key])) if isinstance(event.get(key), list) else _number(event, key)
+
+
+def _column(events: Sequence[Event], key: str) -> list[float]:
+    return [_number(event, key) for event in events]
+
+
+def _bits(entry: Any) -> float:
+    return _number(_mapping(entry), "bits_per_byte")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _decimals(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _short(value: float) -> str:
+    return short(value) if math.isfinite(value) else "–"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def _value(value: Any) -> str:
+    """A setting or fact of any kind as escaped text: thousands apart, floats to 4 digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple | dict):
+        return escape(json.dumps(value, ensure_ascii=False))
+    return escape(str(value))
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} m"
+    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _read_lines(path: Path) -> list[Event]:
+    """The JSON objects of a file of lines. A line cut off by a kill is left out, wherever a resumed run wrote on after it."""
+    if not path.is_file():
+        return []
+    events = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+    return events
