@@ -59,7 +59,9 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            text := ast.get_docstring(node)
+        ):
             yield text
         # Definitions stand in statements only; leaving the expressions out makes this ten times as fast.
         blocks = [getattr(node, field, []) for field in ("body", "handlers", "orelse", "finalbody")]

@@ -112,7 +112,9 @@ def gather(data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Corpus
     return Corpus(target, digest.hexdigest(), tuple(summaries), text_bytes["train"], text_bytes["validation"])
 
 
-def _spool(folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplicator, say: Callable[[str], None]) -> SourceSummary:
+def _spool(
+    folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplicator, say: Callable[[str], None]
+) -> SourceSummary:
     """Writes one source's two files."""
     skipped: list[Skipped] = []
     dropped = {"exact": 0, "near": 0}
@@ -137,7 +139,9 @@ def _spool(folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplic
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count:
-        raise UserError(f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none.")
+        raise UserError(
+            f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
+        )
     if count == 1:
         _hold_out_end(folder, index, data.validation_fraction)
         say(f"{uri}: one document, so the last {data.validation_fraction:.0%} of its text is held out")
@@ -150,8 +154,9 @@ def _spool(folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplic
 
 def _describe(summary: SourceSummary) -> str:
     return (
-        f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB; dropped {summary.exact_duplicates:,} exact and "
-        f"{summary.near_duplicates:,} near duplicates; skipped {len(summary.skipped):,}"
+        f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB; "
+        f"dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
+        f"skipped {len(summary.skipped):,}"
     )
 
 
@@ -164,7 +169,11 @@ def _place(content: str, seed: int) -> float:
 def _move(folder: Path, index: int, origin: Split, to: Split, position: int) -> None:
     """Moves one document to the other, empty split."""
     rest = folder / "rest"
-    with (folder / _file(index, origin)).open("rb") as lines, rest.open("wb") as kept, (folder / _file(index, to)).open("wb") as moved:
+    with (
+        (folder / _file(index, origin)).open("rb") as lines,
+        rest.open("wb") as kept,
+        (folder / _file(index, to)).open("wb") as moved,
+    ):
         for number, line in enumerate(lines):
             (moved if number == position else kept).write(line)
     rest.replace(folder / _file(index, origin))
@@ -172,11 +181,17 @@ def _move(folder: Path, index: int, origin: Split, to: Split, position: int) -> 
 
 def _hold_out_end(folder: Path, index: int, fraction: float) -> None:
     """Cuts a source's only document in two, at the line end nearest before the fraction, or mid-line in a text of one line."""
-    lines = [line for split in ("train", "validation") for line in (folder / _file(index, split)).read_bytes().splitlines(keepends=True)]
+    lines = [
+        line
+        for split in ("train", "validation")
+        for line in (folder / _file(index, split)).read_bytes().splitlines(keepends=True)
+    ]
     document = _parse(lines[0])
     text = document.text
     if not _is_text(document) or len(text) < 2:
-        raise UserError(f"source {index + 1} is one document that cannot be split for validation; give it at least two documents.")
+        raise UserError(
+            f"source {index + 1} is one document that cannot be split for validation; give it at least two documents."
+        )
     cut = max(1, round(len(text) * (1 - fraction)))
     cut = text.rfind("\n", 0, cut) + 1 or cut
     for split, part in (("train", text[:cut]), ("validation", text[cut:])):
@@ -198,7 +213,9 @@ def _line(document: Document) -> bytes:
     else:
         segments = []
         for s in document.segments:
-            content = s.content if isinstance(s.content, str) else {"ids": s.content.ravel().tolist(), "shape": list(s.content.shape)}
+            content = (
+                s.content if isinstance(s.content, str) else {"ids": s.content.ravel().tolist(), "shape": list(s.content.shape)}
+            )
             segments.append([s.kind, content, s.learn])
         tree = {"segments": segments}
     return json.dumps({**tree, "source": document.source}, ensure_ascii=False).encode() + b"\n"

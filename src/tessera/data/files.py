@@ -8,6 +8,7 @@ read never stops a run: it is left out and noted as `Skipped` with its reason.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
@@ -47,9 +48,9 @@ class Unreadable(Exception):
 def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
-    `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__`
-    and virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob before its
-    first wildcard, so that it does not depend on where the data lie.
+    `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
+    virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
+    before its first wildcard, so that it does not depend on where the data lie.
 
     Raises:
         UserError: there is no such file or folder.
@@ -57,13 +58,13 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
     path = Path(pattern).expanduser()
     wild = [i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part)]
     # A folder may really be called `a[1]`.
-    if wild and not path.exists():
+    if wild and not os.path.exists(path):
         base = Path(*path.parts[: wild[0]])
         matches = _glob_matcher(path.parts[wild[0] :])
     else:
         base, matches = path, lambda name: True
-    if not base.exists():
-        raise UserError(f"files:{pattern}: there is no file or folder {base}.")
+    if not os.path.exists(base):
+        raise UserError(f"files:{pattern}: there is no file or folder {base}, or it may not be read.")
     if base.is_file():
         yield from read_file(base, base.name, column, skipped, say)
         return
@@ -73,7 +74,7 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
 
 
 def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_FOLDERS) -> Iterator[str]:
-    """Paths of the files below `base`, relative to it, `/` between folders, sorted. Links are followed, each folder is entered once."""
+    """Relative paths of the files below `base`, `/` between folders, sorted. Links are followed, each folder entered once."""
     entered: set[tuple[int, int]] = set()
 
     def inside(folder: Path, prefix: str) -> Iterator[str]:
@@ -90,7 +91,11 @@ def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_F
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            # A link to itself cannot even be asked what it is; reading it as a file says so.
+            is_folder = False
+            with contextlib.suppress(OSError):
+                is_folder = entry.is_dir()
+            if is_folder:
                 # A virtual environment can have any name, but always holds this file.
                 if entry.name not in ignored and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
                     yield from inside(Path(entry.path), f"{prefix}{entry.name}/")
@@ -104,25 +109,27 @@ def read_file(path: Path, name: str, column: str | None, skipped: list[Skipped],
     """Documents of one file; `name` is what they are called, `column` the text column of a table, or None to choose one."""
     kind, compression = _kind(path.name)
     try:
-        if not path.exists():
-            raise Unreadable("a broken link" if path.is_symlink() else "it is not there any more")
+        if not os.path.exists(path):
+            raise Unreadable("a broken link" if path.is_symlink() else "it is gone, or in a folder that may not be read")
         # Opening a pipe or a device would wait for ever.
         if not path.is_file():
             raise Unreadable("not a regular file")
         if path.stat().st_size == 0:
             raise Unreadable("empty")
-        if kind == "text":
-            yield from _texts(_stream(path, compression), name)
-        elif kind == "json":
-            yield from _json(_stream(path, compression).read(), name, column, say)
-        else:
-            rows = _READERS[kind](_stream(path, compression), name, skipped)
-            yield from rows_to_documents(rows, name, column, skipped, say)
+        with _stream(path, compression) as stream:
+            if kind == "text":
+                yield from _texts(stream, name)
+            elif kind == "json":
+                yield from _json(stream.read(), name, column, skipped, say)
+            else:
+                rows = _ROWS[kind](stream, name, column, skipped)
+                yield from rows_to_documents(rows, name, column, skipped, say)
     except Unreadable as error:
         skipped.append(Skipped(name, str(error)))
     except UnicodeDecodeError:
         skipped.append(Skipped(name, "not UTF-8"))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    # Arrow's errors are OSError, ValueError and NotImplementedError.
+    except (OSError, ValueError, NotImplementedError, csv.Error) as error:
         skipped.append(Skipped(name, _words(error)))
 
 
@@ -141,7 +148,7 @@ def rows_to_documents(
         if chosen is None:
             raise Unreadable("none of its columns holds text")
         if column is None and chosen not in TEXT_COLUMNS:
-            say(f"{name}: took the column {chosen!r} as the text; #column=NAME picks another")
+            say(f"took the column {chosen!r} as the text; #column=NAME picks another")
     without = 0
     for number, row in itertools.chain(head, iterator):
         text = row.get(chosen) if tables and isinstance(row, dict) else row
@@ -187,7 +194,7 @@ def _texts(stream: io.BufferedIOBase, name: str) -> Iterator[Document]:
         raise Unreadable("empty")
 
 
-def _json(data: bytes, name: str, column: str | None, say: Say) -> Iterator[Document]:
+def _json(data: bytes, name: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
     """A list is a table; an object with a text column is one row; any other JSON (settings, notebooks) is text as it stands."""
     if b"\0" in data:
         raise Unreadable("binary")
@@ -200,14 +207,14 @@ def _json(data: bytes, name: str, column: str | None, say: Say) -> Iterator[Docu
     if isinstance(tree, dict) and any(isinstance(tree.get(key), str) for key in wanted):
         tree = [tree]
     if isinstance(tree, list) and tree and all(isinstance(row, dict | str) for row in tree):
-        yield from rows_to_documents(enumerate(tree), name, column, [], say)
+        yield from rows_to_documents(enumerate(tree), name, column, skipped, say)
     elif text.strip():
         yield Document.of_text(text, name)
     else:
         raise Unreadable("empty")
 
 
-def _json_lines(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+def _json_lines(stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
     bad: list[int] = []
     try:
         for number, line in enumerate(stream):
@@ -222,14 +229,14 @@ def _json_lines(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) ->
             skipped.append(Skipped(name, f"{len(bad)} lines that are not JSON, the first is line {bad[0]}"))
 
 
-def _separated(stream: io.BufferedIOBase, delimiter: str) -> Iterator[tuple[int, Any]]:
+def _separated(stream: Any, delimiter: str) -> Iterator[tuple[int, Any]]:
     # The default limit of 128 kB per field is less than a long document.
     csv.field_size_limit(2**31 - 1)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     yield from enumerate(csv.DictReader(text, delimiter=delimiter))
 
 
-def _parquet(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+def _parquet(stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -239,21 +246,25 @@ def _parquet(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> It
     strings = [
         field.name
         for field in table.schema_arrow
-        if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type) or pyarrow.types.is_dictionary(field.type)
+        if pyarrow.types.is_string(field.type)
+        or pyarrow.types.is_large_string(field.type)
+        or pyarrow.types.is_dictionary(field.type)
     ]
     if not strings:
         raise Unreadable("none of its columns holds text")
+    wanted = [name for name in ([column] if column else TEXT_COLUMNS) if name in strings][:1]
     number = 0
-    for batch in table.iter_batches(batch_size=1024, columns=strings):
+    for batch in table.iter_batches(batch_size=1024, columns=wanted or strings):
         for row in batch.to_pylist():
             yield number, row
             number += 1
 
 
-_READERS: dict[str, Callable[[Any, str, list[Skipped]], Iterator[tuple[int, Any]]]] = {
+# Each takes the stream, the file's name, the wanted column and the list of what is skipped.
+_ROWS: dict[str, Callable[[Any, str, str | None, list[Skipped]], Iterator[tuple[int, Any]]]] = {
     "jsonl": _json_lines,
-    "csv": lambda stream, name, skipped: _separated(stream, ","),
-    "tsv": lambda stream, name, skipped: _separated(stream, "\t"),
+    "csv": lambda stream, name, column, skipped: _separated(stream, ","),
+    "tsv": lambda stream, name, column, skipped: _separated(stream, "\t"),
     "parquet": _parquet,
 }
 _KINDS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet"}
@@ -271,7 +282,7 @@ def _kind(name: str) -> tuple[str, str | None]:
 def _stream(path: Path, compression: str | None) -> Any:
     """The file's bytes, unpacked as they are read; a truncated archive raises OSError where it breaks off."""
     if compression is None:
-        return open(path, "rb")  # noqa: SIM115 - lives as long as the generator that reads it
+        return open(path, "rb")
     import pyarrow
 
     return io.BufferedReader(_Readable(pyarrow.input_stream(str(path), compression=compression)))

@@ -33,21 +33,24 @@ def aside(cache: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full, or the cache cannot be written.
     """
-    folder = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(cache)
         folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=cache))
+    except OSError as error:
+        raise UserError(
+            f"the data cache {cache} cannot be written ({error.strerror}); set TESSERA_CACHE to a folder that can."
+        ) from error
+    try:
         yield folder
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: the data cache {cache} needs more room; free some, or set TESSERA_CACHE to a larger disk.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"the data cache {cache} cannot be written ({error.strerror}); set TESSERA_CACHE to a folder that can.") from error
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk is full: the data cache {cache} needs more room; free some, or set TESSERA_CACHE to a larger disk."
+        ) from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, target: Path, manifest: dict[str, Any]) -> None:

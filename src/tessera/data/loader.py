@@ -1,8 +1,8 @@
 """Token files -> batches.
 
-`Loader.next` gives the next batch: each row comes from the source that is furthest behind its share, and from that source's next planned row.
-Everything follows from the seed and from how many rows each source has given, so the state is a few numbers, exact, and the same for any
-number of processes: each plans the whole batch and reads only its own rows.
+`Loader.next` gives the next batch: each row comes from the source that is furthest behind its share, and is the next one planned
+there. Everything follows from the seed and from how many rows each source has given, so the state is a few numbers, exact, and
+the same for any number of processes: each plans the whole batch and reads only its own rows.
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ class Loader:
         UserError: rows that cannot be shared equally, a source without training tokens.
     """
 
-    def __init__(self, shards: Shards, data: recipe.Data, context: int, rows: int, seed: int, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, shards: Shards, data: recipe.Data, context: int, rows: int, seed: int, process: int = 0, processes: int = 1
+    ) -> None:
         if rows % processes:
-            raise UserError(f"batches of {rows} rows cannot be shared by {processes} processes; make train.batch_rows a multiple of {processes}.")
+            raise UserError(
+                f"{rows} rows cannot be shared by {processes} processes; make train.batch_rows a multiple of {processes}."
+            )
         for source in shards.sources:
             # One token has nothing before it to be predicted from.
             if source.train.tokens < 2:
@@ -61,11 +65,18 @@ class Loader:
         self.rows = rows
         self._local = range(process * rows // processes, (process + 1) * rows // processes)
         self._mask = data.document_mask
-        self._identity = [shards.hash, context, data.seed, seed, data.packing, [[s.uri, s.weight, s.epochs] for s in data.sources]]
+        self._identity = [
+            shards.hash,
+            context,
+            data.seed,
+            seed,
+            data.packing,
+            [[s.uri, s.weight, s.epochs] for s in data.sources],
+        ]
         self._feeds = []
-        for index, (source, files) in enumerate(zip(data.sources, shards.sources, strict=True)):
-            packer = Packer(files.train, context, (data.seed, seed, index), data.packing, source.epochs)
-            self._feeds.append(_Feed(packer, source.weight or files.train.tokens / shards.train_tokens))
+        for index, (wish, source) in enumerate(zip(data.sources, shards.sources, strict=True)):
+            packer = Packer(source.train, context, (data.seed, seed, index), data.packing, wish.epochs)
+            self._feeds.append(_Feed(packer, wish.weight or source.tokens / shards.train_tokens))
         self._targets = 0
         self._given = 0
 
@@ -90,8 +101,8 @@ class Loader:
             while waiting := [feed for feed in self._feeds if not feed.done]:
                 # The next row goes where it is due first: each source's share is kept to within a row at any time.
                 feed = min(waiting, key=lambda feed: (feed.served + 0.5) / feed.weight)
-                if (row := feed.take()) is not None:
-                    picked.append((feed, *row))
+                if (taken := feed.take()) is not None:
+                    picked.append((feed, *taken))
                     break
         if not picked:
             raise UserError("every source has been read as often as its epochs allow; raise data.sources.epochs or spend less.")
@@ -119,7 +130,9 @@ class Loader:
             UserError: the state belongs to other data, another context, packing, mixture or seed.
         """
         if state["identity"] != self._identity:
-            raise UserError("the saved state of the data belongs to other documents, another vocabulary, context, packing, mixture or seed.")
+            raise UserError(
+                "the saved state of the data belongs to other documents, another vocabulary, context, packing, mixture or seed."
+            )
         for feed, saved in zip(self._feeds, state["sources"], strict=True):
             feed.seek(saved["block"], saved["row"], saved["served"])
         self._targets, self._given = state["targets"], state["rows"]

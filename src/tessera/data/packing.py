@@ -1,8 +1,8 @@
 """Documents -> rows, as plans: which stretches of a token file stand in which row.
 
-A row holds T+1 ids, so that T of them are inputs and the T that follow are their targets. Where a document is cut, both rows hold the token at the
-cut: it is the last target of the one and the first input of the other, and no prediction is lost. Planning reads only the documents'
-offsets, so every process plans all rows and reads the ids of its own.
+A row holds T+1 ids, so that T of them are inputs and the T that follow are their targets. Where a document is cut, both rows
+hold the token at the cut: it is the last target of the one and the first input of the other, and no prediction is lost.
+Planning reads only the documents' offsets, so every process plans all rows and reads the ids of its own.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Packer:
         last = count
         if self.epochs is not None and epoch + 1 > self.epochs:
             # Of a part of an epoch, that part of the documents.
-            last = round((self.epochs - epoch) * count)
+            last = round((self.epochs - epoch) * count) if epoch else max(1, round(self.epochs * count))
         chosen = self._order(epoch)[: max(0, last)][part * window : (part + 1) * window]
         if not len(chosen):
             return None
@@ -89,7 +89,8 @@ class Packer:
         row_of[full] = np.arange(full.sum())
         row_of[~full] = full.sum() + _fit(lengths[~full], room)
         rng = self._rng(1, epoch, part)
-        # Rows in any order, so that one document's rows do not come one after the other; within a row too, or the long would always be first.
+        # Rows in any order, so that one document's rows do not come one after the other; within a row too, or the long
+        # stretch would always be first.
         row_of = rng.permutation(row_of.max() + 1)[row_of]
         order = np.lexsort((rng.random(len(starts)), row_of))
         return _grouped(starts[order], lengths[order], repeats[order], row_of[order])
@@ -129,7 +130,9 @@ def in_order(tokens: Tokens, context: int) -> Plan:
     return _sliced(begins, begins, ends, begins_of_rows, np.minimum(begins_of_rows + context + 1, len(tokens.ids)))
 
 
-def _sliced(files: np.ndarray, begins: np.ndarray, ends: np.ndarray, begins_of_rows: np.ndarray, ends_of_rows: np.ndarray) -> Plan:
+def _sliced(
+    files: np.ndarray, begins: np.ndarray, ends: np.ndarray, begins_of_rows: np.ndarray, ends_of_rows: np.ndarray
+) -> Plan:
     """Rows as slices of a stream in which document d starts at files[d] in the file and stands at begins[d]:ends[d]."""
     low, high = np.searchsorted(ends, begins_of_rows, side="right"), np.searchsorted(begins, ends_of_rows, side="left")
     row_of = np.repeat(np.arange(len(low)), high - low)

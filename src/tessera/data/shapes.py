@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tessera.tokens.document import Document, Segment
@@ -10,9 +12,9 @@ from tessera.tokens.document import Document, Segment
 def fill_in_the_middle(document: Document, rng: np.random.Generator) -> Document:
     """A text cut at two uniform places and put in the order in which its middle comes last (arXiv 2207.14255).
 
-    Half of the time prefix-suffix-middle, half of the time suffix first, with prefix and middle in one piece behind it (the paper's
-    SPM variant that shares its frame with PSM). Every part is learned, as in the paper; the tokens of the frame are not.
-    A document that is not plain text, or too short to cut, comes back as it is.
+    Half of the time prefix-suffix-middle, half of the time suffix first, with prefix and middle in one piece behind it (the
+    paper's SPM variant that shares its frame with PSM). Every part is learned, as in the paper; the tokens of the frame are
+    not. A document that is not plain text, or too short to cut, comes back as it is.
     """
     text = document.text
     if len(text) < 3 or any(segment.kind != "text" for segment in document.segments):
@@ -29,3 +31,17 @@ def fill_in_the_middle(document: Document, rng: np.random.Generator) -> Document
         if part:
             segments.append(Segment("text", part))
     return Document(tuple(segments), document.source)
+
+
+def pieces(document: Document, characters: int | None) -> Iterator[Document]:
+    """A plain text cut at line ends into documents of at most so many characters; a longer line is cut anywhere."""
+    if characters is None or len(document.text) <= characters or any(segment.kind != "text" for segment in document.segments):
+        yield document
+        return
+    text, begin = document.text, 0
+    while begin < len(text):
+        end = min(begin + characters, len(text))
+        if end < len(text):
+            end = text.rfind("\n", begin, end) + 1 or end
+        yield Document.of_text(text[begin:end], document.source)
+        begin = end

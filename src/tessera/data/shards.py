@@ -1,8 +1,8 @@
 """A corpus and a vocabulary -> token files.
 
-`tokenise` writes, for each source and split, the ids of all documents end to end, each followed by `<|endoftext|>`, and where each document begins;
-which tokens are learned is written only where some are not. The folder is named by a hash of all that went into it and is
-reused as it stands.
+`tokenise` writes, for each source and split, the ids of all documents end to end, each followed by `<|endoftext|>`, and where
+each document begins; which tokens are learned is written only where some are not. The folder is named by a hash of all that
+went into it and is reused as it stands.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from tessera import recipe
 from tessera.data.corpus import Corpus
 from tessera.data.folders import aside, publish, read_manifest
-from tessera.data.shapes import fill_in_the_middle
+from tessera.data.shapes import fill_in_the_middle, pieces
 from tessera.errors import UserError
 from tessera.tokens.document import Document
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Part of the name: token files of another layout are not found.
 _LAYOUT = 1
+# On the low side for code and a small vocabulary, so that a piece and its frame fit into a row.
+_CHARACTERS_PER_TOKEN = 2.5
 # Text encoded at once: enough to keep all cores busy, little enough to be held in memory.
 _BATCH_CHARACTERS = 4_000_000
 
@@ -85,17 +87,27 @@ class Shards:
         return sum(source.validation.tokens for source in self.sources)
 
 
-def tokenise(corpus: Corpus, vocabulary: Vocabulary, data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Shards:
+def tokenise(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    data: recipe.Data,
+    cache: Path,
+    say: Callable[[str], None],
+    context: int | None = None,
+) -> Shards:
     """Writes a corpus as token files, or finds the ones written before.
 
     Args:
         data: `fill_in_the_middle` is the share of training documents that are reshaped, `seed` chooses them.
+        context: T; a document that is reshaped is first cut into pieces that fit into a row, since a model that never sees
+            both sides of a gap at once cannot learn to fill it. None: documents are reshaped whole.
         cache: the folder is `cache/tokens-HASH`.
 
     Raises:
         UserError: the disk is full.
     """
-    settings = [_LAYOUT, corpus.hash, vocabulary.hash, data.fill_in_the_middle, data.seed if data.fill_in_the_middle else 0]
+    shape = (data.fill_in_the_middle, data.seed, context) if data.fill_in_the_middle else ()
+    settings = (_LAYOUT, corpus.hash, vocabulary.hash, *shape)
     name = hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
     target = cache / f"tokens-{name}"
     if read_manifest(target) is not None:
@@ -108,7 +120,7 @@ def tokenise(corpus: Corpus, vocabulary: Vocabulary, data: recipe.Data, cache: P
             for split in ("train", "validation"):
                 documents: Iterable[Document] = corpus.documents(split, index)
                 if split == "train" and data.fill_in_the_middle:
-                    documents = _reshape(documents, data.fill_in_the_middle, data.seed)
+                    documents = _reshape(documents, data.fill_in_the_middle, data.seed, context)
                 _write(folder / f"{index}-{split}", documents, vocabulary, dtype)
         uris = [source.uri for source in corpus.sources]
         publish(folder, target, {"hash": name, "sources": uris, "dtype": dtype.name, "pad_id": vocabulary.pad_id})
@@ -125,7 +137,9 @@ def open_shards(folder: Path) -> Shards:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise UserError(f"the token files in {folder} are missing or damaged; delete the folder and run again to write them anew.")
+        raise UserError(
+            f"the token files in {folder} are missing or damaged; delete the folder and run again to write them anew."
+        )
     sources = tuple(
         SourceShards(uri, _open(folder, manifest, f"{i}-train"), _open(folder, manifest, f"{i}-validation"))
         for i, uri in enumerate(manifest["sources"])
@@ -143,12 +157,16 @@ def _open(folder: Path, manifest: dict[str, Any], stem: str) -> Tokens:
     return Tokens(map_file("ids", np.dtype(manifest["dtype"])), map_file("offsets", np.int64), learn)
 
 
-def _reshape(documents: Iterable[Document], share: float, seed: int) -> Iterator[Document]:
+def _reshape(documents: Iterable[Document], share: float, seed: int, context: int | None) -> Iterator[Document]:
     """Puts a share of the documents into prefix-suffix-middle, each by its own content, whatever stands around it."""
     for document in documents:
         digest = hashlib.blake2b(document.text.encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest, "little")]))
-        yield fill_in_the_middle(document, rng) if rng.random() < share else document
+        if rng.random() >= share:
+            yield document
+            continue
+        for piece in pieces(document, round(_CHARACTERS_PER_TOKEN * context) if context else None):
+            yield fill_in_the_middle(piece, rng)
 
 
 def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype) -> None:

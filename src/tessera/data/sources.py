@@ -37,7 +37,15 @@ def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) ->
         UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
     """
     before, count = len(skipped), 0
-    for document in _open(uri, skipped, say):
+    said: set[str] = set()
+
+    def say_once(line: str) -> None:
+        # A thousand files that are alike have one thing to say.
+        if line not in said:
+            said.add(line)
+            say(f"{uri}: {line}")
+
+    for document in _open(uri, skipped, say_once):
         try:
             document.text.encode()
         except UnicodeEncodeError:
@@ -96,7 +104,8 @@ def _hub(address: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
         yield from rows_to_documents(numbered, os.path.basename(path.rstrip("/")), options.get("column"), skipped, say)
     except Unreadable as error:
         raise UserError(f"hub:{address}: {error}; name one with #column=NAME.") from None
-    # The hub's client raises many unrelated types: network, access, names, formats. Half of a dataset is never taken for all of it.
+    # The hub's client raises many unrelated types: network, access, names, formats. Whatever it is, half of a dataset is
+    # never taken for all of it.
     except Exception as error:
         first = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"hub:{address} could not be read: {first[:300].rstrip('.')}.") from error
