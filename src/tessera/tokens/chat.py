@@ -1,0 +1,241 @@
+"""A conversation as a document, an answer back as a message, and the Jinja template that other tools render it with.
+
+The layout is one turn after the other, each opened by its role's control token and closed by `<|end_turn|>`:
+
+    <|user|>text<|end_turn|><|assistant|><|think|>reasoning<|/think|>text<|tool_call|>{"name": ..., "arguments": ...}<|/tool_call|><|end_turn|>
+
+It is append-only: a longer conversation begins with exactly the segments of the shorter one, earlier reasoning included, so
+that ids and caches stay valid from turn to turn. The model learns what the assistant writes and the token that ends its turn;
+role tokens and everybody else's turns are only read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.errors import UserError
+from tessera.tokens.document import Document, Segment
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function the assistant wants called. `arguments` is the text of a JSON object, kept character for character."""
+
+    name: str
+    arguments: str = "{}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Only the assistant's may carry `reasoning` and `tool_calls`; a `tool` turn is the result of a call."""
+
+    role: str
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Messages as the OpenAI API and chat data sets write them.
+
+    Args:
+        messages: `role`, `content` (text or None), and for the assistant `reasoning_content` or `reasoning`, and `tool_calls` of
+            `{"function": {"name", "arguments"}}` or `{"name", "arguments"}`; arguments are JSON text or data.
+
+    Raises:
+        UserError: not of that form.
+    """
+    conversation = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UserError(f"message {i} is not an object with a role and content.")
+        content = message.get("content") or ""
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+        if not isinstance(content, str) or not isinstance(reasoning, str):
+            raise UserError(f"message {i}: content and reasoning must be text.")
+        calls = tuple(_read_call(call, i) for call in message.get("tool_calls") or ())
+        conversation.append(Message(str(message.get("role")), content, reasoning, calls))
+    return tuple(conversation)
+
+
+def write(conversation: Iterable[Message]) -> list[dict[str, Any]]:
+    """The inverse of `read`: what `apply_chat_template` and the OpenAI API take."""
+    return [
+        {"role": m.role, "content": m.content}
+        | ({"reasoning_content": m.reasoning} if m.reasoning else {})
+        | (
+            {"tool_calls": [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in m.tool_calls]}
+            if m.tool_calls
+            else {}
+        )
+        for m in conversation
+    ]
+
+
+def render(conversation: Sequence[Message], add_generation_prompt: bool = False, source: str = "") -> Document:
+    """The document of a conversation; `learn` is True exactly on the assistant's words, calls and closing tokens.
+
+    Args:
+        conversation: its turns, oldest first.
+        add_generation_prompt: end with `<|assistant|>`, for the model to answer.
+        source: where it came from.
+
+    Raises:
+        UserError: no message; an unknown role; a tool message that answers no call; reasoning or calls of anybody but the
+            assistant; arguments that are not a JSON object.
+    """
+    _check(conversation)
+    segments: list[Segment] = []
+    for message in conversation:
+        mine = message.role == "assistant"
+        segments.append(Segment("control", f"<|{message.role}|>", learn=False))
+        if message.reasoning:
+            segments += _marked("<|think|>", message.reasoning, "<|/think|>")
+        if message.content:
+            segments.append(Segment("text", message.content, learn=mine))
+        for call in message.tool_calls:
+            segments += _marked("<|tool_call|>", _call_text(call), "<|/tool_call|>")
+        segments.append(Segment("control", "<|end_turn|>", learn=mine))
+    if add_generation_prompt:
+        segments.append(Segment("control", "<|assistant|>", learn=False))
+    return Document(tuple(segments), source)
+
+
+def parse(document: Document) -> Message:
+    """The assistant's message in what it generated, up to its first `<|end_turn|>` or `<|endoftext|>`.
+
+    Args:
+        document: segments after `<|assistant|>` (which may lead). A mark that was never closed runs to the end; a call that is
+            not of the form `{"name": text, "arguments": object}` stays in the content, to be seen.
+    """
+    said: dict[str, list[str]] = {"content": [], "reasoning": []}
+    calls: list[ToolCall] = []
+    call: list[str] | None = None
+    where = "content"
+    for segment in document.segments:
+        if segment.kind == "text":
+            (said[where] if call is None else call).append(str(segment.content))
+        elif segment.kind != "control":
+            continue
+        elif segment.content in ("<|end_turn|>", "<|endoftext|>"):
+            break
+        elif segment.content == "<|think|>":
+            where = "reasoning"
+        elif segment.content == "<|/think|>":
+            where = "content"
+        elif segment.content in ("<|tool_call|>", "<|/tool_call|>"):
+            _close(call, calls, said["content"])
+            call = [] if segment.content == "<|tool_call|>" else None
+    _close(call, calls, said["content"])
+    return Message("assistant", "".join(said["content"]), "".join(said["reasoning"]), tuple(calls))
+
+
+def chat_template(generation_marks: bool = False) -> str:
+    """The Jinja template, for `chat_template.jinja`; in transformers it gives the ids of `render` on messages from `write`.
+
+    Args:
+        generation_marks: add the `{% generation %}` tags, with which transformers computes our learn mask
+            (`return_assistant_tokens_mask`). Plain Jinja does not know the tag and refuses the template
+            (llama-cpp-python#2225), so the shipped file goes without.
+    """
+    begin, end = ("{%- generation -%}", "{%- endgeneration -%}") if generation_marks else ("", "")
+    return _TEMPLATE.replace("BEGIN\n", begin and begin + "\n").replace("END\n", end and end + "\n")
+
+
+# Every tag strips the white space around it, so that the result does not depend on a renderer's trim_blocks and lstrip_blocks.
+_TEMPLATE = """\
+{%- if not messages -%}{{- raise_exception("a conversation needs at least one message") -}}{%- endif -%}
+{%- set state = namespace(called=false) -%}
+{%- for message in messages -%}
+{%- if message.role not in ["system", "developer", "user", "assistant", "tool"] -%}
+{{- raise_exception("unknown role " ~ message.role) -}}
+{%- endif -%}
+{%- if message.role == "tool" and not state.called -%}
+{{- raise_exception("a tool message must follow an assistant message with tool_calls") -}}
+{%- endif -%}
+{%- if message.role != "tool" -%}{%- set state.called = message.role == "assistant" and message.tool_calls -%}{%- endif -%}
+{{- "<|" ~ message.role ~ "|>" -}}
+{%- if message.role == "assistant" -%}
+BEGIN
+{%- set reasoning = message.reasoning_content or message.reasoning -%}
+{%- if reasoning -%}{{- "<|think|>" ~ reasoning ~ "<|/think|>" -}}{%- endif -%}
+{%- if message.content -%}{{- message.content -}}{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function or call -%}
+{{- '<|tool_call|>{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' -}}
+{%- if function.arguments is string -%}{{- function.arguments -}}{%- else -%}{{- function.arguments | tojson -}}{%- endif -%}
+{{- "}<|/tool_call|>" -}}
+{%- endfor -%}
+{{- "<|end_turn|>" -}}
+END
+{%- else -%}
+{%- if message.content -%}{{- message.content -}}{%- endif -%}
+{{- "<|end_turn|>" -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|assistant|>" -}}{%- endif -%}
+"""
+
+
+def _check(conversation: Sequence[Message]) -> None:
+    if not conversation:
+        raise UserError("the conversation is empty; it needs at least one message.")
+    called = False
+    for i, message in enumerate(conversation):
+        if message.role not in ROLES:
+            raise UserError(f"message {i} has the unknown role {message.role!r}; the roles are {', '.join(ROLES)}.")
+        if message.role == "tool" and not called:
+            raise UserError(f"message {i} is a tool's result, but no assistant message before it called a tool.")
+        if message.role != "assistant" and (message.reasoning or message.tool_calls):
+            raise UserError(f"message {i} is a {message.role}'s, but only the assistant's may have reasoning or tool_calls.")
+        for call in message.tool_calls:
+            if not _is_object(call.arguments):
+                raise UserError(f"message {i}: the arguments of the call of {call.name} are not a JSON object: {call.arguments[:80]!r}.")
+        if message.role != "tool":
+            called = bool(message.tool_calls)
+
+
+def _marked(opening: str, text: str, closing: str) -> list[Segment]:
+    return [Segment("control", opening), Segment("text", text), Segment("control", closing)]
+
+
+def _call_text(call: ToolCall) -> str:
+    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
+
+
+def _close(call: list[str] | None, calls: list[ToolCall], content: list[str]) -> None:
+    """Ends a tool call that is being read: adds it to `calls`, or its raw text to `content` when it is malformed."""
+    if call is None:
+        return
+    text = "".join(call)
+    try:
+        data = json.loads(text)
+        name, arguments = data["name"], data["arguments"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        name = arguments = None
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        content.append(text)
+        return
+    # In our own layout the arguments are taken as they were written, so that rendering the message again gives the same ids.
+    written = text.removeprefix(_call_text(ToolCall(name, ""))[:-1]).removesuffix("}")
+    calls.append(ToolCall(name, written if _is_object(written) else json.dumps(arguments, ensure_ascii=False)))
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _read_call(call: Any, i: int) -> ToolCall:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise UserError(f"message {i}: a tool call needs a name and arguments.")
+    arguments = function.get("arguments", {})
+    return ToolCall(function["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))

@@ -1,0 +1,82 @@
+"""Byte-level BPE: texts in, a trained `tokenizers.Tokenizer` out.
+
+Every text has ids, whatever it holds, because all 256 bytes are entries. No Unicode normalisation happens anywhere (Qwen2's own
+tokenizer applies NFC; ours leaves it out, because "e" + U+0301 has to come back as it went in). The two splitting rules are
+the ones that llama.cpp implements by name, written as Hugging Face writes them in `tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from tessera.errors import UserError
+
+PreTokenizer = Literal["gpt-2", "qwen2"]
+
+BYTES = 256
+"""Entries that every vocabulary has: one for each byte."""
+
+# From the tokenizer.json of Qwen/Qwen2.5-0.5B, character for character.
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_bpe(texts: Iterable[str], size: int, pretokenizer: str = "qwen2") -> Tokenizer:
+    """Learns byte pairs from `texts`. The same texts in the same order give the same entries at any thread count.
+
+    Args:
+        texts: read once; lone surrogates count as U+FFFD.
+        size: entries wanted, the 256 bytes included. Fewer come back (`get_vocab_size()`) only if the texts run out of
+            pairs that occur twice.
+        pretokenizer: `gpt-2` or `qwen2`.
+
+    Raises:
+        UserError: a size below 256, or another pre-tokenizer.
+    """
+    if size < BYTES:
+        raise UserError(f"a vocabulary of {size} entries cannot hold the 256 bytes; ask for 256 or more.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = _splitter(pretokenizer)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(map(scalar_text, texts), trainer)
+    return tokenizer
+
+
+def scalar_text(text: str) -> str:
+    """`text` itself if it is valid Unicode; else with surrogate pairs joined and lone surrogates as U+FFFD (JSON can hold them)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in byte-level entries, and the byte (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(BYTES) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(BYTES + i): byte for i, byte in enumerate(others)}
+
+
+def _splitter(name: str) -> pre_tokenizers.PreTokenizer:
+    if name == "gpt-2":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if name == "qwen2":
+        return pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated", invert=False),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+            ]
+        )
+    raise UserError(f"there is no pre-tokenizer {name!r}; choose gpt-2 or qwen2.")
