@@ -1,0 +1,48 @@
+"""What all tests share: few and patient threads, the small real data where the machine has it, and a tiny corpus."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported anywhere: idle threads that spin would take the processor from the other processes of a test.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """A function from a path in the shared data (`text/lm/udhr2`) to that file or folder; it skips the test where that is absent.
+
+    The data is looked for in $TESSERA_DATA and, if that is not set, in `../shared/data` beside the checkout.
+    """
+    folder = Path(os.environ.get("TESSERA_DATA") or _CHECKOUT.parent / "shared" / "data")
+
+    def find(path: str) -> Path:
+        if not (folder / path).exists():
+            pytest.skip(f"needs the shared data {path}, which is not in {folder} (set TESSERA_DATA to the folder that holds it)")
+        return folder / path
+
+    return find
+
+
+@pytest.fixture
+def tiny_corpus_folder(tmp_path: Path) -> Path:
+    """A folder of twelve short and different text files and two Python files, about 12 kB in all."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for index in range(12):
+        lines = [
+            f"Note {index}, line {line}: {line * index} boats left harbour {chr(97 + index)} before dawn.\n" for line in range(16)
+        ]
+        (folder / f"note-{index:02d}.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "add.py").write_text('def add(a, b):\n    """The sum of a and b."""\n    return a + b\n', encoding="utf-8")
+    (folder / "greet.py").write_text("def greet(name):\n    return f'Grüße, {name}!'\n", encoding="utf-8")
+    return folder
