@@ -24,20 +24,28 @@ class Series:
         name: shown in the legend and in the tip over each point.
         xs, ys: as long as each other; not finite where there is no value.
         style: CSS class that gives the colour: `ink`, `accent`, `second`, `faint`.
-        points: draw a dot at each value as well.
+        line: join the values.
+        points: draw a dot at each value.
     """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
     style: str = "accent"
+    line: bool = True
     points: bool = False
 
 
 def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, width: int = 860, height: int = 340, log_y: bool = False, from_zero: bool = False
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    width: int = 860,
+    height: int = 340,
+    log_y: bool = False,
+    from_zero: bool = False,
 ) -> str:
-    """Lines over a common x axis, with ticks at round numbers; an empty string where there is nothing finite to draw.
+    """Lines over a common x axis that includes 0, with ticks at round numbers; an empty string where nothing is finite.
 
     Args:
         x_label, y_label: with their units.
@@ -45,11 +53,13 @@ def line_chart(
         log_y: logarithmic y; values that are not positive are left out.
         from_zero: the y axis starts at 0.
     """
-    kept = [(s, _thinned([(x, y) for x, y in zip(s.xs, s.ys, strict=True) if math.isfinite(x) and (y > 0 or not log_y)])) for s in series]
+    kept = [(one, _thinned([(x, y) for x, y in zip(one.xs, one.ys, strict=True) if math.isfinite(x)])) for one in series]
+    if log_y:
+        kept = [(one, [(x, y if y > 0 else math.nan) for x, y in points]) for one, points in kept]
     finite = [(x, y) for _, points in kept for x, y in points if math.isfinite(y)]
     if not finite:
         return ""
-    x_low, x_high = _padded(min(x for x, _ in finite), max(x for x, _ in finite), 0.0)
+    x_low, x_high = _padded(min(0.0, *(x for x, _ in finite)), max(x for x, _ in finite), 0.0)
     if log_y:
         bottom, top = _padded(min(math.log(y) for _, y in finite), max(math.log(y) for _, y in finite), 0.04)
         y_ticks = _log_ticks(math.exp(bottom), math.exp(top))
@@ -68,7 +78,8 @@ def line_chart(
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">']
     for tick in y_ticks:
         y = at_y(tick)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{width - RIGHT}"/><text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{width - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
     for tick in _ticks(x_low, x_high, width / 110):
         parts.append(f'<text x="{at_x(tick):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>')
     middle = (TOP + height - BOTTOM) / 2
@@ -76,7 +87,9 @@ def line_chart(
     parts.append(f'<text x="{(LEFT + width - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
     for one, points in kept:
-        parts.append(f'<path class="line {one.style}" d="{_path([(at_x(x), at_y(y)) if math.isfinite(y) else None for x, y in points])}"/>')
+        if one.line:
+            drawn = _path([(at_x(x), at_y(y)) if math.isfinite(y) else None for x, y in points])
+            parts.append(f'<path class="line {one.style}" d="{drawn}"/>')
         if one.points:
             parts += [
                 f'<circle class="{one.style}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3.5">'

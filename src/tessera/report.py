@@ -29,6 +29,8 @@ Event = dict[str, Any]
 
 # Long lists are for the files in the folder; the page shows how they begin.
 MOST_ROWS = 25
+# Stands where a number is missing.
+NOTHING = "&ndash;"
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ def write_report(run_folder: Path) -> Path:
         UserError: the folder is not that of a run (it holds neither `recipe.yaml` nor `metrics.jsonl`).
     """
     run = read_run(run_folder)
-    name = str(run.recipe.get("name") or run_folder.resolve().name)
     sections = "\n".join(section(run) for section in SECTIONS)
     page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}: report of a run</title><style>{STYLE}</style></head><body><main>{sections}</main></body></html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(_name(run))}: report of a run</title><style>{STYLE}</style></head>"
+        f"<body><main>{sections}</main></body></html>\n"
     )
     path = run_folder / "report.html"
     aside = path.with_name("report.html.part")
@@ -123,11 +126,10 @@ def _headline(run: RunRecord) -> str:
     planned, done = _number(_mapping(run.recipe.get("train")), "tokens"), _number(last, "tokens")
     if done >= planned * 0.99:
         status = '<span class="status">finished</span>'
-    elif math.isfinite(done / planned if planned else math.nan):
+    elif planned > 0 and math.isfinite(done):
         status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
     else:
-        status = '<span class="status open">not started</span>' if not run.steps else ""
-    name = escape(str(run.recipe.get("name") or run.folder.resolve().name))
+        status = "" if run.steps else '<span class="status open">not started</span>'
     tiles = [
         ("bits per byte, held out", _decimals(_number(measured, "bits_per_byte"), 3)),
         ("held-out loss, nats per token", _decimals(_number(measured, "loss"), 3)),
@@ -136,87 +138,82 @@ def _headline(run: RunRecord) -> str:
         ("training time", _duration(_number(last, "seconds"))),
         ("parameters", _short(_number(run.about, "parameters"))),
     ]
-    boxes = "".join(
-        f'<div{" class=first" if i == 0 else ""}><b>{value}</b><span>{label}</span></div>' for i, (label, value) in enumerate(tiles)
-    )
-    shape = escape(str(run.about.get("model_size_text") or ""))
-    summary = escape(str(run.recipe.get("summary") or ""))
-    return f'<header><h1>{name}{status}</h1><p>{summary}{" " if summary and shape else ""}{shape}</p><div class="tiles">{boxes}</div></header>'
+    boxes = "".join(f"<div><b>{value}</b><span>{label}</span></div>" for label, value in tiles)
+    about = " ".join(escape(str(text)) for text in (run.recipe.get("summary"), run.about.get("model_size_text")) if text)
+    return f'<header><h1>{escape(_name(run))}{status}</h1><p>{about}</p><div class="tiles">{boxes}</div></header>'
 
 
 def _warnings(run: RunRecord) -> str:
     lines = []
-    if missed := [e for e in run.steps if e.get("skipped")]:
-        where = ", ".join(_short(_number(e, "step")) for e in missed[:10]) + (", ..." if len(missed) > 10 else "")
-        lines.append(f"{_count(len(missed), 'update')} skipped because the gradient was not finite or far out of the ordinary (steps {where}).")
+    if missed := [event for event in run.steps if event.get("skipped")]:
+        where = ", ".join(_whole(_number(event, "step")) for event in missed[:10]) + (", ..." if len(missed) > 10 else "")
+        why = "because the loss or the gradient was not finite or far out of the ordinary"
+        lines.append(f"{_count(len(missed), 'update')} skipped {why} (at step {where}).")
     if run.resumes:
-        lines.append(f"The run was resumed {_count(run.resumes, 'time')} at an earlier step; steps done twice are shown once.")
-    if strange := [e for e in run.evaluations if not math.isfinite(_number(e, "loss"))]:
+        lines.append(f"{_count(run.resumes, 'resume')} from an earlier step; steps done twice are shown once.")
+    if strange := [event for event in run.evaluations if not math.isfinite(_number(event, "loss"))]:
         lines.append(f"{_count(len(strange), 'evaluation')} gave no finite loss.")
-    lines += [escape(str(e.get("text", ""))) for e in run.notes]
-    return _section("Worth knowing", "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>", style="warnings") if lines else ""
+    lines += [escape(str(event.get("text", ""))) for event in run.notes]
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return _section("Worth knowing", f"<ul>{items}</ul>", style="warnings") if lines else ""
 
 
 def _loss(run: RunRecord) -> str:
     tokens, losses = _column(run.steps, "tokens"), _column(run.steps, "loss")
+    measured = _column(run.evaluations, "tokens"), _column(run.evaluations, "loss")
     curves = [
         Series("training loss, each step", tokens, losses, "faint"),
         Series("training loss, smoothed", tokens, _smoothed(losses), "accent"),
-        Series("held-out loss", _column(run.evaluations, "tokens"), _column(run.evaluations, "loss"), "second", points=True),
+        Series("held-out loss", *measured, "second", line=False, points=True),
     ]
-    drawn = [c for c in curves if any(math.isfinite(y) for y in c.ys)]
+    drawn = [curve for curve in curves if any(math.isfinite(y) for y in curve.ys)]
     chart = line_chart(drawn, "training tokens", "loss (nats per token, log scale)", log_y=True)
     return _section("Loss", legend(drawn) + chart) if chart else ""
 
 
 def _course(run: RunRecord) -> str:
     tokens = _column(run.steps, "tokens")
+    measured = _column(run.evaluations, "tokens"), _column(run.evaluations, "bits_per_byte")
+    shares = [100 * share for share in _column(run.steps, "peak_share")]
     plots = [
-        ("Speed", "tokens per second", [Series("tokens per second", tokens, _column(run.steps, "tokens_per_second"))], True),
-        (
-            "Share of the matmul peak",
-            "per cent",
-            [Series("share", tokens, [100 * share for share in _column(run.steps, "peak_share")])],
-            True,
-        ),
-        ("Learning rate", "learning rate", [Series("rate", tokens, _column(run.steps, "rate"))], True),
-        ("Gradient norm, before clipping", "norm", [Series("norm", tokens, _column(run.steps, "grad_norm"))], False),
-        (
-            "Bits per byte, held out",
-            "bits per byte",
-            [Series("bits per byte", _column(run.evaluations, "tokens"), _column(run.evaluations, "bits_per_byte"), "second", points=True)],
-            False,
-        ),
+        ("Speed", "tokens per second", Series("tokens per second", tokens, _column(run.steps, "tokens_per_second")), True),
+        ("Share of the matmul peak", "per cent", Series("share", tokens, shares), True),
+        ("Learning rate", "learning rate", Series("rate", tokens, _column(run.steps, "rate")), True),
+        ("Gradient norm, before clipping", "norm", Series("norm", tokens, _column(run.steps, "grad_norm")), False),
+        ("Bits per byte, held out", "bits per byte", Series("bits per byte", *measured, "second", points=True), False),
     ]
     figures = ""
     for caption, unit, series, from_zero in plots:
-        chart = line_chart(series, "training tokens", unit, width=440, height=230, from_zero=from_zero)
-        figures += f"<figure><figcaption>{caption}</figcaption>{chart}</figure>" if chart else ""
+        if sum(map(math.isfinite, series.ys)) < 2:
+            continue
+        chart = line_chart([series], "training tokens", unit, width=440, height=230, from_zero=from_zero)
+        figures += f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
     return _section("How it went", f'<div class="two">{figures}</div>') if figures else ""
 
 
 def _comparison(run: RunRecord) -> str:
-    trained = _bits(run.baselines.get("trained"))
+    trained = _number(_mapping(run.baselines.get("trained")), "bits_per_byte")
     if not math.isfinite(trained) and run.evaluations:
         trained = _number(run.evaluations[-1], "bits_per_byte")
-    others = [("untrained", "Untrained model", "faint"), ("ngram", "N-gram counts", "faint")]
-    bars = [(str(_mapping(run.baselines.get(key)).get("name") or name), _bits(run.baselines.get(key)), style) for key, name, style in others]
+    bars = []
+    for key, name in (("untrained", "Untrained model"), ("ngram", "N-gram counts")):
+        entry = _mapping(run.baselines.get(key))
+        bars.append((str(entry.get("name") or name), _number(entry, "bits_per_byte"), "faint"))
     bars = [bar for bar in [*bars, ("This model", trained, "accent")] if math.isfinite(bar[1]) and bar[1] > 0]
     if len(bars) < 2:
         return ""
-    text = "Bits needed to write down one byte of the held-out documents; fewer is better. All of them saw the same documents."
+    text = "Bits needed to write down one byte of the held-out documents, the same for all; fewer is better."
     return _section("Against baselines", f'<p class="dim">{text}</p>' + bar_chart(bars, "bits per byte"))
 
 
 def _completions(run: RunRecord) -> str:
     parts = ""
-    for item in (c for c in run.completions if isinstance(c, dict)):
+    for item in map(_mapping, run.completions):
         prompt, reference = str(item.get("prompt") or ""), item.get("reference")
-        made = _continuation(prompt, str(item.get("completion") or ""))
-        columns = f"<div><h3>The model</h3>{_code(prompt, made)}</div>"
+        columns = f"<div><h3>The model</h3>{_code(prompt, str(item.get('completion') or ''))}</div>"
         columns += f"<div><h3>What the author wrote</h3>{_code(prompt, str(reference))}</div>" if reference else ""
         parts += f'<div class="pair"><h3>{escape(str(item.get("title") or ""))}</h3><div class="two">{columns}</div></div>'
-    text = "The prompt is grey, what follows it is coloured. The model has never seen these documents."
+    text = "The prompt is grey, what follows it is coloured. The model was not trained on these documents."
     return _section("Completions of held-out text", f'<p class="dim">{text}</p>{parts}') if parts else ""
 
 
@@ -227,37 +224,43 @@ def _samples(run: RunRecord) -> str:
     parts = ""
     for prompt, events in by_prompt.items():
         shown = [events[0], events[len(events) // 2], events[-1]] if len(events) > 2 else events
-        columns = "".join(
-            f"<div><h3>step {_short(_number(e, 'step'))}</h3>{_code(prompt, _continuation(prompt, str(e.get('text') or '')))}</div>"
-            for e in shown
-        )
-        parts += f'<div class="pair"><div class="two">{columns}</div></div>'
-    return _section("Samples during the run", f"<details><summary>What the model wrote early, midway and last</summary>{parts}</details>") if parts else ""
+        columns = ""
+        for event in shown:
+            columns += f"<div><h3>step {_whole(_number(event, 'step'))}</h3>{_code(prompt, str(event.get('text') or ''))}</div>"
+        parts += f'<div class="pair"><div class="three">{columns}</div></div>'
+    folded = f"<details><summary>What the model wrote first, midway and last</summary>{parts}</details>"
+    return _section("Samples during the run", folded) if parts else ""
 
 
 def _settings(run: RunRecord) -> str:
     # A resumed run may print its settings again; the last word counts.
-    latest = {str(e.get("name")): e for e in run.derived}
-    rows = [(f"<code>{escape(name)}</code>", _value(e.get("value")), escape(str(e.get("reason") or ""))) for name, e in latest.items()]
-    page = escape(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)) if run.recipe else ""
+    latest = {str(event.get("name")): event for event in run.derived}
+    rows = []
+    for name, event in latest.items():
+        rows.append((f"<code>{escape(name)}</code>", _value(event.get("value")), escape(str(event.get("reason") or ""))))
     table = _table(("setting", "value", "why"), rows, numbers=(1,)) if rows else ""
+    page = escape(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)) if run.recipe else ""
     recipe = f"<details><summary>The whole recipe, as run</summary><pre>{page}</pre></details>" if page else ""
     return _section("Settings", table + recipe) if table or recipe else ""
 
 
 def _data(run: RunRecord) -> str:
-    sources = [s for s in _items(run.about.get("data")) if isinstance(s, dict)]
     columns = ("documents", "bytes", "exact_duplicates", "near_duplicates", "skipped")
-    rows = [(f"<code>{escape(str(s.get('uri') or ''))}</code>", *(_whole(_amount(s, c)) for c in columns)) for s in sources]
-    heads = ("source", "documents kept", "bytes kept", "exact duplicates dropped", "near duplicates dropped", "files skipped")
+    heads = ("source", "documents kept", "bytes kept", "exact duplicates dropped", "near duplicates dropped", "skipped")
+    rows = []
+    for source in map(_mapping, _items(run.about.get("data"))):
+        amounts = (_whole(_amount(source, column)) for column in columns)
+        rows.append((f"<code>{escape(str(source.get('uri') or ''))}</code>", *amounts))
     body = _table(heads, rows, numbers=range(1, 6)) if rows else ""
     if run.skipped:
-        reasons = Counter(str(e.get("reason")) for e in run.skipped)
-        counted = "; ".join(f"{n} {escape(reason)}" for reason, n in reasons.most_common(8)) + ("; ..." if len(reasons) > 8 else "")
-        listed = [(escape(str(e.get("path"))), escape(str(e.get("reason")))) for e in run.skipped[:MOST_ROWS]]
-        more = f'<p class="dim">{len(run.skipped) - MOST_ROWS} more are in <code>skipped.jsonl</code>.</p>' if len(run.skipped) > MOST_ROWS else ""
+        reasons = Counter(str(event.get("reason")) for event in run.skipped)
+        counted = "; ".join(f"{n} {escape(reason)}" for reason, n in reasons.most_common(8))
+        counted += "; ..." if len(reasons) > 8 else ""
+        listed = [(escape(str(event.get("path"))), escape(str(event.get("reason")))) for event in run.skipped[:MOST_ROWS]]
         table = _table(("file", "why"), listed)
-        body += f"<details><summary>{_count(len(run.skipped), 'file')} not read: {counted}</summary>{table}{more}</details>"
+        if len(run.skipped) > MOST_ROWS:
+            table += f'<p class="dim">{len(run.skipped) - MOST_ROWS} more are in <code>skipped.jsonl</code>.</p>'
+        body += f"<details><summary>{_count(len(run.skipped), 'file')} not read: {counted}</summary>{table}</details>"
     return _section("Data", body) if body else ""
 
 
@@ -268,23 +271,24 @@ def _environment(run: RunRecord) -> str:
     facts += [("parameters that multiply each token", run.about.get("matmul_parameters"))]
     if seconds := [s for s in _column(run.checkpoints, "seconds") if math.isfinite(s)]:
         facts += [("checkpoints", f"{len(seconds)}, {math.fsum(seconds) / len(seconds):.2g} s each")]
-    rows = [(escape(key.replace("_", " ")), _value(value)) for key, value in facts if value not in (None, "")]
+    rows = [(escape(str(key).replace("_", " ")), _value(value)) for key, value in facts if value not in (None, "")]
     return _section("Where and how it ran", _table(("", ""), rows)) if rows else ""
 
 
 def _next(run: RunRecord) -> str:
     folder = shlex.quote(str(run.folder))
     prompts = _items(_mapping(run.recipe.get("train")).get("sample_prompts"))
-    prompt = shlex.quote(str(prompts[0]).splitlines()[0] if prompts and str(prompts[0]).strip() else "Once upon a time")
+    prompt = next((str(p).splitlines()[0] for p in prompts if str(p).strip()), "Once upon a time")
     rows = [
-        (f"tessera generate {folder} {prompt}", "continue a text"),
+        (f"tessera generate {folder} {shlex.quote(prompt)}", "continue a text"),
         (f"tessera chat {folder}", "talk to it in the terminal"),
         (f"tessera eval {folder}", "measure it"),
-        (f"tessera train {run.recipe.get('name') or 'RECIPE'} --out {folder} --resume", "go on where the run stopped"),
+        (f"tessera train {shlex.quote(_name(run))} --out {folder} --resume", "go on where the run stopped"),
     ]
     table = _table(("", ""), [(f"<code>{escape(command)}</code>", what) for command, what in rows])
-    where = escape(str(run.folder / "model"))
-    return _section("Use it", f"{table}<p class=dim>The weights in <code>{where}</code> open in transformers with <code>from_pretrained</code>.</p>")
+    weights = f"<code>{escape(str(run.folder / 'model'))}</code>"
+    text = f"The weights in {weights} open in transformers with <code>from_pretrained</code>."
+    return _section("Use it", f'{table}<p class="dim">{text}</p>')
 
 
 SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
@@ -302,38 +306,43 @@ SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
 )
 
 
+def _name(run: RunRecord) -> str:
+    """The recipe's name, or the folder's."""
+    return str(run.recipe.get("name") or run.folder.resolve().name)
+
+
 def _section(title: str, body: str, style: str = "") -> str:
-    return f'<section class="{style}"><h2>{title}</h2>{body}</section>'
+    kind = f' class="{style}"' if style else ""
+    return f"<section{kind}><h2>{title}</h2>{body}</section>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
     """A table of ready HTML cells; columns in `numbers` are set right."""
     right = set(numbers)
     kinds = [' class="number"' if i in right else "" for i in range(len(heads))]
-    top = "".join(f"<th{kind}>{head}</th>" for kind, head in zip(kinds, heads, strict=True)) if any(heads) else ""
-    body = "".join("<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+    top = "".join(f"<th{kind}>{head}</th>" for kind, head in zip(kinds, heads, strict=True))
+    lines = [f"<tr>{top}</tr>"] if any(heads) else []
+    for row in rows:
+        lines.append("<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>")
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _code(prompt: str, continuation: str) -> str:
+def _code(prompt: str, text: str) -> str:
+    """Prompt and continuation, which may have been written with the prompt before it."""
+    continuation = text.removeprefix(prompt)
     return f'<pre><span class="prompt">{escape(prompt)}</span><span class="made">{escape(continuation)}</span></pre>'
-
-
-def _continuation(prompt: str, text: str) -> str:
-    """The text without the prompt, whether or not it was written with it."""
-    return text.removeprefix(prompt) if prompt else text
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Running mean; values that are not finite neither count nor show.
 
-    It forgets over a tenth of what was seen so far, at most a fiftieth of the run: short at first, where the loss falls so fast
-    that a longer mean would lag behind it.
+    It forgets over a twentieth of what was seen so far, at most a fiftieth of the run: short at first,
+    where the loss falls so fast that a longer mean would lag behind it.
     """
     mean, smoothed = 0.0, []
     for i, value in enumerate(values):
         if math.isfinite(value):
-            mean += (value - mean) / max(min(i / 10, len(values) / 50), 1)
+            mean += (value - mean) / max(min(i / 20, len(values) / 50), 1)
         smoothed.append(mean if math.isfinite(value) else math.nan)
     return smoothed
 
@@ -353,10 +362,6 @@ def _column(events: Sequence[Event], key: str) -> list[float]:
     return [_number(event, key) for event in events]
 
 
-def _bits(entry: Any) -> float:
-    return _number(_mapping(entry), "bits_per_byte")
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -366,15 +371,15 @@ def _items(value: Any) -> list[Any]:
 
 
 def _decimals(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
 
 
 def _short(value: float) -> str:
-    return short(value) if math.isfinite(value) else "–"
+    return short(value) if math.isfinite(value) else NOTHING
 
 
 def _whole(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
+    return f"{value:,.0f}" if math.isfinite(value) else NOTHING
 
 
 def _value(value: Any) -> str:
@@ -392,7 +397,7 @@ def _value(value: Any) -> str:
 
 def _duration(seconds: float) -> str:
     if not math.isfinite(seconds):
-        return "–"
+        return NOTHING
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} m"

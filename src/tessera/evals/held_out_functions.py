@@ -17,7 +17,7 @@ SHORTEST_LINES, LONGEST_LINES = 5, 15
 
 @dataclass(frozen=True)
 class HeldOutFunction:
-    """`prompt` (from `def` to the end of the docstring's line) + `reference` (the body that follows) is the function as written."""
+    """`prompt` (from `def` to the end of the docstring) and `reference` (the body) together are the function as written."""
 
     title: str
     prompt: str

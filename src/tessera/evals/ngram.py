@@ -1,10 +1,10 @@
 """An n-gram model as a baseline: what counting alone reaches on the same tokens, in the same bits per byte.
 
 Training ids go in as one stream, held-out ids as another; out comes the probability that interpolated modified Kneser-Ney
-(Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling", TR-10-98, section 4.1.4, equations 4.27 and 4.28)
-gives each held-out token. It is a proper distribution over the whole vocabulary, so its bits per byte may stand beside a
-transformer's. An n-gram is named by its rank among the n-grams seen, so an order costs one sort of the stream and no n-gram is ever hashed
-or packed into a word that it might not fit.
+gives each held-out token (Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling",
+Harvard TR-10-98, the section on modified Kneser-Ney). It is a proper distribution over the whole vocabulary, so its bits per
+byte may stand beside a transformer's. An n-gram is named by its rank among the n-grams seen, so an order costs one sort of
+the stream and no n-gram is ever hashed, or packed into a word that it might not fit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def ngram_probabilities(train_ids: np.ndarray, validation_ids: np.ndarray, vocab
     grams = np.zeros_like(tokens)
     held_out_contexts = np.zeros_like(held_out)
     probabilities = np.full(len(held_out), 1.0 / vocab_size)
-    keys, first, grams, counts = _rank(grams, tokens, vocab_size)
+    keys, _, grams, counts = _rank(grams, tokens, vocab_size)
     for n in range(1, order + 1):
         if n < order:
             longer = _rank(np.roll(grams, 1), tokens, vocab_size)
@@ -61,13 +61,13 @@ def ngram_probabilities(train_ids: np.ndarray, validation_ids: np.ndarray, vocab
             counts = np.bincount(grams[longer[1]], minlength=len(keys))
         probabilities, ends = _interpolate(probabilities, held_out_contexts, held_out, keys, counts, vocab_size)
         if n < order:
-            keys, first, grams, counts = longer
+            keys, _, grams, counts = longer
             held_out_contexts = np.concatenate(([-1], ends[:-1])) if len(ends) else ends
     return probabilities
 
 
 def _rank(contexts: np.ndarray, tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Names the pairs (context, token): sorted keys (U,), where each first occurs (U,), rank at each position (D,), counts (U,)."""
+    """Names pairs (context, token): sorted keys (U,), where each first occurs (U,), rank at each position (D,), counts (U,)."""
     return np.unique(contexts * vocab_size + tokens, return_index=True, return_inverse=True, return_counts=True)
 
 
@@ -95,14 +95,14 @@ def _interpolate(
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     found = (contexts >= 0) & (keys[at] == wanted)
     kept = np.where(found, counts[at] - discounts[np.minimum(counts[at], 3)], 0.0)
-    # A rank beyond the table cannot occur: on the ring every (n-1)-gram is the context of some n-gram.
+    # Every context has a total: on the ring every (n-1)-gram is followed by something.
     known = np.maximum(contexts, 0)
     mixed = (kept + freed[known] * lower) / totals[known]
     return np.where(contexts >= 0, mixed, lower), np.where(found, at, -1)
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """(4,) what is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1998, equation 4.27's D_1, D_2, D_3+)."""
+    """(4,) what is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman's D_1, D_2, D_3+)."""
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) > 0:
         y = n1 / (n1 + 2 * n2)
