@@ -53,7 +53,8 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-5) 
 def test_transformers_computes_our_logits(tmp_path: Path, tied: bool, kv_heads: int, qk_norm: bool, scaling: Any) -> None:
     decoder = make(tied=tied, kv_heads=kv_heads, qk_norm=qk_norm, rope_scaling=scaling)
     weights.save(decoder, tmp_path / "m")
-    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    opened: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    theirs, report = opened
     assert type(theirs) is (Qwen3ForCausalLM if qk_norm else LlamaForCausalLM)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.inference_mode():

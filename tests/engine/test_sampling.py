@@ -1,0 +1,87 @@
+"""Sampling: each row as its own settings say, with random numbers of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tessera.engine.sampling import SamplingParams, sample, uniform
+from tessera.errors import UserError
+
+LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
+
+
+def frequencies(params: SamplingParams, draws: int = 20_000) -> np.ndarray:
+    """Shares of the ids when the unit interval is swept evenly."""
+    uniforms = [(i + 0.5) / draws for i in range(draws)]
+    ids, _ = sample(LOGITS.expand(draws, -1), [params] * draws, uniforms)
+    return np.bincount(ids.numpy(), minlength=6) / draws
+
+
+@pytest.mark.parametrize(
+    "params,expected",
+    [
+        (SamplingParams(), [0.4, 0.05, 0.3, 0, 0.15, 0.1]),
+        (SamplingParams(temperature=0.5), np.array([16, 0.25, 9, 0, 2.25, 1]) / 28.5),
+        (SamplingParams(temperature=0), [1, 0, 0, 0, 0, 0]),
+        (SamplingParams(top_k=2), [4 / 7, 0, 3 / 7, 0, 0, 0]),
+        (SamplingParams(top_p=0.75), [0.4 / 0.85, 0, 0.3 / 0.85, 0, 0.15 / 0.85, 0]),
+        (SamplingParams(top_p=1e-9), [1, 0, 0, 0, 0, 0]),
+        (SamplingParams(top_k=3, top_p=0.5), [4 / 7, 0, 3 / 7, 0, 0, 0]),
+        (SamplingParams(min_p=0.3), [0.4 / 0.85, 0, 0.3 / 0.85, 0, 0.15 / 0.85, 0]),
+    ],
+)
+def test_tokens_come_as_often_as_the_settings_say(params: SamplingParams, expected: list[float]) -> None:
+    np.testing.assert_allclose(frequencies(params), expected, atol=2e-4)
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    logits = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
+    params = [SamplingParams(), SamplingParams(top_p=0.5), SamplingParams(temperature=0), SamplingParams(temperature=2, top_k=7)]
+    for step in range(50):
+        uniforms = [uniform(seed, step) for seed in range(4)]
+        ids, logprobs = sample(logits, params, uniforms)
+        for row in range(4):
+            alone = sample(logits[row : row + 1], params[row : row + 1], uniforms[row : row + 1])
+            assert alone[0][0] == ids[row] and torch.allclose(alone[1][0], logprobs[row])
+
+
+def test_logprobs_are_of_the_tempered_distribution_before_cutting() -> None:
+    for params, temperature in ((SamplingParams(temperature=0.5, top_k=1), 0.5), (SamplingParams(temperature=0), 1.0)):
+        ids, logprobs = sample(LOGITS[None], [params], [0.3])
+        torch.testing.assert_close(logprobs[0], (LOGITS / temperature).log_softmax(-1)[ids[0]])
+
+
+def test_a_forbidden_token_is_not_drawn_even_at_the_edges() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")]])
+    for at in (0.0, 1 - 2**-53, 0.2689414):
+        assert sample(logits, [SamplingParams()], [at])[0].item() in (1, 3)
+
+
+def test_random_numbers_are_uniform_and_follow_from_seed_and_step() -> None:
+    numbers = np.array([[uniform(seed, step) for step in range(100)] for seed in range(100)])
+    assert np.array_equal(numbers, [[uniform(seed, step) for step in range(100)] for seed in range(100)])
+    assert numbers.min() >= 0 and numbers.max() < 1 and len(np.unique(numbers)) == numbers.size
+    shares = np.histogram(numbers, bins=20, range=(0, 1))[0] / numbers.size
+    np.testing.assert_allclose(shares, 0.05, atol=0.01)
+    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"min_p": 2.0},
+        {"stop": ("",)},
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(change)).split("_")[0]):
+        dataclasses.replace(SamplingParams(), **change)  # type: ignore[arg-type]
