@@ -26,7 +26,9 @@ class ByteVocabulary:
 
     def encode(self, document: Document) -> TokenRecord:
         (segment,) = document.segments
-        ids = np.array([256 + FRAME.index(str(segment.content))] if segment.kind == "control" else segment.content, np.int32).ravel()
+        ids = np.array(
+            [256 + FRAME.index(str(segment.content))] if segment.kind == "control" else segment.content, np.int32
+        ).ravel()
         return TokenRecord(ids, np.full(len(ids), segment.learn))
 
 

@@ -42,7 +42,11 @@ def test_planted_repeats_are_dropped_and_the_first_is_kept(tmp_path: Path) -> No
         data = recipe.Data(sources=(f"files:{tmp_path}/*.txt",), deduplicate=mode)
         corpus = gather(data, tmp_path / "cache", quiet)
         kept[mode] = sorted(d.source for split in ("train", "validation") for d in corpus.documents(split, 0))
-    assert kept == {"none": ["a.txt", "b.txt", "c.txt", "d.txt"], "exact": ["a.txt", "c.txt", "d.txt"], "near": ["a.txt", "d.txt"]}
+    assert kept == {
+        "none": ["a.txt", "b.txt", "c.txt", "d.txt"],
+        "exact": ["a.txt", "c.txt", "d.txt"],
+        "near": ["a.txt", "d.txt"],
+    }
     assert (corpus.sources[0].exact_duplicates, corpus.sources[0].near_duplicates) == (1, 1)
 
 

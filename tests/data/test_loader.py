@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from tessera.errors import UserError
 
 from .conftest import ByteVocabulary, prepare, write_documents
 
-LENGTHS = [1, 2, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 34, 120, 500] + list(range(1, 90))
+LENGTHS = [1, 2, 7, 8, 9, 15, 16, 17, 18, 31, 32, 33, 34, 120, 500, *range(1, 90)]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -135,7 +136,7 @@ def test_orders_differ_by_epoch_and_seed_and_rows_of_a_document_are_apart(stdlib
     assert not np.array_equal(rows(1), rows(2))
     first = rows(1)
     # Neighbouring rows of a cut document share the token at the cut, and most of them whatever stands around.
-    follows = [np.array_equal(a[-1:], b[:1]) for a, b in zip(first, first[1:], strict=False)]
+    follows = [np.array_equal(a[-1:], b[:1]) for a, b in itertools.pairwise(first)]
     assert np.mean(follows) < 0.3
 
 
@@ -169,7 +170,9 @@ def test_a_source_at_its_limit_leaves_its_share_to_the_others(tmp_path: Path) ->
     )
     data, _, shards = prepare(tmp_path, sources=sources, deduplicate="exact")
     batches = drain(Loader(shards, data, 16, 4, seed=0))
-    letters = Counter("p" if ord("p") in row else "q" for batch in batches for row in batch.ids if row[0] != ByteVocabulary.pad_id)
+    letters = Counter(
+        "p" if ord("p") in row else "q" for batch in batches for row in batch.ids if row[0] != ByteVocabulary.pad_id
+    )
     assert letters["q"] / letters["p"] == pytest.approx(6, rel=0.1)
     assert batches[-1].tokens > 0
 
@@ -184,7 +187,7 @@ def test_frames_are_not_learned_in_batches(stdlib: SimpleNamespace) -> None:
 
 def test_validation_rows_are_fixed_and_from_every_source(tmp_path: Path) -> None:
     sources = (write_documents(tmp_path / "p", [200] * 60, "p"), write_documents(tmp_path / "q", [20, 30], "q"))
-    data, _, shards = prepare(tmp_path, sources=sources, deduplicate="exact", validation_fraction=0.2)
+    _, _, shards = prepare(tmp_path, sources=sources, deduplicate="exact", validation_fraction=0.2)
     batches = validation_batches(shards, 16, 8, 10**6)
     assert all(same(a, b) for a, b in zip(batches, validation_batches(shards, 16, 8, 10**6), strict=True))
     assert sum(int(b.learn.sum()) for b in batches) == sum(b.tokens for b in batches) == shards.validation_tokens - 2

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera import recipe
@@ -31,6 +31,7 @@ def unfold(document: Document) -> str:
     return parts.get("<|fim_prefix|>", "") + parts.get("<|fim_middle|>", "") + parts.get("<|fim_suffix|>", "")
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(min_size=3), st.integers(0, 2**32))
 def test_fill_in_the_middle_keeps_the_text(text: str, seed: int) -> None:
     folded = fill_in_the_middle(Document.of_text(text, "s"), np.random.default_rng(seed))
@@ -43,6 +44,7 @@ def test_fill_in_the_middle_keeps_the_text(text: str, seed: int) -> None:
     assert unfold(folded) == text
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(), st.integers(1, 30))
 def test_pieces_join_to_the_text(text: str, characters: int) -> None:
     parts = [piece.text for piece in pieces(Document.of_text(text), characters)]

@@ -45,6 +45,11 @@ def prose(skipped: list[Skipped], say: Say) -> Iterator[Document]:
         text = "\n\n".join(_docstrings(tree))
         if len(text) >= _SHORTEST_PROSE:
             yield Document.of_text(text + "\n", module.source)
+    yield from help_topics(skipped)
+
+
+def help_topics(skipped: list[Skipped]) -> Iterator[Document]:
+    """The pages of the language reference that come with Python, one document each."""
     try:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from tessera.data.folders import aside, publish, read_manifest
 from tessera.data.shapes import fill_in_the_middle, pieces
 from tessera.errors import UserError
 from tessera.tokens.document import Document
-
-if TYPE_CHECKING:
-    from tessera.tokens.vocabulary import Vocabulary
+from tessera.tokens.vocabulary import Vocabulary
 
 # Part of the name: token files of another layout are not found.
 _LAYOUT = 1
