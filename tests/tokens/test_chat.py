@@ -30,7 +30,7 @@ CALLS = st.builds(
     ToolCall,
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda t: "<|" not in t),
     st.dictionaries(st.sampled_from("abc"), TEXT, max_size=2).flatmap(
-        lambda data: st.sampled_from([json.dumps(data), json.dumps(data, ensure_ascii=False, indent=1), json.dumps(data, separators=(",", ":"))])
+        lambda data: st.sampled_from([json.dumps(data), json.dumps(data, ensure_ascii=False, indent=1)])
     ),
 )
 ANSWERS = st.builds(Message, st.just("assistant"), TEXT, TEXT, st.lists(CALLS, max_size=2).map(tuple))
@@ -146,13 +146,15 @@ def test_the_template_gives_our_ids(vocabulary: Vocabulary, theirs) -> None:  # 
 
 @settings(max_examples=60, deadline=None)
 @given(conversation=CONVERSATIONS, prompt=st.booleans())
-def test_the_template_gives_our_ids_on_any_text(vocabulary: Vocabulary, theirs, conversation: tuple[Message, ...], prompt: bool) -> None:  # type: ignore[no-untyped-def]
+def test_the_template_gives_our_ids_on_any_text(  # type: ignore[no-untyped-def]
+    vocabulary: Vocabulary, theirs, conversation: tuple[Message, ...], prompt: bool
+) -> None:
     assert_same_ids(vocabulary, theirs, conversation, prompt)
 
 
 def test_the_template_marks_what_we_learn(vocabulary: Vocabulary, theirs) -> None:  # type: ignore[no-untyped-def]
     # Transformers finds tokens by character position, so this comparison keeps to one byte per character.
-    conversation = tuple(Message(m.role, m.content.replace("ö", "oe").replace("°", "deg"), m.reasoning) for m in WEATHER if m.role != "tool")
+    conversation = tuple(Message(m.role, ascii(m.content), m.reasoning) for m in WEATHER if m.role != "tool")
     marked = theirs.apply_chat_template(
         write(conversation),
         chat_template=chat_template(generation_marks=True),
@@ -181,6 +183,6 @@ def test_text_that_spells_a_control_token_is_text_for_us_and_a_token_for_them(vo
     assert got.count(vocabulary.end_turn_id) == 2 and vocabulary.control("<|system|>") in got
 
 
-def test_a_template_without_messages_is_refused_or_empty(theirs) -> None:  # type: ignore[no-untyped-def]
+def test_the_template_refuses_an_empty_conversation(theirs) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(Exception, match="at least one message"):
         theirs.apply_chat_template([], chat_template=chat_template())

@@ -17,7 +17,9 @@ from tessera.tokens.document import Document, Segment
 from tessera.tokens.text import train_bpe
 from tessera.tokens.vocabulary import CONTROLS, Vocabulary
 
-_PIECES = st.sampled_from([*CONTROLS, "\r\n", "\0", "\u200d", "👩‍👩‍👧", "e\u0301", "\ufeff", "   ", "<|", "|>", "<|user", "\u2028"])
+_ODD = ("\r\n", "\0", "\u200d", "👩‍👩‍👧", "e\u0301", "\ufeff", "   ", "<|", "|>", "<|user", "\u2028")
+_PIECES = st.sampled_from([*CONTROLS, *_ODD])
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 TEXTS = st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), _PIECES)).map("".join)
 SEGMENTS = st.one_of(
     st.builds(Segment, st.just("text"), TEXTS, st.booleans()),
@@ -67,7 +69,8 @@ def test_documents_come_back_segment_by_segment(vocabulary: Vocabulary, segments
 
 def test_all_languages_come_back(vocabulary: Vocabulary, languages: list[str]) -> None:
     assert len(languages) == 388
-    for text, ids in zip(languages, vocabulary.encode_texts(languages), strict=True):
+    beginnings = [text[:4000] for text in languages]
+    for text, ids in zip(beginnings, vocabulary.encode_texts(beginnings), strict=True):
         assert ids.dtype == np.int32
         assert vocabulary.decode_text(ids) == text
 
@@ -75,6 +78,20 @@ def test_all_languages_come_back(vocabulary: Vocabulary, languages: list[str]) -
 def test_many_texts_get_the_ids_that_one_gets(vocabulary: Vocabulary) -> None:
     texts = ["", "def f():\r\n\treturn 'é'\n", "<|user|>", "  \n \n", "a\ud800"]
     assert [ids.tolist() for ids in vocabulary.encode_texts(texts)] == [vocabulary.encode_text(t) for t in texts]
+
+
+def test_ascii_texts_get_the_same_ids_on_the_fast_path(vocabulary: Vocabulary) -> None:
+    letters = [chr(c) for c in range(128)]
+    kinds = [*"aZ07'sRELdvm.\"", " ", "  ", "\n", "\r", "\t", "\x0b", "\x1c", "\x00"]
+    texts = ["".join(f"{a}{b}" for b in letters) for a in letters]
+    texts += [f"{a}{b}{c}{d}" for a in kinds for b in kinds for c in kinds[::2] for d in kinds[1::3]]
+    assert [ids.tolist() for ids in vocabulary.encode_texts(texts)] == [vocabulary.encode_text(t) for t in texts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(max_codepoint=127), max_size=60))
+def test_any_ascii_text_gets_the_same_ids_on_the_fast_path(vocabulary: Vocabulary, text: str) -> None:
+    assert vocabulary.encode_texts([text])[0].tolist() == vocabulary.encode_text(text)
 
 
 def test_ids_lie_text_first_then_controls_then_blocks(vocabulary: Vocabulary) -> None:
@@ -108,7 +125,12 @@ def test_broken_utf8_and_pieces_of_a_character(vocabulary: Vocabulary) -> None:
 
 def test_what_cannot_be_encoded_or_decoded_is_refused(vocabulary: Vocabulary) -> None:
     media = with_media(vocabulary)
-    for bad in (Segment("control", "<|nonsense|>"), Segment("video", np.array([1])), Segment("image", np.array([16])), Segment("image", np.array([-1]))):
+    for bad in (
+        Segment("control", "<|nonsense|>"),
+        Segment("video", np.array([1])),
+        Segment("image", np.array([16])),
+        Segment("image", np.array([-1])),
+    ):
         with pytest.raises(UserError):
             media.encode(Document((bad,)))
     for ids in ([media.size], [-1]):
@@ -153,7 +175,9 @@ def test_broken_folders_are_one_sentence(vocabulary: Vocabulary, tmp_path: Path)
 
 
 @pytest.mark.parametrize("model_type", [None, "qwen3", "llama"])
-def test_transformers_gives_the_same_ids(vocabulary: Vocabulary, tmp_path: Path, model_type: str | None, languages: list[str]) -> None:
+def test_transformers_gives_the_same_ids(
+    vocabulary: Vocabulary, tmp_path: Path, model_type: str | None, languages: list[str]
+) -> None:
     transformers = pytest.importorskip("transformers")
     vocabulary.save(tmp_path, context=512)
     if model_type:
@@ -161,7 +185,7 @@ def test_transformers_gives_the_same_ids(vocabulary: Vocabulary, tmp_path: Path,
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.eos_token_id, theirs.pad_token_id, theirs.model_max_length) == (vocabulary.end_id, vocabulary.pad_id, 512)
     assert len(theirs) == vocabulary.size
-    for text in [*languages[::8], "e\u0301 \r\n\0\t👩‍👩‍👧 it's IT'S 1234 .", "  a  b\n\n c"]:
+    for text in [*(text[:500] for text in languages[::4]), "e\u0301 \r\n\0\t👩‍👩‍👧 it's IT'S 1234 .", "  a  b\n\n c"]:
         ids = vocabulary.encode_text(text)
         assert theirs(text)["input_ids"] == ids
         assert theirs.decode(ids) == text
@@ -179,7 +203,8 @@ def imported(folder: Path, added: list[tuple[str, bool]], config: dict[str, obje
 
 
 def test_qwen3_style_folder_loads(tmp_path: Path) -> None:
-    added = [("<|endoftext|>", True), ("<|im_start|>", True), ("<|im_end|>", True), ("<|vision_pad|>", True), ("<think>", False), ("</think>", False)]
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>")
+    added = [*((name, True) for name in special), ("<think>", False), ("</think>", False)]
     imported(tmp_path, added, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     v = Vocabulary.load(tmp_path, model_vocab_size=320)
     n = v.text_size
@@ -216,7 +241,7 @@ def test_control_tokens_among_the_entries_stay_out_of_reach(tmp_path: Path) -> N
     tree["model"]["vocab"] |= {"<|": 256, "<|im_end|>": 257}
     tree["model"]["merges"] = [["<", "|"]]
     tree["model"]["ignore_merges"] = True
-    tree["added_tokens"] = [{"id": 257, "content": "<|im_end|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}]
+    tree["added_tokens"] = [{"id": 257, "content": "<|im_end|>"} | FLAGS]
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
     v = Vocabulary.load(tmp_path)
     assert v.end_turn_id == 257 and v.text_size == 257
@@ -244,8 +269,7 @@ def test_sentencepiece_style_text_comes_back(tmp_path: Path) -> None:
             {"type": "Strip", "content": " ", "start": 1, "stop": 0},
         ],
     }
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    tree["added_tokens"] = [{"id": i, "content": pieces[i]} | flags for i in range(3)]
+    tree["added_tokens"] = [{"id": i, "content": pieces[i]} | FLAGS for i in range(3)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
     v = Vocabulary.load(tmp_path)
     assert v.end_id == 2

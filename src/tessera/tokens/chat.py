@@ -2,11 +2,12 @@
 
 The layout is one turn after the other, each opened by its role's control token and closed by `<|end_turn|>`:
 
-    <|user|>text<|end_turn|><|assistant|><|think|>reasoning<|/think|>text<|tool_call|>{"name": ..., "arguments": ...}<|/tool_call|><|end_turn|>
+    <|user|>text<|end_turn|>
+    <|assistant|><|think|>reasoning<|/think|>text<|tool_call|>{"name": "f", "arguments": {}}<|/tool_call|><|end_turn|>
 
-It is append-only: a longer conversation begins with exactly the segments of the shorter one, earlier reasoning included, so
-that ids and caches stay valid from turn to turn. The model learns what the assistant writes and the token that ends its turn;
-role tokens and everybody else's turns are only read.
+without the line break. It is append-only: a longer conversation begins with exactly the segments of the shorter one, earlier
+reasoning included, so that ids and caches stay valid from turn to turn. The model learns what the assistant writes and the
+token that ends its turn; role tokens and everybody else's turns are only read.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def _check(conversation: Sequence[Message]) -> None:
             raise UserError(f"message {i} is a {message.role}'s, but only the assistant's may have reasoning or tool_calls.")
         for call in message.tool_calls:
             if not _is_object(call.arguments):
-                raise UserError(f"message {i}: the arguments of the call of {call.name} are not a JSON object: {call.arguments[:80]!r}.")
+                raise UserError(f"message {i}: the arguments of {call.name} are not a JSON object: {call.arguments[:80]!r}.")
         if message.role != "tool":
             called = bool(message.tool_calls)
 

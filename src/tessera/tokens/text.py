@@ -7,22 +7,27 @@ the ones that llama.cpp implements by name, written as Hugging Face writes them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tessera.errors import UserError
 
-PreTokenizer = Literal["gpt-2", "qwen2"]
-
 BYTES = 256
 """Entries that every vocabulary has: one for each byte."""
 
 # From the tokenizer.json of Qwen/Qwen2.5-0.5B, character for character.
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# The same rules for ASCII text, where Python's tables and those of the library agree. Most of the time of encoding goes into
+# the library's splitting: `re` and a memory of words do the same about five times as fast on one core.
+_ASCII = {
+    "gpt-2": r"'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
+    "qwen2": r"'(?i:[stmd]|re|ve|ll)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
 
 
 def train_bpe(texts: Iterable[str], size: int, pretokenizer: str = "qwen2") -> Tokenizer:
@@ -54,12 +59,22 @@ def train_bpe(texts: Iterable[str], size: int, pretokenizer: str = "qwen2") -> T
 
 
 def scalar_text(text: str) -> str:
-    """`text` itself if it is valid Unicode; else with surrogate pairs joined and lone surrogates as U+FFFD (JSON can hold them)."""
+    """`text`, with surrogate pairs joined and lone surrogates, which JSON can hold but UTF-8 cannot, as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def ascii_splitter(normalizer: Any, pre_tokenizer: Any) -> Callable[[str], list[str]] | None:
+    """The words of an ASCII text under these sections of a `tokenizer.json`; None if they are not what `train_bpe` writes."""
+    for name, pattern in _ASCII.items():
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = _splitter(name)
+        if normalizer is None and pre_tokenizer == json.loads(tokenizer.to_str())["pre_tokenizer"]:
+            return re.compile(pattern, re.ASCII).findall
+    return None
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -14,19 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from tessera.errors import UserError
 from tessera.tokens.chat import chat_template
 from tessera.tokens.document import Document, Kind, Segment, TokenRecord
-from tessera.tokens.text import BYTES, byte_alphabet, scalar_text, train_bpe
+from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
 END, PAD, END_TURN = "<|endoftext|>", "<|pad|>", "<|end_turn|>"
 
@@ -57,6 +58,9 @@ _OURS = "vocabulary.json"
 _FORMAT = 1
 _BATCH_CHARACTERS = 8_000_000
 """Texts go to the encoder in batches of about this size, which bounds the memory of what it returns."""
+
+_REMEMBERED_WORDS = 500_000
+"""The memory of `encode_texts` is emptied beyond this; the standard library's 30 MB have about 200,000 words."""
 
 
 @dataclass(frozen=True)
@@ -238,12 +242,8 @@ class Vocabulary:
         return self._text_tokenizer.encode(scalar_text(text), add_special_tokens=False).ids
 
     def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode_text` of many, on all cores: for each (T,) int32."""
-        return [
-            np.array(encoding.ids, np.int32)
-            for batch in _batches(texts)
-            for encoding in self._text_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-        ]
+        """`encode_text` of many, faster: for each (T,) int32."""
+        return [ids for batch in _batches(texts) for ids in self._encode_batch(batch)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> Document:
         """The document of `ids`: neighbours of one kind together, each control token by itself, media relative to their block.
@@ -310,7 +310,43 @@ class Vocabulary:
 
     @cached_property
     def _tree(self) -> dict[str, Any]:
-        return json.loads(self.files["tokenizer.json"])
+        tree: dict[str, Any] = json.loads(self.files["tokenizer.json"])
+        return tree
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """ASCII texts word by word from memory where our own splitting rules hold, all others by the library on all cores."""
+        plain = {i: self._ascii_words(text) for i, text in enumerate(texts) if text.isascii()} if self._ascii_words else {}
+        rest = [text for i, text in enumerate(texts) if i not in plain]
+        encodings = iter(self._text_tokenizer.encode_batch_fast(rest, add_special_tokens=False))
+        memory = self._word_ids
+        if len(memory) > _REMEMBERED_WORDS:
+            memory.clear()
+        new = list(set(chain.from_iterable(plain.values())).difference(memory))
+        for word, encoding in zip(new, self._word_tokenizer.encode_batch_fast(new, add_special_tokens=False), strict=True):
+            memory[word] = np.array(encoding.ids, np.int32).tobytes()
+        return [
+            np.frombuffer(bytearray().join([memory[word] for word in plain[i]]), np.int32)
+            if i in plain
+            else np.array(next(encodings).ids, np.int32)
+            for i in range(len(texts))
+        ]
+
+    @cached_property
+    def _ascii_words(self) -> Callable[[str], list[str]] | None:
+        """Splits ASCII text as this tokenizer does, if it has one of our rules."""
+        return ascii_splitter(self._tree.get("normalizer"), self._tree.get("pre_tokenizer"))
+
+    @cached_property
+    def _word_ids(self) -> dict[str, bytes]:
+        """Ids, as the bytes of an int32 array, of the words met by `encode_texts`."""
+        return {}
+
+    @cached_property
+    def _word_tokenizer(self) -> Tokenizer:
+        """The text tokenizer for words that are split already."""
+        tokenizer = Tokenizer.from_str(self._text_tokenizer.to_str())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return tokenizer
 
     def _encode_segment(self, segment: Segment) -> np.ndarray:
         if segment.kind == "text":
@@ -345,7 +381,7 @@ class Vocabulary:
             model["vocab"] = {t: i for t, i in model["vocab"].items() if t not in reachable}
             pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
             model["merges"] = [pair for pair in pairs if "".join(pair) not in reachable and reachable.isdisjoint(pair)]
-        bare = {"model": model, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        bare: dict[str, Any] = {"model": model, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         return Tokenizer.from_str(json.dumps(self._tree | bare))
 
     @cached_property
@@ -367,7 +403,7 @@ class Vocabulary:
     @cached_property
     def _control_names(self) -> dict[int, str]:
         """Name of each control id; ours where it goes by an alias."""
-        return {i: name for name, i in reversed(self.controls.items())}
+        return {i: name for name, i in reversed(list(self.controls.items()))}
 
     @cached_property
     def _kind_of_id(self) -> np.ndarray:
