@@ -142,10 +142,12 @@ class Vocabulary:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"the tokenizer files in {folder} are broken: {error!r}.") from None
         vocabulary._check_text(folder)
-        if model_vocab_size is not None and model_vocab_size != vocabulary.size and not vocabulary.blocks:
-            if model_vocab_size < vocabulary.size:
-                raise UserError(f"the tokenizer in {folder} has {vocabulary.size} ids, the model only {model_vocab_size} rows.")
-            vocabulary = replace(vocabulary, base_size=model_vocab_size)
+        rows = vocabulary.size if model_vocab_size is None else model_vocab_size
+        if rows < vocabulary.size:
+            raise UserError(f"the tokenizer in {folder} has {vocabulary.size} ids, the model only {rows} rows.")
+        # With blocks the padding has its place already: they begin after it.
+        if not vocabulary.blocks:
+            vocabulary = replace(vocabulary, base_size=rows)
         return vocabulary
 
     def save(self, folder: str | Path, context: int | None = None) -> None:
