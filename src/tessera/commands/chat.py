@@ -1,0 +1,102 @@
+"""`tessera chat`: a dialogue with a model at the terminal; a model that was not tuned for dialogue continues the text instead."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+
+from tessera.commands.generate import open_engine
+from tessera.engine.engine import Engine
+from tessera.engine.sampling import SamplingParams
+from tessera.model import weights
+from tessera.tokens import chat as chats
+from tessera.tokens.vocabulary import END_TURN, Vocabulary
+
+
+@dataclass
+class Dialogue:
+    """The ids of a conversation so far, turn by turn. Answers stay as they were sampled and are never tokenised again.
+
+    Args:
+        vocabulary: of the model.
+        tuned: turns are marked as in `tokens.chat`; False: all is one running text.
+        room: ids that a prompt may have.
+    """
+
+    vocabulary: Vocabulary
+    tuned: bool
+    room: int
+    turns: list[list[int]] = field(default_factory=list)
+
+    def ask(self, text: str) -> list[int]:
+        """Adds what the person says and returns the prompt: the latest turns that fit, at least this one."""
+        if self.tuned:
+            question = chats.render([chats.Message("user", text)], add_generation_prompt=True)
+            self.turns.append(self.vocabulary.encode(question).ids.tolist())
+        else:
+            self.turns.append(self.vocabulary.encode_text(text))
+        while len(self.turns) > 1 and sum(map(len, self.turns)) > self.room:
+            # A question leaves together with its answer, so that the oldest turn left is a question.
+            del self.turns[: 2 if len(self.turns) > 2 else 1]
+        return [token for turn in self.turns for token in turn]
+
+    def answer(self, ids: list[int]) -> None:
+        """Adds what the model said."""
+        if self.tuned and ids[-1:] != [self.vocabulary.end_turn_id]:
+            ids = [*ids, self.vocabulary.end_turn_id]
+        self.turns.append(ids)
+
+
+def chat(model: str, max_tokens: int = 256, temperature: float = 0.8, top_p: float = 1.0, seed: int | None = None) -> None:
+    """Reads lines from standard input and prints an answer to each, until the input ends or Ctrl-C.
+
+    Ctrl-C while the model speaks stops its answer only.
+
+    Args:
+        model: a run's folder or a Hugging Face folder.
+
+    Raises:
+        UserError: no model, or settings out of range.
+    """
+    params = SamplingParams(max_tokens, temperature, top_p=top_p, seed=seed)
+    engine = open_engine(model)
+    tuned = speaks_dialogue(model, engine.vocabulary)
+    context = engine.decoder.config.context
+    dialogue = Dialogue(engine.vocabulary, tuned, room=context - min(max_tokens, context // 2))
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives input() its line editing and history
+    if not tuned:
+        print("This model was not tuned for dialogue: it continues your text. Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if terminal else "")
+        except (EOFError, KeyboardInterrupt):
+            if terminal:
+                print()
+            return
+        if line.strip():
+            _turn(engine, dialogue, line, params)
+
+
+def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:
+    """Whether a model ends its turns: tuning adds `<|end_turn|>` to the end ids of its `generation_config.json`."""
+    controls = vocabulary.controls
+    return "<|user|>" in controls and controls.get(END_TURN) in weights.read_special(weights.resolve_model(model)).end
+
+
+def _turn(engine: Engine, dialogue: Dialogue, line: str, params: SamplingParams) -> None:
+    said: list[int] = []
+
+    def show(index: int, token: int, text: str) -> None:
+        said.append(token)
+        print(text, end="", flush=True)
+
+    prompt = dialogue.ask(line)
+    # Only a running text may be empty of ids: a line that the vocabulary has no bytes for.
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.generate([prompt or [engine.vocabulary.end_id]], params, show)
+    print()
+    dialogue.answer(said)

@@ -1,0 +1,60 @@
+"""`tessera eval`: what a model is worth, as numbers with n and error. So far the suite `bits`: bits per byte on held-out text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tessera.commands.generate import open_engine
+from tessera.data.corpus import gather
+from tessera.data.sources import Skipped
+from tessera.data.sources import documents as read_documents
+from tessera.evals.bits import measure, sample_documents
+from tessera.run import RunFolder, cache_folder
+from tessera.tokens.document import Document
+
+_STAND_IN = "builtin:stdlib"
+
+
+def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, json_output: bool = False) -> None:
+    """Measures bits per byte and nats per token, and prints them with n and the standard error over documents.
+
+    Args:
+        model: a run's folder or a Hugging Face folder.
+        sources: as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own recipe, or, where the
+            model has no run, `builtin:stdlib` (which an imported model may have been trained on).
+        samples: documents at most, chosen by their hash.
+
+    Raises:
+        UserError: no model, a source that yields nothing.
+    """
+    engine = open_engine(model, "float32")
+    start = time.perf_counter()
+    documents, on = _documents(model, sources)
+    result = measure(engine.decoder, engine.vocabulary, sample_documents(documents, samples))
+    seconds = time.perf_counter() - start
+    if json_output:
+        numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(result).items()}
+        print(json.dumps({"suite": "bits", "model": model, "on": on, **numbers, "seconds": round(seconds, 2)}))
+        return
+    print(
+        f"bits per byte {result.bits_per_byte:.4f} +- {result.standard_error:.4f}, {result.nats_per_token:.4f} nats per token; "
+        f"{on}, n = {result.documents} documents, {result.tokens:,} tokens, {result.bytes:,} bytes"
+    )
+
+
+def _documents(model: str, sources: Sequence[str]) -> tuple[Iterator[Document], str]:
+    """What to measure on, and how it is called."""
+    run = RunFolder(Path(model))
+    if sources or not (run.path / "recipe.yaml").is_file():
+        sources = sources or (_STAND_IN,)
+        skipped: list[Skipped] = []
+        return (document for uri in sources for document in read_documents(uri, skipped)), ", ".join(sources)
+    corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))
+    held_out = (document for i in range(len(corpus.sources)) for document in corpus.documents("validation", i))
+    return held_out, "held-out documents of the run"

@@ -1,0 +1,97 @@
+"""`tessera generate`: a prompt in, its completion out, to the terminal as it comes or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from tessera.device import detect
+from tessera.engine.engine import Engine
+from tessera.engine.sampling import SamplingParams
+from tessera.model import weights
+from tessera.tokens.vocabulary import Vocabulary
+
+
+def open_engine(model: str, precision: str = "auto") -> Engine:
+    """An engine for a run's folder or a Hugging Face folder, on the device and in the dtype (or `precision`) of this machine."""
+    machine = detect(precision)
+    folder = weights.resolve_model(model)
+    decoder = weights.load(folder, machine.torch_dtype)
+    vocabulary = Vocabulary.load(folder, decoder.config.vocab_size)
+    return Engine(decoder.to(machine.torch_device, machine.torch_dtype).eval(), vocabulary)
+
+
+def generate(
+    model: str,
+    prompt: str,
+    suffix: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    json_output: bool = False,
+) -> None:
+    """Completes `prompt` and prints prompt and completion.
+
+    Args:
+        model: a run's folder or a Hugging Face folder.
+        prompt: text; `-` reads standard input.
+        suffix: text that comes after the gap to fill; the model must have been trained with `data.fill_in_the_middle`.
+        json_output: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
+
+    Raises:
+        UserError: no model, no such token in its vocabulary, settings out of range.
+    """
+    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    text = sys.stdin.read() if prompt == "-" else prompt
+    engine = open_engine(model)
+    context = engine.decoder.config.context
+    if suffix is None:
+        ids = engine.vocabulary.encode_text(text) or [engine.vocabulary.end_id]
+    else:
+        ids = fill_prompt(engine.vocabulary, text, suffix, room=context - min(max_tokens, context // 2))
+    if not json_output:
+        print(text, end="", flush=True)
+    start = time.perf_counter()
+    show = None if json_output else lambda index, token, piece: print(piece, end="", flush=True)
+    completion = engine.generate([ids], params, show)[0]
+    seconds = time.perf_counter() - start
+    if json_output:
+        report = {
+            "prompt_ids": completion.prompt_ids.tolist(),
+            "ids": completion.ids.tolist(),
+            "logprobs": [round(float(p), 6) for p in completion.logprobs],
+            "text": completion.text,
+            "files": [],
+            "seconds": round(seconds, 4),
+            "seed": completion.seed,
+            "finish_reason": completion.finish_reason,
+        }
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print(suffix or "")
+    if completion.cut_tokens:
+        print(f"note: the model reads {context} tokens; the first {completion.cut_tokens} were left out.", file=sys.stderr)
+
+
+def fill_prompt(vocabulary: Vocabulary, prefix: str, suffix: str, room: int) -> list[int]:
+    """Ids after which the model writes what belongs between two texts (prefix-suffix-middle, arXiv 2207.14255).
+
+    Args:
+        room: ids at most; what is farthest from the gap is left out, from both sides alike.
+
+    Raises:
+        UserError: the vocabulary has no tokens for it.
+    """
+    before, after = vocabulary.encode_text(prefix), vocabulary.encode_text(suffix)
+    room = max(room - 3, 0)
+    if len(before) + len(after) > room:
+        take_after = min(len(after), max(room // 2, room - len(before)))
+        after, before = after[:take_after], before[max(len(before) - (room - take_after), 0) :]
+    head, middle, gap = (vocabulary.control(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle"))
+    return [head, *before, middle, *after, gap]
