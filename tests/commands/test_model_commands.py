@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,8 @@ def test_an_imported_llama_computes_the_same_and_opens_everywhere(
         max_position_embeddings=64,
         rope_parameters=rope | {"original_max_position_embeddings": 32},
     )
-    theirs = LlamaForCausalLM(config).to(torch.bfloat16)
+    theirs: Any = LlamaForCausalLM(config)
+    theirs.to(torch.bfloat16)
     theirs.save_pretrained(tmp_path / "theirs")
     vocabulary.save(tmp_path / "theirs")
     (tmp_path / "theirs/vocabulary.json").unlink()

@@ -89,7 +89,7 @@ def _nats(decoder: Decoder, ids: list[int]) -> float:
     context, device = decoder.config.context, decoder.head_weight.device
     inputs, targets = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
     total = 0.0
-    for x, y in zip(inputs.split(context * _ROWS), targets.split(context * _ROWS), strict=True):
+    for x, y in zip(torch.split(inputs, context * _ROWS), torch.split(targets, context * _ROWS), strict=True):
         width = min(context, len(x))
         filling = -len(x) % width
         # Filling stands at the end of the last row, where no counted token looks at it.
