@@ -8,7 +8,9 @@ shape without the norm on queries and keys. Read top to bottom: configuration, r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -70,6 +72,10 @@ class Cache(Protocol):
         ...
 
 
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`Cache.update` of one layer."""
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis, computed in float32 (arXiv 1910.07467)."""
 
@@ -124,7 +130,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(S, config.norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, remember: Remember | None) -> Tensor:
         B, T, _ = x_BTD.shape
         q = F.linear(x_BTD, self.q_proj.weight.to(x_BTD.dtype)).view(B, T, self.heads, self.head_size)
         k = F.linear(x_BTD, self.k_proj.weight.to(x_BTD.dtype)).view(B, T, self.kv_heads, self.head_size)
@@ -133,8 +139,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if cache is not None:
-            k, v = cache.update(layer, k, v)
+        if remember is not None:
+            k, v = remember(k, v)
         if self.kv_heads != self.heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
@@ -167,8 +173,10 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, layer: int, cache: Cache | None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, layer, cache)
+    def forward(
+        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None = None, remember: Remember | None = None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, remember)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
@@ -233,7 +241,8 @@ class Decoder(nn.Module):
         rotary = rotary_table(self.config, positions)
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
-            x_BTD = block(x_BTD, rotary, mask, layer, cache)
+            remember = None if cache is None else partial(cache.update, layer)
+            x_BTD = block(x_BTD, rotary, mask, remember)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:

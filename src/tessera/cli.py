@@ -1,0 +1,161 @@
+"""The command line: names, options and help; what they do is in `tessera.commands`.
+
+Heavy packages are imported inside the commands, so that help answers at once. Bad input ends in one sentence and exit code 2; a run
+stopped by Ctrl-C in 130, by SIGTERM in 143.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from tessera import device, recipe
+from tessera.errors import UserError
+
+app = typer.Typer(
+    name="tessera",
+    help="From anyone's data and a compute budget to their own GPT family.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
+BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; FLOPs 1e17; tokens 50Mtok; money $20. Instead of the recipe's.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Sets one field of the recipe; may be repeated.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
+
+
+@app.command()
+def quickstart(
+    budget: Annotated[str, typer.Option(help="Time for everything.")] = "6m",
+    out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/quickstart",
+    serve: Annotated[bool, typer.Option(help="Serve the result afterwards (comes with the server; now it only prints how to talk to it).")] = True,
+) -> None:
+    """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
+    from tessera.commands.quickstart import quickstart as run
+
+    run(budget, out)
+
+
+@app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """List the shipped recipes."""
+    pages = [recipe.load(name) for name in recipe.shipped()]
+    if as_json:
+        typer.echo(json.dumps([{"name": p.name, "summary": p.summary, "budget": p.budget} for p in pages], indent=1))
+    else:
+        for page in pages:
+            typer.echo(f"{page.name:<10} {page.budget:<5} {page.summary}")
+
+
+@app.command()
+def plan(recipe_name: RecipeArgument, budget: BudgetOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Say what would be trained, each value with its reason."""
+    from tessera.commands.train import plan as run
+
+    run(recipe_name, budget, settings or [], as_json)
+
+
+@app.command()
+def train(
+    recipe_name: RecipeArgument,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    init: Annotated[str | None, typer.Option(help="Model to go on from, own or imported.")] = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+) -> None:
+    """Train a model."""
+    from tessera.commands.train import train as run
+
+    run(recipe_name, budget, settings or [], init, out, resume)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads standard input.")],
+    suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that have this much probability together.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Complete a prompt."""
+    from tessera.commands.generate import generate as run
+
+    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json)
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    max_tokens: Annotated[int, typer.Option(help="At most this many tokens an answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+) -> None:
+    """Talk to a model on the terminal."""
+    from tessera.commands.chat import chat as run
+
+    run(model, max_tokens, temperature, top_p, seed)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[list[str] | None, typer.Option(help="Source to measure on; may be repeated. By default the run's held-out documents.")] = None,
+    samples: Annotated[int, typer.Option(help="At most this many documents.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model: bits per byte on held-out documents."""
+    from tessera.commands.evaluate import evaluate as run
+
+    run(model, tuple(data or ()), samples, as_json)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[str, typer.Argument(help="Folder of a Qwen3 or Llama-shaped Hugging Face model, or its name on the hub.")],
+    target: Annotated[str, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Bring in a model that others trained."""
+    from tessera.commands.importing import import_model as run
+
+    run(source, target)
+
+
+@app.command()
+def report(run_folder: Annotated[str, typer.Argument(help="A run's folder.")]) -> None:
+    """Write a run's report anew; also while it is running."""
+    from pathlib import Path
+
+    from tessera.report import write_report
+
+    typer.echo(write_report(Path(run_folder)))
+
+
+def main() -> None:
+    """Entry point: runs a command and turns what ends it into a sentence and an exit code."""
+    device.prepare_process()
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"tessera: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

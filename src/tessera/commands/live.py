@@ -1,0 +1,126 @@
+"""What a person sees of a run: one live line on a terminal, a line per evaluation elsewhere; and the trackers they may have.
+
+Each is an observer of the training loop: a callable that gets events.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from tessera.errors import UserError
+from tessera.train.loop import Observer
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class LiveLine:
+    """Step, speed, share of the matmul peak, loss, bits per byte, time left.
+
+    Args:
+        steps: of the whole run.
+        stream: where; a line that rewrites itself only where it is a terminal.
+    """
+
+    def __init__(self, steps: int, stream: TextIO | None = None) -> None:
+        self.steps = steps
+        self.stream = stream or sys.stderr
+        self.terminal = self.stream.isatty()
+        self.bits = float("nan")
+        self.loss = float("nan")
+        self.pace: float | None = None
+        self._seconds = 0.0
+        self._shown = 0.0
+        self._open = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "step":
+            self._step(event)
+        elif kind == "evaluation":
+            self.bits = event["bits_per_byte"]
+            self._say(f"step {event['step']:,}/{self.steps:,}  held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte")
+        elif kind == "sample" and self.terminal:
+            first = " ".join((event["prompt"] + event["text"]).split())
+            self._say(f"  {first[:100]}")
+        elif kind == "note":
+            self._say(event["text"])
+
+    def _step(self, event: dict[str, Any]) -> None:
+        taken = event["seconds"] - self._seconds if self._seconds else None
+        self._seconds = event["seconds"]
+        self.loss = event["loss"] if self.loss != self.loss else 0.95 * self.loss + 0.05 * event["loss"]
+        if taken is not None:
+            self.pace = taken if self.pace is None else 0.95 * self.pace + 0.05 * taken
+        if event["skipped"]:
+            self._say(f"step {event['step']:,} skipped: loss {event['loss']:.4g}, gradient norm {event['grad_norm']:.4g}")
+        if not self.terminal or time.monotonic() - self._shown < 0.2:
+            return
+        self._shown = time.monotonic()
+        left = duration((self.steps - event["step"]) * self.pace) if self.pace else "?"
+        line = (
+            f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  {event['peak_share']:.0%} of peak  "
+            f"loss {self.loss:.3f}  {self.bits:.3f} bits/byte  {left} left"
+        )
+        self.stream.write(f"\r\x1b[2K{line}")
+        self.stream.flush()
+        self._open = True
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._open:
+            self.stream.write("\n")
+            self._open = False
+
+    def _say(self, text: str) -> None:
+        self.stream.write(f"\r\x1b[2K{text}\n" if self.terminal else f"{text}\n")
+        self.stream.flush()
+        self._open = False
+
+
+def tracker(kind: str, folder: Path, name: str) -> Observer | None:
+    """An observer that feeds TensorBoard, Weights & Biases or Trackio.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    if kind == "none":
+        return None
+    try:
+        if kind == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            board = SummaryWriter(str(folder / "tensorboard"))
+
+            def to_board(event: dict[str, Any]) -> None:
+                for key, value in _numbers(event).items():
+                    board.add_scalar(key, value, event["step"])
+
+            return to_board
+        package = __import__(kind)
+    except ImportError:
+        package_name = "tensorboard" if kind == "tensorboard" else kind
+        raise UserError(f"train.track={kind} needs the package {package_name}; pip install {package_name}, or leave train.track at none.") from None
+    package.init(project="tessera", name=name)
+
+    def to_service(event: dict[str, Any]) -> None:
+        if numbers := _numbers(event):
+            package.log(numbers, step=event["step"])
+
+    return to_service
+
+
+def _numbers(event: dict[str, Any]) -> dict[str, float]:
+    if event["event"] not in {"step", "evaluation"}:
+        return {}
+    return {f"{event['event']}/{k}": v for k, v in event.items() if isinstance(v, int | float) and k != "step"}

@@ -1,0 +1,323 @@
+"""`tessera train`, `plan` and `--resume`: from a recipe to a finished run.
+
+The work has two halves that meet in the run's folder. `prepare` gathers data, measures the machine, derives every setting, trains the
+tokenizer and writes all of it down; `launch` reads it back and trains. A fresh run, a resumed one and each process under
+`torchrun` go through the same `launch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tessera
+from tessera import device as devices
+from tessera import recipe as recipes
+from tessera.commands.live import LiveLine, tracker
+from tessera.data.corpus import Corpus, gather
+from tessera.data.loader import Loader, validation_batches
+from tessera.data.shards import open_shards, tokenise
+from tessera.device import Machine
+from tessera.engine.engine import Engine
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.model import weights
+from tessera.model.decoder import Decoder
+from tessera.recipe import Budget, Recipe
+from tessera.report import write_report
+from tessera.run import RunFolder, cache_folder
+from tessera.scaling import rules
+from tessera.tokens.vocabulary import END_TURN, Vocabulary
+from tessera.train import checkpoint, loop, parallel, speed
+
+Say = Callable[[str], None]
+COMPILE_SECONDS = {"cpu": 90.0, "cuda": 60.0}
+"""What compiling costs before the first step (docs/LOG.md, 2026-11-23, "compile")."""
+COMPILE_GAIN = {"cpu": 0.0, "cuda": 0.5}
+"""Time that it saves afterwards, as a share (the same entry)."""
+
+
+def say(text: str) -> None:
+    """One line to the person, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def train(recipe: str, budget: str | None, overrides: list[str], init: str | None, out: str | None, resume: bool) -> Path:
+    """Trains a model; returns the run's folder.
+
+    Args:
+        recipe: name or path.
+        budget: instead of the recipe's.
+        overrides: `key=value`.
+        init: folder of a model to go on from.
+        out: the run's folder; by default `runs/NAME`.
+        resume: go on from the last checkpoint in that folder.
+
+    Raises:
+        UserError: anything that the person can set right.
+        loop.Interrupted: a signal asked to stop.
+    """
+    begin = time.monotonic()
+    intent = recipes.load(recipe, overrides + ([f"budget='{budget}'"] if budget else []))
+    path = Path(out or f"runs/{intent.name}")
+    world = parallel.join()
+    try:
+        if world.first and not resume:
+            prepare(intent, path, init, begin, world.size)
+        world.barrier()
+        launch(path, world, resume)
+    finally:
+        world.close()
+    return path
+
+
+def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -> None:
+    """Prints what would be trained, each value with its reason."""
+    begin = time.monotonic()
+    intent = recipes.load(recipe, overrides + ([f"budget='{budget}'"] if budget else []))
+    machine = devices.detect(intent.train.precision, intent.train.threads)
+    clock = Clock(begin, _seconds(intent))
+    facts = rules.Facts(clock.left(), devices.matmul_peak(machine), kind=machine.kind)
+    planned = _measured_plan(intent, facts, machine, clock, compiled=False)
+    if as_json:
+        print(json.dumps({"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops, "parameters": planned.shape.matmul_parameters,
+                          "derived": [asdict(d) for d in planned.derived]}, indent=1))  # fmt: skip
+    else:
+        show(planned, print)
+
+
+def show(planned: rules.Plan, out: Say) -> None:
+    """The derived settings as a table."""
+    out(f"{planned.shape.matmul_parameters:,} matmul parameters, {planned.recipe.train.tokens:,} tokens, {planned.flops:.2e} FLOPs")
+    for item in planned.derived:
+        value = f"{item.value:.4g}" if isinstance(item.value, float) else str(item.value)
+        out(f"  {item.name:<28} {value:>12}   {item.reason}")
+
+
+def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int) -> None:
+    """Everything before the first step, written into a new folder."""
+    machine = devices.detect(intent.train.precision, intent.train.threads)
+    RunFolder.refuse_occupied(path)
+    clock = Clock(begin, _seconds(intent))
+    peak = devices.matmul_peak(machine)
+    say(f"{machine.name}, {machine.threads} threads, {machine.dtype} ({machine.reason}), matmul peak {peak / 1e9:,.0f} GFLOP/s")
+    compiled = _worth_compiling(intent, machine, clock.seconds)
+    cache = cache_folder()
+    model = None if init is None else weights.resolve_model(init)
+    shape = None if model is None else weights.read_config(model)
+    corpus = gather(intent.data, cache, say)
+    facts = rules.Facts(clock.left(), peak * processes, shape=shape, processes=processes, kind=machine.kind)
+    planned = _measured_plan(intent, facts, machine, clock, compiled)
+    vocabulary = _tokenizer(corpus, planned.recipe, cache) if model is None or shape is None else Vocabulary.load(model, shape.vocab_size)
+    shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
+    planned = _settled(intent, planned, facts, clock)
+    show(planned, say)
+    assert planned.recipe.train.tokens
+    epochs = planned.recipe.train.tokens / max(1, shards.train_tokens)
+    if epochs > rules.MOST_EPOCHS:
+        say(f"the run reads its {shards.train_tokens:,} tokens {epochs:.1f} times; beyond {rules.MOST_EPOCHS:g} times, more data helps more than more compute.")
+
+    folder = RunFolder.create(path, planned.recipe)
+    vocabulary.save(folder.path / "tokenizer", planned.recipe.train.context)
+    with open(folder.path / "skipped.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(s)) + "\n" for summary in corpus.sources for s in summary.skipped)
+    folder.write_info({
+        "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
+        "commit": _commit(),
+        "versions": {"tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__},
+        "machine": {"cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype, "compiled": compiled},
+        "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
+        "shards": str(shards.folder),
+        "init": None if model is None else str(model.resolve()),
+        "matmul_parameters": planned.shape.matmul_parameters,
+        "prepared_seconds": time.monotonic() - begin,
+    })  # fmt: skip
+    for item in planned.derived:
+        folder.record({"event": "derived", **asdict(item)})
+    folder.unlock()
+
+
+def launch(path: Path, world: parallel.World, resume: bool) -> None:
+    """Trains what the folder describes, from its last checkpoint where there is one and `resume` asks for it."""
+    folder = RunFolder.open(path)
+    if world.first:
+        folder.lock()
+    recipe, info = folder.recipe, folder.info
+    if not info:
+        raise UserError(f"{path} was not prepared to the end (no run.json); delete it and start again.")
+    facts = info["machine"]
+    # A resumed run computes as it began: the stored thread count, dtype and compile choice, nothing measured again.
+    machine = devices.detect(facts["dtype"], facts["threads"])
+    vocabulary = Vocabulary.load(path / "tokenizer")
+    shards = open_shards(Path(info["shards"]))
+    settings = recipe.train
+    assert settings.batch_rows and settings.evaluate_tokens
+    decoder = _decoder(recipe, info, vocabulary, machine)
+    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume else None
+    if world.first:
+        folder.forget_after(start.step if start else 0)
+        if resume:
+            text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
+            folder.record({"event": "note", "step": start.step if start else 0, "text": text})
+            say(text)
+    steps = loop.total_steps(recipe)
+    live = LiveLine(steps)
+    observers: list[loop.Observer] = [folder.record, live] if world.first else []
+    if world.first and (tracking := tracker(settings.track, path, recipe.name)):
+        observers.append(tracking)
+    job = loop.Job(
+        recipe=recipe,
+        decoder=decoder,
+        loader=Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed, world.rank, world.size),
+        held_out=validation_batches(shards, settings.context, min(8, settings.batch_rows), settings.evaluate_tokens, recipe.data.document_mask),
+        token_bytes=_padded(vocabulary.token_bytes, decoder.config.vocab_size),
+        machine=machine,
+        compiled=bool(facts["compiled"]),
+        matmul_peak=facts["matmul_peak_gflops"] * 1e9,
+        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": shards.hash},
+        writer=checkpoint.Writer(folder.checkpoints) if world.first else None,
+        world=world,
+        observers=observers,
+        sample=_sampler(decoder, vocabulary) if settings.sample_prompts else None,
+    )  # fmt: skip
+    try:
+        result = loop.train(job, start)
+    finally:
+        live.close()
+    if world.first:
+        special = weights.SpecialIds(end=tuple({vocabulary.end_id, *_end_turn(vocabulary)}), pad=vocabulary.pad_id)
+        weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, settings.context))
+        report = write_report(path)
+        say(f"held-out loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, over {result.tokens:,} tokens")
+        say(f"model {folder.model}, report {report}")
+    world.barrier()
+
+
+def _seconds(intent: Recipe) -> float | None:
+    """The budget as time, where it is time or money."""
+    budget = Budget.parse(intent.budget)
+    if budget.dollars is not None:
+        assert intent.price_per_hour is not None
+        return budget.dollars / intent.price_per_hour * 3600
+    return budget.seconds
+
+
+def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock, compiled: bool) -> rules.Plan:
+    """Plans, measures the planned model's speed, plans again with it."""
+    planned = rules.resolve(intent, facts)
+    if facts.seconds is None:
+        return planned
+    # Twice: the first measurement may move the shape, whose own speed then counts.
+    for _ in range(2):
+        measured = speed.tokens_per_second(planned.shape, planned.recipe.train, machine, compiled) * facts.processes
+        share = measured * planned.shape.flops_per_token(intent.train.context) / facts.peak_flops
+        say(f"measured {measured:,.0f} tokens/s at {planned.shape.matmul_parameters:,} parameters, {share:.0%} of the matmul peak")
+        before = planned.shape
+        facts = replace(facts, seconds=clock.left(), utilisation=share, measured=True)
+        planned = rules.resolve(intent, facts)
+        if planned.shape == before:
+            break
+    return replace(planned, utilisation=facts.utilisation)
+
+
+def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock) -> rules.Plan:
+    """The plan with the time that preparation has left; shape and vocabulary stay as they were planned."""
+    if facts.seconds is None:
+        return planned
+    fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer})
+    again = rules.resolve(fixed, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
+    shape_reasons = tuple(d for d in planned.derived if not d.name.startswith("train."))
+    return replace(again, derived=shape_reasons + tuple(d for d in again.derived if d.name.startswith("train.")))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What is left of a budget in time.
+
+    Args:
+        begin: `time.monotonic()` when the command began.
+        seconds: the budget, or None where it is not a time.
+    """
+
+    begin: float
+    seconds: float | None
+
+    def left(self) -> float | None:
+        """Seconds for training: evaluations and the last save taken off."""
+        return None if self.seconds is None else (self.seconds - (time.monotonic() - self.begin)) * 0.96 - 2.0
+
+
+def _worth_compiling(intent: Recipe, machine: Machine, seconds: float | None) -> bool:
+    """Whether `torch.compile` wins back what it costs within the budget."""
+    asked = intent.train.compile
+    if asked == "no":
+        return False
+    if machine.kind == "cpu" and devices.compiler() is None:
+        say("no C++ compiler was found (g++ or clang++): the run is eager.")
+        return False
+    pays = COMPILE_GAIN[machine.kind] * (seconds if seconds is not None else 3600.0) > 2 * COMPILE_SECONDS[machine.kind]
+    return asked == "yes" or pays
+
+
+def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
+    """Trained on the corpus, or found from the last time with the same corpus and size."""
+    wanted = recipe.tokenizer
+    assert wanted.vocabulary_size
+    name = hashlib.sha256(f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}".encode()).hexdigest()[:24]
+    kept = cache / f"tokenizer-{name}"
+    if (kept / "vocabulary.json").is_file():
+        return Vocabulary.load(kept)
+    begin = time.perf_counter()
+    texts = itertools.chain(corpus.texts("train"), corpus.texts("validation") if not corpus.train_bytes else ())
+    vocabulary = Vocabulary.train(texts, wanted.vocabulary_size, wanted.pretokenizer)
+    say(f"tokenizer: {vocabulary.text_size:,} entries in {time.perf_counter() - begin:.1f} s")
+    vocabulary.save(kept)
+    return vocabulary
+
+
+def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
+    """With the weights that a run starts from."""
+    if info["init"] is not None:
+        decoder = weights.load(info["init"], machine.torch_dtype)
+        decoder.config = replace(decoder.config, context=recipe.train.context)
+    else:
+        decoder = Decoder(rules.shape_of(recipe, vocabulary.size), machine.torch_dtype)
+        decoder.initialise(recipe.train.seed)
+    return decoder.to(machine.torch_device)
+
+
+def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
+    """Completes a prompt greedily with the present weights."""
+
+    def sample(prompt: str) -> str:
+        params = SamplingParams(max_tokens=48, temperature=0.0)
+        return Engine(decoder, vocabulary).generate([vocabulary.encode_text(prompt)], params)[0].text
+
+    return sample
+
+
+def _padded(token_bytes: np.ndarray, size: int) -> np.ndarray:
+    """One entry per row of the embedding, which imported models have more of than tokens."""
+    return np.pad(token_bytes, (0, size - len(token_bytes)))
+
+
+def _end_turn(vocabulary: Vocabulary) -> tuple[int, ...]:
+    return (vocabulary.end_turn_id,) if END_TURN in vocabulary.controls else ()
+
+
+def _commit() -> str | None:
+    """Of the checkout that the package stands in."""
+    asked = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None

@@ -1,0 +1,151 @@
+"""A run's folder: the resolved recipe, facts about the machine, metrics, checkpoints, the model, the report.
+
+One process at a time owns a folder (a lock that the kernel drops when the process dies). Whatever is written is written
+aside and renamed, or appended as one line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from tessera import recipe as recipes
+from tessera.errors import UserError
+from tessera.recipe import Recipe
+
+
+def cache_folder() -> Path:
+    """Where token shards and other things that can be made again are kept: $TESSERA_CACHE, or ~/.cache/tessera."""
+    named = os.environ.get("TESSERA_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tessera"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole: written aside, flushed to the disk, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """Reads and writes one run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        self._metrics: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        """A new folder, owned by this process.
+
+        Raises:
+            UserError: something is there already, or it cannot be written.
+        """
+        cls.refuse_occupied(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path)
+            folder.lock()
+            write_text(path / "recipe.yaml", recipe.to_yaml())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+        return folder
+
+    @staticmethod
+    def refuse_occupied(path: Path) -> None:
+        """Raises UserError where something stands already."""
+        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+            raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run's folder.
+
+        Raises:
+            UserError: there is no run in it.
+        """
+        if not (path / "recipe.yaml").is_file():
+            raise UserError(f"{path} holds no run (no recipe.yaml); start one without --resume.")
+        return cls(path)
+
+    def lock(self) -> None:
+        """Owns the folder until the process ends.
+
+        Raises:
+            UserError: another process owns it.
+        """
+        self._lock = open(self.path / ".lock", "w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
+
+    def unlock(self) -> None:
+        """Gives the folder free."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return recipes.validate(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")), str(self.path / "recipe.yaml"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """`run.json`: command, versions, machine, data; what a resumed run must not measure again."""
+        path = self.path / "run.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Replaces `run.json`."""
+        write_text(self.path / "run.json", json.dumps(info, indent=1))
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder of the finished weights."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds `step-N` folders."""
+        return self.path / "checkpoints"
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Appends one event to metrics.jsonl; numbers that are not finite become null, as JSON has none."""
+        if self._metrics is None:
+            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.items()}
+        self._metrics.write(json.dumps(clean) + "\n")
+        self._metrics.flush()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What metrics.jsonl holds; a last line cut off by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+
+    def forget_after(self, step: int) -> None:
+        """Drops the events of steps after `step`, which a resumed run will take again."""
+        kept = [e for e in self.events() if e.get("step", 0) <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in kept))

@@ -1,0 +1,238 @@
+"""From a budget to every setting of a run, each with its reason.
+
+`resolve` takes a recipe with gaps, what is known of machine and data, and returns the recipe without gaps and a list that says why
+each value is what it is. What a person set is never changed. The constants were tuned here; docs/LOG.md has the experiments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tessera.errors import UserError
+from tessera.model.decoder import DecoderConfig
+from tessera.recipe import Budget, Recipe
+
+TOKENS_PER_PARAMETER = 10.0
+"""D/N at the best loss for the compute, N counted in matmul parameters (nanochat's fits give 10 to 11 with Muon, its LOG 2026-01-27)."""
+MOST_EPOCHS = 4.0
+"""Passes over the data that are nearly as good as new data (arXiv 2305.16264)."""
+UTILISATION = 0.55
+"""Share of the matmul peak that training reaches, until it has been measured."""
+CONTROL_TOKENS = 64
+MICRO_TOKENS = 1024
+MUON_RATE = 0.02
+ADAMW_RATE = 0.006
+EMBEDDING_RATE = 0.01
+RATE_WIDTH_POWER = -0.5
+BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules need to know beside the recipe.
+
+    Args:
+        seconds: of the budget that are left for training and evaluation; None where the budget is not a time.
+        peak_flops: FLOP/s of the machine's matmul, over all processes.
+        utilisation: share of that peak that training reaches, guessed until it has been measured.
+        measured: whether it has.
+        shape: of a model that exists already (`--init`), which fixes the recipe's model and vocabulary.
+        processes: that share a batch.
+        kind: of device, `cpu` or `cuda`.
+    """
+
+    seconds: float | None
+    peak_flops: float
+    utilisation: float = UTILISATION
+    measured: bool = False
+    shape: DecoderConfig | None = None
+    processes: int = 1
+    kind: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One value and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with nothing left open."""
+
+    recipe: Recipe
+    shape: DecoderConfig
+    derived: tuple[Derived, ...]
+    flops: float
+    utilisation: float = UTILISATION
+
+
+def resolve(recipe: Recipe, facts: Facts) -> Plan:
+    """Fills every gap.
+
+    Raises:
+        UserError: the budget is too small for any run, or settings contradict each other.
+    """
+    said: dict[str, Derived] = {}
+
+    def choose(name: str, value: Any, reason: str) -> Any:
+        """The recipe's own value if it has one."""
+        part, key = name.split(".")
+        given = getattr(getattr(recipe, part), key)
+        said[name] = Derived(name, given, "set in the recipe") if given is not None else Derived(name, value, reason)
+        return said[name].value
+
+    train = recipe.train
+    tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
+    tokens = int(choose("train.tokens", tokens, why_tokens))
+    parameters = shape.matmul_parameters
+    why_shape = f"N = {_count(parameters)} matmul parameters for D = {_count(tokens)} tokens, near {TOKENS_PER_PARAMETER:g} tokens each"
+    fixed = "as in the model to go on from"
+    choose("tokenizer.vocabulary_size", vocabulary_text, fixed if facts.shape else "512 (D / 5M)^0.5, a power of two: more data, longer words")
+    choose("model.width", shape.width, fixed if facts.shape else why_shape)
+    choose("model.layers", shape.layers, fixed if facts.shape else "width / 64")
+    choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
+    choose("model.heads", shape.heads, fixed if facts.shape else "width / head size")
+    choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
+    choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
+    choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
+
+    rows, why_rows = _batch_rows(tokens, train.context, facts.processes)
+    rows = int(choose("train.batch_rows", rows, why_rows))
+    if rows % facts.processes:
+        raise UserError(f"train.batch_rows={rows} cannot be shared by {facts.processes} processes; make it a multiple.")
+    per_process = rows // facts.processes
+    micro = per_process if facts.kind == "cuda" else _divisor(per_process, max(1, MICRO_TOKENS // train.context))
+    choose("train.micro_rows", micro, "the whole share: a GPU holds it" if facts.kind == "cuda" else f"about {MICRO_TOKENS} tokens: activations stay in the cache")
+    steps = max(1, math.ceil(tokens / (rows * train.context)))
+    adamw = train.optimizer == "adamw"
+    matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
+    choose("train.matrix_rate", matrix_rate, f"{ADAMW_RATE if adamw else MUON_RATE:g} at width 128, x (width/128)^{RATE_WIDTH_POWER:g}")
+    choose("train.adam_rate", matrix_rate if adamw else EMBEDDING_RATE * (shape.width / 128) ** RATE_WIDTH_POWER, "tuned with the rate of the matrices")
+    choose("train.weight_decay", 0.1, "of Muon and AdamW at these sizes; goes to zero with the rate")
+    choose("train.warmup_steps", min(max(10, steps // 50), max(1, steps // 10)), "2 % of the steps, at least 10, at most a tenth")
+    choose("train.cooldown_steps", min(max(steps * 2 // 5, 100), steps * 4 // 5), "40 % of the steps, at least 100, at most four fifths")
+    choose("train.evaluate_every", max(1, math.ceil(steps / 10)), "ten times in a run")
+    choose("train.evaluate_tokens", _evaluation_tokens(tokens, recipe), "so that all evaluations cost about 3 % of the run")
+
+    filled: dict[str, Any] = recipe.model_dump()
+    for item in said.values():
+        part, key = item.name.split(".")
+        filled[part][key] = item.value
+    filled["model"]["rope_theta"] = shape.rope_theta
+    resolved = Recipe.model_validate(filled)
+    flops = shape.flops_per_token(train.context) * tokens
+    return Plan(resolved, shape, tuple(said.values()), flops)
+
+
+def shape_of(recipe: Recipe, vocabulary_size: int) -> DecoderConfig:
+    """The decoder that a resolved recipe describes, for a vocabulary of that many ids."""
+    model = recipe.model
+    assert model.width and model.layers and model.heads and model.kv_heads and model.head_size and model.mlp_width and model.tied is not None
+    return DecoderConfig(
+        vocab_size=vocabulary_size, width=model.width, layers=model.layers, heads=model.heads, kv_heads=model.kv_heads,
+        head_size=model.head_size, mlp_width=model.mlp_width, tied=model.tied, context=recipe.train.context, rope_theta=model.rope_theta,
+    )  # fmt: skip
+
+
+def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
+    """Tokens D, shape, text entries and the reason for D."""
+    budget = Budget.parse(recipe.budget)
+    context = recipe.train.context
+    if recipe.train.tokens is not None:
+        budget = Budget(tokens=recipe.train.tokens)
+    if budget.tokens is not None:
+        target = float(budget.tokens)
+        return _best(recipe, facts, lambda shape: target, f"the budget, {recipe.budget}")
+    if facts.seconds is not None:
+        if facts.seconds <= 0:
+            raise UserError(f"a budget of {recipe.budget} is spent before training begins; give more.")
+        flops = facts.seconds * facts.peak_flops * facts.utilisation
+        how = "measured" if facts.measured else "guessed"
+        why = f"{facts.seconds:.0f} s at a {how} {facts.utilisation:.0%} of {facts.peak_flops / 1e9:,.0f} GFLOP/s"
+    else:
+        assert budget.flops is not None
+        flops, why = budget.flops, f"C = {budget.flops:.3g} FLOPs"
+    return _best(recipe, facts, lambda shape: flops / shape.flops_per_token(context), why)
+
+
+def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int, DecoderConfig, int, str]:
+    """The shape whose tokens per parameter come nearest to the rule; tokens capped by the data where nothing else fixes them."""
+    best: tuple[float, int, DecoderConfig, int, str] | None = None
+    for width in _widths(recipe, facts):
+        shape, text = _shape(recipe, facts, width, 1e6)
+        for _ in range(3):  # the vocabulary follows the tokens, which follow the shape
+            tokens = tokens_for(shape)
+            shape, text = _shape(recipe, facts, width, tokens)
+        tokens = tokens_for(shape)
+        distance = abs(math.log(tokens / shape.matmul_parameters / TOKENS_PER_PARAMETER))
+        if best is None or distance < best[0]:
+            best = (distance, int(tokens), shape, text, why)
+    assert best is not None
+    _, tokens, shape, text, why = best
+    if tokens < 20 * recipe.train.context:
+        raise UserError(f"a budget of {recipe.budget} buys {tokens:,} tokens, too few to train anything; give more.")
+    return tokens, shape, text, why
+
+
+def _widths(recipe: Recipe, facts: Facts) -> list[int]:
+    if facts.shape is not None:
+        return [facts.shape.width]
+    if recipe.model.width is not None:
+        return [recipe.model.width]
+    return [*range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 8193, 256)]
+
+
+def _shape(recipe: Recipe, facts: Facts, width: int, tokens: float) -> tuple[DecoderConfig, int]:
+    if facts.shape is not None:
+        return replace(facts.shape, context=recipe.train.context), facts.shape.vocab_size
+    model = recipe.model
+    text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
+    head_size = model.head_size or 64
+    heads = model.heads or max(1, width // head_size)
+    kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
+    if heads % kv_heads:
+        raise UserError(f"model.heads={heads} is not a multiple of model.kv_heads={kv_heads}.")
+    layers = model.layers or max(2, round(width / 64))
+    tied = model.tied if model.tied is not None else (text * width > 0.2 * layers * 12 * width * width)
+    shape = DecoderConfig(
+        vocab_size=text + CONTROL_TOKENS, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
+        mlp_width=model.mlp_width or 3 * width, tied=tied, context=recipe.train.context, rope_theta=model.rope_theta,
+    )  # fmt: skip
+    return shape, text
+
+
+def _vocabulary(tokens: float) -> int:
+    return int(2 ** min(16, max(9, round(math.log2(512 * math.sqrt(tokens / 5e6))))))
+
+
+def _batch_rows(tokens: int, context: int, processes: int) -> tuple[int, str]:
+    wanted = BATCH_FACTOR * tokens**BATCH_POWER
+    # Never so large that the run has under 200 updates.
+    wanted = min(wanted, tokens / 200)
+    rows = max(1, round(wanted / context))
+    unit = processes * (4 if rows >= 8 * processes else 1)
+    rows = max(unit, round(rows / unit) * unit)
+    return rows, f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} = {_count(wanted)} tokens (Step Law, arXiv 2503.04715)"
+
+
+def _divisor(rows: int, most: int) -> int:
+    """The largest divisor of `rows` up to `most`."""
+    return max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
+
+
+def _evaluation_tokens(tokens: int, recipe: Recipe) -> int:
+    # Ten evaluations at a third of training's cost per token.
+    return max(4 * recipe.train.context, min(1_000_000, int(tokens * 0.03 * 3 / 11)))
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,213 @@
+"""Checkpoints that a crash cannot spoil: written aside, checksummed, renamed; only safetensors and JSON.
+
+A checkpoint is a folder `step-N` with `weights.safetensors` (float32, Hugging Face's names), `optimizer.safetensors`
+(`NAME/STATE`) and `state.json` (step, loader, counters, what it must be resumed with, and the SHA-256 of the other two).
+Writing happens in a thread, from a copy, while training goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tessera.errors import RunFailed
+
+FORMAT = 1
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One good checkpoint on disk.
+
+    Args:
+        folder: `.../step-N`.
+        state: what `state.json` holds.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Updates taken when it was written."""
+        return int(self.state["step"])
+
+    def restore(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Puts weights and optimizer state back, on the devices where the parameters are."""
+        parameters = dict(model.named_parameters())
+        with safe_open(self.folder / "weights.safetensors", framework="pt") as file:
+            for name, parameter in parameters.items():
+                with torch.no_grad():
+                    parameter.copy_(file.get_tensor(name))
+        owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
+        with safe_open(self.folder / "optimizer.safetensors", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (safetensors' handle is no mapping)
+                name, _, entry = key.rpartition("/")
+                parameter = parameters[name]
+                # AdamW keeps its step count on the CPU whatever the device.
+                device = "cpu" if entry == "step" else parameter.device
+                owner[id(parameter)].state[parameter][entry] = file.get_tensor(key).to(device)
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is named in a warning and the one before it is tried."""
+    for candidate in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
+        if not re.fullmatch(r"step-\d+", candidate.name):
+            continue
+        try:
+            state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+            for name, digest in state["sha256"].items():
+                if _sha256(candidate / name) != digest:
+                    raise ValueError(f"{name} is not what was written")
+            seal = state.pop("seal")
+            if seal != _seal(state):
+                raise ValueError("state.json is not what was written")
+        except (OSError, ValueError, KeyError) as error:
+            warn(f"checkpoint {candidate} is damaged ({error}) and is left aside.")
+            continue
+        return Checkpoint(candidate, state)
+    return None
+
+
+class Writer:
+    """Writes checkpoints in the background, one at a time, and keeps the newest two and the best.
+
+    Args:
+        folder: where `step-N` folders go.
+        say: called with one sentence when something has to be known.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds_blocked = 0.0
+        self._thread: threading.Thread | None = None
+        self._failure: OSError | None = None
+        self._copies: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def write(self, model: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any], wait: bool = False) -> None:
+        """Copies everything now and writes it in the background (or at once, with `wait`).
+
+        Raises:
+            RunFailed: this or an earlier write found the disk full.
+        """
+        begin = time.perf_counter()
+        self.wait()
+        _copy_into(self._copies["weights"], {n: p.detach() for n, p in model.named_parameters()})
+        _copy_into(self._copies["optimizer"], _optimizer_tensors(model, optimizers))
+        # Through JSON and back: a copy that the training loop cannot change under the writer.
+        frozen = json.loads(json.dumps({"format": FORMAT, **state}))
+        self._thread = threading.Thread(target=self._write, args=(frozen,), name="checkpoint", daemon=False)
+        self._thread.start()
+        if wait:
+            self.wait()
+        self.seconds_blocked += time.perf_counter() - begin
+
+    def wait(self) -> None:
+        """Returns when the last write is on disk.
+
+        Raises:
+            RunFailed: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            error, self._failure = self._failure, None
+            good = max(self.folder.glob("step-*"), key=_step_of, default=None)
+            kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
+            why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            raise RunFailed(f"a checkpoint could not be written in {self.folder} ({why}); {kept}; make room and --resume.")
+
+    def _write(self, state: dict[str, Any]) -> None:
+        aside = self.folder / f".step-{state['step']}.{os.getpid()}"
+        try:
+            aside.mkdir()
+            state["sha256"] = {}
+            for name, tensors in self._copies.items():
+                file = aside / f"{name}.safetensors"
+                save_file(tensors, file)
+                _flush(file)
+                state["sha256"][file.name] = _sha256(file)
+            state["seal"] = _seal(state)
+            (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            _flush(aside / "state.json")
+            final = self.folder / f"step-{state['step']}"
+            if final.exists():
+                shutil.rmtree(final)
+            aside.rename(final)
+            _flush(self.folder)
+            self._prune(state.get("best_step"))
+        except Exception as error:
+            # safetensors wraps the system's error in its own type; either way the run has to hear of it.
+            shutil.rmtree(aside, ignore_errors=True)
+            self._failure = error if isinstance(error, OSError) else OSError(_errno_in(str(error)), str(error))
+
+    def _prune(self, best_step: int | None) -> None:
+        whole = sorted(self.folder.glob("step-*"), key=_step_of)
+        for old in whole[:-KEEP]:
+            if _step_of(old) != best_step:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _copy_into(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Fills the copies, which are allocated once and used again."""
+    for name, tensor in tensors.items():
+        if name not in copies:
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        copies[name].copy_(tensor)
+
+
+def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{entry}": value
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _seal(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _step_of(folder: Path) -> int:
+    found = re.search(r"step-(\d+)", folder.name)
+    return int(found[1]) if found else -1
+
+
+def _errno_in(message: str) -> int:
+    found = re.search(r"os error (\d+)", message)
+    return int(found[1]) if found else 0

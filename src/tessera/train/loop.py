@@ -1,0 +1,276 @@
+"""The one training loop: batches in, weights out, whatever the objective.
+
+`train` takes a recipe with nothing left open, and everything it needs as values; it never decides a setting. What it does is told
+to observers, plain callables that get each event as a dictionary: the run's folder writes them down, the live line shows them.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tessera.data.loader import Batch, Loader
+from tessera.device import Machine, synchronise
+from tessera.errors import RunFailed, UserError
+from tessera.model.decoder import Decoder
+from tessera.recipe import Recipe
+from tessera.train import optimizers as optim
+from tessera.train.checkpoint import Checkpoint, Writer
+from tessera.train.objectives import Evaluation, NextToken, document_mask, evaluate
+from tessera.train.parallel import World
+
+Observer = Callable[[dict[str, Any]], None]
+WINDOW = 128
+"""Steps that say what a usual loss and gradient norm is, as in OLMo-core's skip-step optimizer."""
+MOST_SKIPPED = 10
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything is saved."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+        self.number = number
+        self.step = step
+
+
+@dataclass
+class Job:
+    """What one run needs.
+
+    Args:
+        recipe: resolved; nothing in `train` and `model` is None but what means "none".
+        decoder: on its device, float32 weights.
+        loader: gives this process's rows of each batch.
+        held_out: fixed validation batches, whole on process 0.
+        token_bytes: (V,) int32, bytes of each id.
+        machine: dtype, device, threads.
+        compiled: whether the blocks are compiled.
+        matmul_peak: FLOP/s measured, for the share that the live line shows.
+        identity: what a checkpoint must agree on to be resumed from: hashes of recipe, tokenizer and data.
+        writer: of checkpoints, on process 0.
+        world: this process among all.
+        observers: told every event, on process 0.
+        sample: completes a prompt with the present weights, or None.
+    """
+
+    recipe: Recipe
+    decoder: Decoder
+    loader: Loader
+    held_out: Sequence[Batch]
+    token_bytes: np.ndarray
+    machine: Machine
+    compiled: bool
+    matmul_peak: float
+    identity: dict[str, str]
+    writer: Writer | None = None
+    world: World = World()
+    observers: Sequence[Observer] = ()
+    sample: Callable[[str], str] | None = None
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Gives one event to every observer."""
+        for observer in self.observers:
+            observer({"event": event, **facts})
+
+
+@dataclass
+class Progress:
+    """The counters of a run; all of it goes into a checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    best_loss: float | None = None
+    best_step: int | None = None
+
+
+def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
+    """Runs to the recipe's last step.
+
+    Args:
+        job: the run.
+        start: the checkpoint to go on from; None: from the decoder's present weights.
+
+    Returns:
+        The held-out loss of the final weights.
+
+    Raises:
+        UserError: the checkpoint belongs to another run.
+        RunFailed: the disk is full, or ten steps in a row had to be skipped.
+        Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+    """
+    settings, world = job.recipe.train, job.world
+    steps, decoder = total_steps(job.recipe), job.decoder
+    opts = optim.build(decoder, settings, job.machine.torch_dtype)
+    progress = Progress()
+    if start is not None:
+        _check_identity(start, job)
+        start.restore(decoder, opts)
+        job.loader.restore(start.state["loader"])
+        progress = Progress(**start.state["progress"])
+    objective: nn.Module = NextToken(decoder, settings.z_loss, job.compiled)
+    if world.size > 1:
+        objective = nn.parallel.DistributedDataParallel(objective)
+
+    def save(wait: bool = False) -> None:
+        if job.writer is not None:
+            state = {"step": progress.step, "progress": vars(progress), "loader": job.loader.state(), "identity": job.identity}
+            job.writer.write(decoder, opts, {**state, "best_step": progress.best_step}, wait)
+            job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked)
+
+    def look(samples: bool = True) -> Evaluation:
+        synchronise(job.machine)
+        begin = time.perf_counter()
+        found = evaluate(decoder, job.held_out, job.token_bytes, job.machine.torch_device) if world.first else Evaluation(0.0, 0.0, 0)
+        job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
+                 evaluated_tokens=found.tokens, seconds=time.perf_counter() - begin)  # fmt: skip
+        if samples and job.sample is not None and world.first:
+            for prompt in settings.sample_prompts:
+                job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))
+        if progress.best_loss is None or found.loss < progress.best_loss:
+            progress.best_loss, progress.best_step = found.loss, progress.step
+        world.barrier()
+        return found
+
+    assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
+    saved_at = time.perf_counter()
+    with _signals() as asked:
+        while progress.step < steps:
+            begin = time.perf_counter()
+            optim.set_rates(opts, optim.schedule(progress.step, steps, settings.warmup_steps, settings.cooldown_steps))
+            _update(job, objective, opts, progress, begin)
+            last = progress.step == steps
+            if progress.step % settings.evaluate_every == 0 and not last:
+                look()
+            stop = asked[0] if asked else 0
+            if world.any(bool(stop), job.machine.torch_device):
+                save(wait=True)
+                raise Interrupted(stop or signal.SIGTERM, progress.step)
+            if not last and _agreed(world, time.perf_counter() - saved_at > settings.checkpoint_seconds, job):
+                save()
+                saved_at = time.perf_counter()
+        result = look()
+        save(wait=True)
+    return result
+
+
+def total_steps(recipe: Recipe) -> int:
+    """Updates of a resolved recipe."""
+    settings = recipe.train
+    assert settings.tokens and settings.batch_rows
+    return max(1, math.ceil(settings.tokens / (settings.batch_rows * settings.context)))
+
+
+def _update(job: Job, objective: nn.Module, opts: list[torch.optim.Optimizer], progress: Progress, begin: float) -> None:
+    """One batch: gradients of all micro-batches, a check, the step, the event."""
+    settings, world, device = job.recipe.train, job.world, job.machine.torch_device
+    batch = job.loader.next()
+    learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
+    nats = _gradients(objective, batch, settings.micro_rows or len(batch.ids), learned, world, device)
+    loss = float(world.sum(nats)) / max(learned, 1.0)
+    parameters = [p for p in job.decoder.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+    skip = not (math.isfinite(loss) and math.isfinite(norm)) or _unusual(loss, progress.losses) or _unusual(norm, progress.norms)
+    if skip:
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+    else:
+        for optimizer in opts:
+            optimizer.step()
+        progress.skipped_in_a_row = 0
+        progress.losses = [*progress.losses, loss][-WINDOW:]
+        progress.norms = [*progress.norms, norm][-WINDOW:]
+    for optimizer in opts:
+        optimizer.zero_grad(set_to_none=True)
+    synchronise(job.machine)
+    seconds = time.perf_counter() - begin
+    progress.step += 1
+    progress.tokens += batch.tokens
+    progress.seconds += seconds
+    speed = batch.tokens / seconds
+    flops = speed * job.decoder.config.flops_per_token(settings.context)
+    job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
+             tokens_per_second=speed, seconds=progress.seconds, peak_share=flops / (job.matmul_peak * world.size), skipped=int(skip))  # fmt: skip
+    if progress.skipped_in_a_row >= MOST_SKIPPED:
+        good = progress.step - MOST_SKIPPED
+        raise RunFailed(
+            f"{MOST_SKIPPED} steps in a row gave a loss or gradient that is not finite or far outside the usual (last: loss {loss:.4g}, "
+            f"gradient norm {norm:.4g}); training stopped after step {good}, whose checkpoints are kept in the run's folder; "
+            "lower train.matrix_rate and train.adam_rate, or look at the data."
+        )
+
+
+def _gradients(objective: nn.Module, batch: Batch, micro_rows: int, learned: float, world: World, device: torch.device) -> Tensor:
+    """Accumulates the gradient of the mean loss over the whole batch's learned tokens; returns the sum of nats, float64."""
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    starts = range(0, len(batch.ids), micro_rows)
+    for start in starts:
+        rows = slice(start, start + micro_rows)
+        ids = torch.as_tensor(batch.ids[rows]).to(device, non_blocking=True)
+        weights = torch.as_tensor(batch.learn[rows]).to(device, torch.float32, non_blocking=True)
+        mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(device))
+        in_between = world.size > 1 and start != starts[-1]
+        with objective.no_sync() if in_between else nullcontext():
+            loss, part = objective(ids, weights, mask)
+            # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
+            (loss * (world.size / max(learned, 1.0))).backward()
+        nats += part
+    return nats
+
+
+def _unusual(value: float, usual: list[float]) -> bool:
+    """Six standard deviations above the recent mean; the deviation is taken as at least 5 % of the mean."""
+    if len(usual) < WINDOW // 4:
+        return False
+    mean = statistics.fmean(usual)
+    return value > mean + 6 * max(statistics.pstdev(usual, mean), 0.05 * mean)
+
+
+def _agreed(world: World, wish: bool, job: Job) -> bool:
+    """Whether process 0 wishes it, so that all do the same."""
+    return world.any(wish and world.first, job.machine.torch_device)
+
+
+def _check_identity(start: Checkpoint, job: Job) -> None:
+    for name, value in start.state["identity"].items():
+        if job.identity.get(name) != value:
+            raise UserError(
+                f"{start.folder} was written with another {name}; resume with the {name} of the run, or start a new run with another --out."
+            )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT while the block runs; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: whoever runs the loop there handles signals
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,154 @@
+"""What a run minimises, and the same measure on held-out rows.
+
+Hidden states and targets go in, a sum of losses comes out: sums, because the caller divides by the number of learned tokens of the
+whole global batch, so that the result does not depend on accumulation or on the number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tessera.model.decoder import Decoder
+
+CHUNK_BYTES = 1 << 22
+"""Logits in flight. 4 MiB stays in a core's share of the cache (docs/LOG.md, 2026-11-23, "head in chunks")."""
+
+
+class _NextToken(torch.autograd.Function):
+    """Head and cross-entropy in one, a few hundred tokens at a time, so that the (B*T, V) logits never exist.
+
+    The gradient is computed together with the loss, as in Liger's fused linear cross-entropy (arXiv 2410.10989).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+        V = head.shape[0]
+        chunk = max(64, CHUNK_BYTES // (4 * V))
+        learning = hidden.requires_grad or head.requires_grad
+        head_low = head.to(hidden.dtype)
+        d_hidden = torch.empty_like(hidden) if learning else None
+        d_head = torch.zeros_like(head) if learning else None
+        nats = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        penalty = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, hidden.shape[0], chunk):
+            x = hidden[start : start + chunk]
+            weight = weights[start : start + chunk]
+            target = targets[start : start + chunk, None]
+            logits = torch.mm(x, head_low.t()).float()
+            top, aimed = logits.amax(-1), logits.gather(-1, target).squeeze(-1)
+            probabilities = torch.softmax(logits, dim=-1, out=logits)
+            # The most likely token's probability is at least 1/V, so its logarithm is always finite.
+            normaliser = top - probabilities.amax(-1).log()
+            nats += ((normaliser - aimed) * weight).sum(dtype=torch.float64)
+            penalty += (normaliser.square() * weight).sum(dtype=torch.float64)
+            if d_hidden is None or d_head is None:
+                continue
+            probabilities.mul_((weight * (1 + 2 * z_loss * normaliser))[:, None])
+            probabilities.scatter_add_(-1, target, -weight[:, None])
+            slope = probabilities.to(hidden.dtype)
+            torch.mm(slope, head_low, out=d_hidden[start : start + chunk])
+            if d_head.dtype == slope.dtype:
+                d_head.addmm_(slope.t(), x)
+            else:
+                d_head += torch.mm(slope.t(), x)
+        ctx.save_for_backward(d_hidden, d_head)
+        ctx.mark_non_differentiable(nats)
+        return (nats + z_loss * penalty).float(), nats
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        d_hidden, d_head = ctx.saved_tensors
+        return d_hidden * d_loss.to(d_hidden.dtype), d_head * d_loss, None, None, None
+
+
+def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies, and of squared log-normalisers times `z_loss` (arXiv 2204.02311).
+
+    Args:
+        hidden: (B, T, D), after the last norm.
+        head: (V, D) float32 weights of the output head.
+        targets: (B, T) int64.
+        weights: (B, T) float32; 0 where the prediction is not learned.
+        z_loss: factor of the penalty.
+
+    Returns:
+        The sum to differentiate (a float32 scalar) and the sum of cross-entropies alone, in nats (float64, no gradient).
+    """
+    loss, nats = _NextToken.apply(hidden.flatten(0, 1), head, targets.flatten(), weights.flatten(), z_loss)
+    return loss, nats
+
+
+class NextToken(nn.Module):
+    """Decoder and objective in one module, which is what is compiled, distributed and differentiated."""
+
+    def __init__(self, decoder: Decoder, z_loss: float, compiled: bool) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.z_loss = z_loss
+        if compiled:
+            # One block is compiled and serves all: they differ in nothing but their weights.
+            for block in decoder.model.layers:
+                block.compile()
+
+    def forward(self, ids: Tensor, weights: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sums over the rows' learned tokens.
+
+        Args:
+            ids: (B, T + 1) int64; the first T are read, the last T predicted.
+            weights: (B, T) float32; 0 where a prediction is not learned.
+            mask: as in `Decoder.forward`.
+            positions: as in `Decoder.forward`.
+
+        Returns:
+            As `next_token`.
+        """
+        hidden = self.decoder(ids[:, :-1], mask, positions)
+        return next_token(hidden, self.decoder.head_weight, ids[:, 1:], weights, self.z_loss)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """(B, 1, T, T) bool: a token looks at itself and at earlier tokens of its own document; `documents` is (B, T)."""
+    same = documents[:, :, None] == documents[:, None, :]
+    return same.tril()[:, None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` counts only tokens that stand for bytes."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+
+@torch.no_grad()
+def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, device: torch.device) -> Evaluation:
+    """Mean loss over fixed rows.
+
+    Args:
+        decoder: the model.
+        batches: of `data.loader.validation_batches`.
+        token_bytes: (V,) int32, how many bytes each id stands for; 0 for control tokens and media.
+        device: where the decoder is.
+    """
+    lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
+    nats = byte_nats = 0.0
+    tokens = byte_count = 0
+    for batch in batches:
+        ids, learn = torch.as_tensor(batch.ids), torch.as_tensor(batch.learn)
+        mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents)).to(device)
+        hidden = decoder(ids[:, :-1].to(device), mask)
+        target_bytes = lengths[ids[:, 1:]] * learn
+        targets = ids[:, 1:].to(device)
+        everywhere = next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1]
+        on_bytes = next_token(hidden, decoder.head_weight, targets, (target_bytes > 0).float().to(device))[1]
+        nats, byte_nats = nats + float(everywhere), byte_nats + float(on_bytes)
+        tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
+    return Evaluation(nats / max(tokens, 1), byte_nats / math.log(2) / max(byte_count, 1), tokens)

@@ -1,0 +1,103 @@
+"""Muon for the matrices of the blocks, AdamW for embeddings, head and norms; or AdamW for all.
+
+Both are torch optimizers over the same float32 parameters. `schedule` gives the factor of the learning rate at a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tessera.recipe import Train
+
+# Coefficients of the five Newton-Schulz steps: Polar Express (arXiv 2505.16932, table 1), each the minimax odd quintic
+# for the interval in which the step before has left the singular values.
+_STEPS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, nearly: singular values end between 0.7 and 1.2.
+
+    Args:
+        matrix: (rows, columns), any scale.
+        dtype: in which the products are computed.
+    """
+    x = matrix.to(dtype)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    # A little under 1, since rounding must not push the largest singular value out of the polynomial's range.
+    x = x / (x.norm() * 1.02 + 1e-7)
+    for a, b, c in _STEPS:
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), with Nesterov's look ahead.
+
+    The update's entries have root mean square 0.2 times the rate whatever the shape (arXiv 2502.16982, section 2.2), so
+    that one rate suits all matrices and compares with AdamW's. Weight decay is decoupled.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, dtype: torch.dtype) -> None:
+        super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+
+
+def build(model: nn.Module, train: Train, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """The optimizers of a resolved recipe. Each group remembers its full rate as `peak_lr` and decay as `peak_decay`."""
+    assert train.matrix_rate and train.adam_rate and train.weight_decay is not None
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    lookups = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
+    gains = [p for p in model.parameters() if p.ndim == 1]
+    fused = all(p.device.type in {"cpu", "cuda"} for p in model.parameters())
+    adam_groups = [{"params": lookups + gains, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if train.optimizer == "muon":
+        optimizers.append(Muon(matrices, train.matrix_rate, train.momentum, train.weight_decay, dtype))
+    else:
+        adam_groups.append({"params": matrices, "weight_decay": train.weight_decay})
+    optimizers.append(torch.optim.AdamW(adam_groups, lr=train.adam_rate, betas=train.adam_betas, eps=1e-10, fused=fused))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"], group["peak_decay"] = group["lr"], group["weight_decay"]
+    return optimizers
+
+
+def schedule(step: int, steps: int, warmup: int, cooldown: int) -> float:
+    """Warm-up, constant, linear cool-down to zero (WSD, arXiv 2404.06395): the factor of update number `step`, from 0."""
+    rising = (step + 1) / (warmup + 1)
+    falling = (steps - step) / (cooldown + 1)
+    return min(1.0, rising, falling)
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Scales rates and weight decay to `factor` of their peaks."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"], group["weight_decay"] = group["peak_lr"] * factor, group["peak_decay"] * factor
