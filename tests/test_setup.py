@@ -118,7 +118,7 @@ def test_first_call_installs_and_second_goes_straight_to_the_command(machine: Ma
     code, output, errors = machine.run("plan", "my recipe")
     assert (code, output) == (0, f"tessera in {machine.checkout}: plan my recipe\n")
     assert "Setting up: " in errors
-    assert machine.pip_calls() == ["-m pip install --constraint constraints.txt --editable ."]
+    assert machine.pip_calls() == ["-m pip install --no-compile --constraint constraints.txt --editable ."]
     assert machine.run("plan") == (0, f"tessera in {machine.checkout}: plan\n", "")
     assert len(machine.pip_calls()) == 1
 
@@ -196,9 +196,8 @@ def test_a_missing_venv_module_is_named_with_its_package(machine: Machine) -> No
 
 @pytest.mark.parametrize("step", ["FAKE_VENV_ERROR", "FAKE_PIP_ERROR"])
 def test_a_full_disk_is_one_sentence(machine: Machine, step: str) -> None:
-    code, _, errors = machine.run(
-        **{step: "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"}
-    )
+    said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    code, _, errors = machine.run(script=None, folder=None, **{step: said})
     assert code == 1
     _assert_one_sentence(errors, "disk space", "free")
 
