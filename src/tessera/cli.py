@@ -1,19 +1,23 @@
 """The command line: names, options and help; what they do is in `tessera.commands`.
 
 Heavy packages are imported inside the commands, so that help answers at once. Bad input ends in one sentence and exit code 2; a run
-stopped by Ctrl-C in 130, by SIGTERM in 143.
+stopped by Ctrl-C in 130, by SIGTERM in 143, and its resume command is printed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from tessera import device, recipe
-from tessera.errors import UserError
+from tessera.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="tessera",
@@ -38,6 +42,7 @@ def quickstart(
     serve: Annotated[bool, typer.Option(help="Serve the result afterwards (comes with the server; now it only prints how to talk to it).")] = True,
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
+    _stop_in_words()
     from tessera.commands.quickstart import quickstart as run
 
     run(budget, out)
@@ -72,6 +77,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
 ) -> None:
     """Train a model."""
+    _stop_in_words()
     from tessera.commands.train import train as run
 
     run(recipe_name, budget, settings or [], init, out, resume)
@@ -151,10 +157,39 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        print(f"tessera: {error}", file=sys.stderr)
+        _say(f"tessera: {error}")
         sys.exit(error.exit_code)
+    except Interrupted as stop:
+        _say(f"tessera: {stop}; go on with: {_same_command(stop.resumable)}")
+        sys.exit(stop.exit_code)
     except BrokenPipeError:
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    """One line to the person, from the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+def _stop_in_words() -> None:
+    """From here on Ctrl-C and SIGTERM end the command in a sentence; what it was writing aside is cleared away."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    # The others of several processes wait for the first inside a C call, where no handler runs; they simply end.
+    if os.environ.get("RANK", "0") == "0":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+
+def _same_command(resumable: bool) -> str:
+    """What the person typed, with --resume where `train` takes it."""
+    words = ["tessera", *sys.argv[1:]]
+    if resumable and sys.argv[1] == "train" and "--resume" not in words:
+        words.append("--resume")
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,26 @@ aside and renamed, or appended as one line.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from tessera import recipe as recipes
-from tessera.errors import UserError
+from tessera.errors import RunFailed, UserError
 from tessera.recipe import Recipe
+
+
+_BEFORE_TRAINING = {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"}
+"""What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
 
 def cache_folder() -> Path:
@@ -38,6 +45,26 @@ def write_text(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_may_be_full(path: Path) -> Iterator[None]:
+    """Turns a full disk under the block into one sentence.
+
+    Raises:
+        RunFailed: there is no room in `path`, or a quota or a limit on the size of files was reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors wraps the system's error in a type of its own; its number stands in the text.
+        found = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        kept = max((path / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]), default=None)
+        then = f"the last good checkpoint is {kept}; make room and --resume" if kept else "make room and start again"
+        raise RunFailed(f"the disk is full: {path} could not be written ({os.strerror(number)}); {then}.") from None
 
 
 class RunFolder:
@@ -60,15 +87,19 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path)
             folder.lock()
+            cls.refuse_occupied(path)  # again: another process may have been faster
+            (path / "metrics.jsonl").unlink(missing_ok=True)
             write_text(path / "recipe.yaml", recipe.to_yaml())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}.") from None
         return folder
 
-    @staticmethod
-    def refuse_occupied(path: Path) -> None:
-        """Raises UserError where something stands already."""
-        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+    @classmethod
+    def refuse_occupied(cls, path: Path) -> None:
+        """Raises UserError where something stands already, but for what a start that was broken off has left."""
+        if not path.exists():
+            return
+        if not path.is_dir() or (any(p.name not in _BEFORE_TRAINING for p in path.iterdir() if not p.name.startswith("."))):
             raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
 
     @classmethod
@@ -86,13 +117,15 @@ class RunFolder:
         """Owns the folder until the process ends.
 
         Raises:
-            UserError: another process owns it.
+            UserError: another process owns it, or it cannot be written.
         """
-        self._lock = open(self.path / ".lock", "w", encoding="utf-8")
         try:
+            self._lock = open(self.path / ".lock", "w", encoding="utf-8")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
 
     def unlock(self) -> None:
         """Gives the folder free."""

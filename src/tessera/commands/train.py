@@ -7,6 +7,7 @@ tokenizer and writes all of it down; `launch` reads it back and trains. A fresh 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -14,13 +15,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 import tessera
 from tessera import device as devices
@@ -28,18 +30,18 @@ from tessera import recipe as recipes
 from tessera.commands.live import LiveLine, tracker
 from tessera.data.corpus import Corpus, gather
 from tessera.data.loader import Loader, validation_batches
-from tessera.data.shards import open_shards, tokenise
+from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
-from tessera.errors import UserError
+from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
-from tessera.run import RunFolder, cache_folder
+from tessera.run import RunFolder, cache_folder, disk_may_be_full
 from tessera.scaling import rules
-from tessera.tokens.vocabulary import END_TURN, Vocabulary
+from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, parallel, speed
 
 Say = Callable[[str], None]
@@ -67,26 +69,65 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
 
     Raises:
         UserError: anything that the person can set right.
-        loop.Interrupted: a signal asked to stop.
+        RunFailed: the disk is full, or too many steps in a row were useless.
+        Interrupted: a signal asked to stop.
     """
     begin = time.monotonic()
-    intent = recipes.load(recipe, overrides + ([f"budget='{budget}'"] if budget else []))
+    intent = load(recipe, budget, overrides)
     path = Path(out or f"runs/{intent.name}")
+    if resume:
+        refuse_changes(intent, init, RunFolder.open(path))
     world = parallel.join()
     try:
-        if world.first and not resume:
-            prepare(intent, path, init, begin, world.size)
-        world.barrier()
-        launch(path, world, resume)
+        with disk_may_be_full(path):
+            if world.first and not resume:
+                prepare(intent, path, init, begin, world.size)
+            world.barrier()
+            launch(path, world, resume)
+    except Interrupted as stop:
+        raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
     finally:
         world.close()
     return path
 
 
+def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
+    """The recipe with what the command line sets."""
+    return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget else []))
+
+
+def refuse_changes(intent: Recipe, init: str | None, folder: RunFolder) -> None:
+    """A resumed run goes on as it began: what is set now has to be what was set then.
+
+    Raises:
+        UserError: something differs.
+    """
+    stored = folder.recipe
+    for name, value in _set_values(intent):
+        kept = functools.reduce(getattr, name.split("."), stored)
+        if kept != value:
+            raise UserError(
+                f"{name} is {value} here and {kept} in the run at {folder.path}; --resume goes on with the run's own settings: "
+                "leave it as it was, or start a new run with another --out."
+            )
+    if init is not None and str(weights.resolve_model(init).resolve()) != folder.info.get("init"):
+        raise UserError(f"the run at {folder.path} did not start from --init {init}; leave --init out, or start a new run with another --out.")
+
+
+def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of the fields that somebody wrote down."""
+    for name in sorted(part.model_fields_set):
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            yield from _set_values(value, f"{prefix}{name}.")
+        elif value is not None and name != "summary":
+            yield prefix + name, value
+
+
 def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -> None:
     """Prints what would be trained, each value with its reason."""
     begin = time.monotonic()
-    intent = recipes.load(recipe, overrides + ([f"budget='{budget}'"] if budget else []))
+    intent = load(recipe, budget, overrides)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
     facts = rules.Facts(clock.left(), devices.matmul_peak(machine), kind=machine.kind)
@@ -133,6 +174,9 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     vocabulary.save(folder.path / "tokenizer", planned.recipe.train.context)
     with open(folder.path / "skipped.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(s)) + "\n" for summary in corpus.sources for s in summary.skipped)
+    for item in planned.derived:
+        folder.record({"event": "derived", **asdict(item)})
+    # Last: it says that the folder is prepared.
     folder.write_info({
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
         "commit": _commit(),
@@ -144,8 +188,6 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         "matmul_parameters": planned.shape.matmul_parameters,
         "prepared_seconds": time.monotonic() - begin,
     })  # fmt: skip
-    for item in planned.derived:
-        folder.record({"event": "derived", **asdict(item)})
     folder.unlock()
 
 
@@ -156,23 +198,29 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         folder.lock()
     recipe, info = folder.recipe, folder.info
     if not info:
-        raise UserError(f"{path} was not prepared to the end (no run.json); delete it and start again.")
+        raise UserError(f"{path} was not prepared to the end (no run.json); start it again without --resume.")
     facts = info["machine"]
     # A resumed run computes as it began: the stored thread count, dtype and compile choice, nothing measured again.
     machine = devices.detect(facts["dtype"], facts["threads"])
     vocabulary = Vocabulary.load(path / "tokenizer")
-    shards = open_shards(Path(info["shards"]))
+    shards = _shards(recipe, info, vocabulary, world)
     settings = recipe.train
     assert settings.batch_rows and settings.evaluate_tokens
     decoder = _decoder(recipe, info, vocabulary, machine)
-    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume else None
+    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume and world.first else None
+    start = world.share(start)
+    steps = loop.total_steps(recipe)
+    if start is not None and start.step == steps and folder.model.is_dir():
+        if world.first:
+            say(f"the run is finished: model {folder.model}, report {write_report(path)}")
+        return
     if world.first:
+        checkpoint.set_aside(folder.checkpoints, start)
         folder.forget_after(start.step if start else 0)
         if resume:
             text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
             folder.record({"event": "note", "step": start.step if start else 0, "text": text})
             say(text)
-    steps = loop.total_steps(recipe)
     live = LiveLine(steps)
     observers: list[loop.Observer] = [folder.record, live] if world.first else []
     if world.first and (tracking := tracker(settings.track, path, recipe.name)):
@@ -197,7 +245,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     finally:
         live.close()
     if world.first:
-        special = weights.SpecialIds(end=tuple({vocabulary.end_id, *_end_turn(vocabulary)}), pad=vocabulary.pad_id)
+        special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
         weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, settings.context))
         report = write_report(path)
         say(f"held-out loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, over {result.tokens:,} tokens")
@@ -287,6 +335,23 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
     return vocabulary
 
 
+def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world: parallel.World) -> Shards:
+    """The run's token files; where the cache was emptied, process 0 writes them again.
+
+    Raises:
+        UserError: the documents are no longer those of the run.
+    """
+    folder = Path(info["shards"])
+    if world.first and not folder.is_dir():
+        say(f"the token files {folder} are gone; reading the documents again.")
+        cache = folder.parent
+        again = tokenise(gather(recipe.data, cache, say), vocabulary, recipe.data, cache, say, recipe.train.context)
+        if again.folder != folder:
+            raise UserError("the documents have changed since the run began, so that it cannot go on; start a new run with another --out.")
+    world.barrier()
+    return open_shards(folder)
+
+
 def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
     """With the weights that a run starts from."""
     if info["init"] is not None:
@@ -311,10 +376,6 @@ def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
 def _padded(token_bytes: np.ndarray, size: int) -> np.ndarray:
     """One entry per row of the embedding, which imported models have more of than tokens."""
     return np.pad(token_bytes, (0, size - len(token_bytes)))
-
-
-def _end_turn(vocabulary: Vocabulary) -> tuple[int, ...]:
-    return (vocabulary.end_turn_id,) if END_TURN in vocabulary.controls else ()
 
 
 def _commit() -> str | None:

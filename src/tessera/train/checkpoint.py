@@ -85,6 +85,15 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def set_aside(folder: Path, start: Checkpoint | None) -> None:
+    """Renames what is newer than the checkpoint that a run goes on from, so that nothing takes a damaged one for the newest."""
+    for newer in folder.glob("step-*"):
+        if start is None or _step_of(newer) > start.step:
+            aside = newer.with_name(f"damaged-{newer.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
+
+
 class Writer:
     """Writes checkpoints in the background, one at a time, and keeps the newest two and the best.
 
@@ -132,10 +141,14 @@ class Writer:
             self._thread = None
         if self._failure is not None:
             error, self._failure = self._failure, None
-            good = max(self.folder.glob("step-*"), key=_step_of, default=None)
-            kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
             why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            raise RunFailed(f"a checkpoint could not be written in {self.folder} ({why}); {kept}; make room and --resume.")
+            raise RunFailed(f"a checkpoint could not be written in {self.folder} ({why}); {self.last_good()}; make room and --resume.")
+
+    def last_good(self) -> str:
+        """Words that name the newest checkpoint, once what is being written is on disk."""
+        self.wait()
+        good = max(self.folder.glob("step-*"), key=_step_of, default=None)
+        return f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
 
     def _write(self, state: dict[str, Any]) -> None:
         aside = self.folder / f".step-{state['step']}.{os.getpid()}"

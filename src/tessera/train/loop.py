@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tessera.data.loader import Batch, Loader
 from tessera.device import Machine, synchronise
-from tessera.errors import RunFailed, UserError
+from tessera.errors import Interrupted, RunFailed, UserError
 from tessera.model.decoder import Decoder
 from tessera.recipe import Recipe
 from tessera.train import optimizers as optim
@@ -34,15 +34,6 @@ Observer = Callable[[dict[str, Any]], None]
 WINDOW = 128
 """Steps that say what a usual loss and gradient norm is, as in OLMo-core's skip-step optimizer."""
 MOST_SKIPPED = 10
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything is saved."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
-        self.number = number
-        self.step = step
 
 
 @dataclass
@@ -134,13 +125,13 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
             job.writer.write(decoder, opts, {**state, "best_step": progress.best_step}, wait)
             job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked)
 
-    def look(samples: bool = True) -> Evaluation:
+    def look() -> Evaluation:
         synchronise(job.machine)
         begin = time.perf_counter()
         found = evaluate(decoder, job.held_out, job.token_bytes, job.machine.torch_device) if world.first else Evaluation(0.0, 0.0, 0)
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
                  evaluated_tokens=found.tokens, seconds=time.perf_counter() - begin)  # fmt: skip
-        if samples and job.sample is not None and world.first:
+        if job.sample is not None and world.first:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))
         if progress.best_loss is None or found.loss < progress.best_loss:
@@ -158,10 +149,13 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
             last = progress.step == steps
             if progress.step % settings.evaluate_every == 0 and not last:
                 look()
+                if progress.best_step == progress.step:  # kept beside the newest two, so it has to exist
+                    save()
+                    saved_at = time.perf_counter()
             stop = asked[0] if asked else 0
             if world.any(bool(stop), job.machine.torch_device):
                 save(wait=True)
-                raise Interrupted(stop or signal.SIGTERM, progress.step)
+                raise Interrupted(stop or signal.SIGTERM, progress.step, resumable=True)
             if not last and _agreed(world, time.perf_counter() - saved_at > settings.checkpoint_seconds, job):
                 save()
                 saved_at = time.perf_counter()
@@ -208,10 +202,10 @@ def _update(job: Job, objective: nn.Module, opts: list[torch.optim.Optimizer], p
     job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
              tokens_per_second=speed, seconds=progress.seconds, peak_share=flops / (job.matmul_peak * world.size), skipped=int(skip))  # fmt: skip
     if progress.skipped_in_a_row >= MOST_SKIPPED:
-        good = progress.step - MOST_SKIPPED
+        kept = job.writer.last_good() if job.writer is not None else ""
         raise RunFailed(
             f"{MOST_SKIPPED} steps in a row gave a loss or gradient that is not finite or far outside the usual (last: loss {loss:.4g}, "
-            f"gradient norm {norm:.4g}); training stopped after step {good}, whose checkpoints are kept in the run's folder; "
+            f"gradient norm {norm:.4g}); the weights are those of step {progress.step - MOST_SKIPPED}, {kept}; "
             "lower train.matrix_rate and train.adam_rate, or look at the data."
         )
 
@@ -235,11 +229,11 @@ def _gradients(objective: nn.Module, batch: Batch, micro_rows: int, learned: flo
 
 
 def _unusual(value: float, usual: list[float]) -> bool:
-    """Six standard deviations above the recent mean; the deviation is taken as at least 5 % of the mean."""
+    """Six standard deviations above the recent mean; the deviation is taken as at least 10 % of the mean."""
     if len(usual) < WINDOW // 4:
         return False
     mean = statistics.fmean(usual)
-    return value > mean + 6 * max(statistics.pstdev(usual, mean), 0.05 * mean)
+    return value > mean + 6 * max(statistics.pstdev(usual, mean), 0.1 * mean)
 
 
 def _agreed(world: World, wish: bool, job: Job) -> bool:
@@ -262,7 +256,7 @@ def _signals() -> Iterator[list[int]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise Interrupted(number, resumable=True)
         asked.append(number)
 
     try:
