@@ -1,7 +1,7 @@
 """The command line: names, options and help; what they do is in `tessera.commands`.
 
-Heavy packages are imported inside the commands, so that help answers at once. Bad input ends in one sentence and exit code 2; a run
-stopped by Ctrl-C in 130, by SIGTERM in 143, and its resume command is printed.
+Heavy packages are imported inside the commands, so that help answers at once. Bad input ends in one sentence and exit code 2;
+a run stopped by Ctrl-C in 130, by SIGTERM in 143, and its resume command is printed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
-BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; FLOPs 1e17; tokens 50Mtok; money $20. Instead of the recipe's.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Sets one field of the recipe; may be repeated.")]
+BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok; $20. Instead of the recipe's.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Sets a field of the recipe; repeatable.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
@@ -39,7 +41,7 @@ ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging 
 def quickstart(
     budget: Annotated[str, typer.Option(help="Time for everything.")] = "6m",
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/quickstart",
-    serve: Annotated[bool, typer.Option(help="Serve the result afterwards (comes with the server; now it only prints how to talk to it).")] = True,
+    serve: Annotated[bool, typer.Option(help="Serve the result afterwards.")] = True,
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
     _stop_in_words()
@@ -60,7 +62,9 @@ def recipes(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def plan(recipe_name: RecipeArgument, budget: BudgetOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+def plan(
+    recipe_name: RecipeArgument, budget: BudgetOption = None, settings: SetOption = None, as_json: JsonOption = False
+) -> None:
     """Say what would be trained, each value with its reason."""
     from tessera.commands.train import plan as run
 
@@ -120,7 +124,9 @@ def chat(
 @app.command("eval")
 def evaluate(
     model: ModelArgument,
-    data: Annotated[list[str] | None, typer.Option(help="Source to measure on; may be repeated. By default the run's held-out documents.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Source to measure on; repeatable. By default the held-out documents.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="At most this many documents.")] = 100,
     as_json: JsonOption = False,
 ) -> None:

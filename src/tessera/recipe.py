@@ -215,14 +215,16 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise UserError(f"recipe {name_or_path} is not a file; give a path to a YAML page or one of: {', '.join(shipped())}.")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     elif page.is_file():
-        text = page.read_text(encoding="utf-8")
+        text = page.read_bytes()
     else:
-        raise UserError(f"there is no recipe {name_or_path!r}; the shipped ones are {', '.join(shipped())}, or give a path to a .yaml file.")
+        raise UserError(
+            f"there is no recipe {name_or_path!r}; the shipped ones are {', '.join(shipped())}, or give a path to a .yaml file."
+        )
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name_or_path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe {name_or_path} is not a page of key: value.")
@@ -238,14 +240,18 @@ def validate(tree: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "the page"
-        what = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(first["type"], first["msg"].removeprefix("Value error, "))
+        what = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(
+            first["type"], first["msg"].removeprefix("Value error, ")
+        )
         raise UserError(f"recipe {where}: {field}: {what[:1].lower() + what[1:]}{_known_keys(first)}.") from None
 
 
 def _known_keys(error: Any) -> str:
     """For an unknown key, the keys that stand there."""
     if error["type"] != "extra_forbidden":
-        return f" (got {error['input']!r})" if error["type"] != "missing" and isinstance(error["input"], str | int | float) else ""
+        return (
+            f" (got {error['input']!r})" if error["type"] != "missing" and isinstance(error["input"], str | int | float) else ""
+        )
     part: Any = Recipe
     for name in error["loc"][:-1]:
         if isinstance(name, int):

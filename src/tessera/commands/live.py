@@ -49,7 +49,9 @@ class LiveLine:
             self._step(event)
         elif kind == "evaluation":
             self.bits = event["bits_per_byte"]
-            self._say(f"step {event['step']:,}/{self.steps:,}  held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte")
+            self._say(
+                f"step {event['step']:,}/{self.steps:,}  held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
+            )
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {first[:100]}")
@@ -110,7 +112,9 @@ def tracker(kind: str, folder: Path, name: str) -> Observer | None:
         package = __import__(kind)
     except ImportError:
         package_name = "tensorboard" if kind == "tensorboard" else kind
-        raise UserError(f"train.track={kind} needs the package {package_name}; pip install {package_name}, or leave train.track at none.") from None
+        raise UserError(
+            f"train.track={kind} needs the package {package_name}; pip install {package_name}, or leave train.track at none."
+        ) from None
     package.init(project="tessera", name=name)
 
     def to_service(event: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """`tessera quickstart`: the whole path in one command, on code that every machine has.
 
-It trains the `code` recipe on this interpreter's own library, compares the result with an untrained model and with n-gram counts on
-held-out files, completes functions that it has never seen, and writes the report.
+It trains the `code` recipe on this interpreter's own library, compares the result with an untrained model and with n-gram counts
+on held-out files, completes functions that it has never seen, and writes the report.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def quickstart(budget: str, out: str) -> None:
     if seconds is None or seconds < 3 * AFTER_SECONDS:
         raise UserError(f"--budget {budget}: the quickstart needs a time of at least {3 * AFTER_SECONDS:.0f}s, like 6m.")
     if (path / "completions.json").is_file():
-        raise UserError(f"{path} holds a finished quickstart: look at {path / 'report.html'}, or give another --out to do it again.")
+        raise UserError(
+            f"{path} holds a finished quickstart: look at {path / 'report.html'}, or give another --out to do it again."
+        )
     started = (path / "run.json").is_file()
     if not (path / "model").is_dir():
         training.train("code", f"{seconds - AFTER_SECONDS:.0f}s", [], None, out, resume=started)
@@ -78,7 +80,10 @@ def _compare(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:
     held_out = source.validation.ids[: found.tokens]
     counts = ngram_bits_per_byte(source.train.ids, held_out, vocabulary.size, vocabulary.token_bytes, NGRAM_ORDER)
     baselines = {
-        "untrained": {"name": "untrained", "bits_per_byte": evaluate(untrained, rows, vocabulary.token_bytes, device).bits_per_byte},
+        "untrained": {
+            "name": "untrained",
+            "bits_per_byte": evaluate(untrained, rows, vocabulary.token_bytes, device).bits_per_byte,
+        },
         "ngram": {"name": f"{NGRAM_ORDER}-gram counts", "bits_per_byte": counts},
         "trained": {"name": "this run", "bits_per_byte": found.bits_per_byte},
     }
@@ -96,11 +101,11 @@ def _complete(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:
     params = SamplingParams(max_tokens=context // 3, temperature=0.2, seed=0, stop=("\ndef ", "\nclass "))
     made = engine.generate(prompts, params)
     completions = [
-        {"title": f.title, "prompt": f.prompt, "reference": f.reference, "completion": c.text} for f, c in zip(functions, made, strict=True)
+        {"title": f.title, "prompt": f.prompt, "reference": f.reference, "completion": c.text}
+        for f, c in zip(functions, made, strict=True)
     ]
     print("\nFunctions from held-out files, completed:")
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     for entry in completions:
         print(f"\n--- {entry['title']}\n{entry['prompt']}{bold}{entry['completion']}{plain}")
     write_text(folder.path / "completions.json", json.dumps(completions, indent=1))
-

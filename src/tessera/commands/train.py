@@ -76,7 +76,9 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     intent = load(recipe, budget, overrides)
     path = Path(out or f"runs/{intent.name}")
     if resume:
-        refuse_changes(intent, init, RunFolder.open(path))
+        # A shipped page may be resumed by its name alone; of one's own page, everything counts.
+        keys = None if recipe.endswith((".yaml", ".yml")) else {"name", *(o.partition("=")[0] for o in overrides)} | ({"budget"} if budget else set())
+        refuse_changes(intent, keys, init, RunFolder.open(path))
     world = parallel.join()
     try:
         with disk_may_be_full(path):
@@ -96,14 +98,22 @@ def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
     return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget else []))
 
 
-def refuse_changes(intent: Recipe, init: str | None, folder: RunFolder) -> None:
+def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
     """A resumed run goes on as it began: what is set now has to be what was set then.
+
+    Args:
+        intent: what is asked for now.
+        keys: fields and parts of the recipe to compare; None: all that somebody wrote down.
+        init: the model to go on from that is named now, if one is.
+        folder: the run.
 
     Raises:
         UserError: something differs.
     """
     stored = folder.recipe
     for name, value in _set_values(intent):
+        if keys is not None and not any(f"{name}.".startswith(f"{key}.") for key in keys):
+            continue
         kept = functools.reduce(getattr, name.split("."), stored)
         if kept != value:
             raise UserError(
@@ -111,7 +121,9 @@ def refuse_changes(intent: Recipe, init: str | None, folder: RunFolder) -> None:
                 "leave it as it was, or start a new run with another --out."
             )
     if init is not None and str(weights.resolve_model(init).resolve()) != folder.info.get("init"):
-        raise UserError(f"the run at {folder.path} did not start from --init {init}; leave --init out, or start a new run with another --out.")
+        raise UserError(
+            f"the run at {folder.path} did not start from --init {init}; leave --init out, or start a new run with another --out."
+        )
 
 
 def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -347,7 +359,9 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
         cache = folder.parent
         again = tokenise(gather(recipe.data, cache, say), vocabulary, recipe.data, cache, say, recipe.train.context)
         if again.folder != folder:
-            raise UserError("the documents have changed since the run began, so that it cannot go on; start a new run with another --out.")
+            raise UserError(
+            "the documents have changed since the run began, so that it cannot go on; start a new run with another --out."
+        )
     world.barrier()
     return open_shards(folder)
 

@@ -158,7 +158,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, remember: Reme
     if remember is not None:
         k, v = remember(k, v)
     shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=shared).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=shared).transpose(
+        1, 2
+    )
 
 
 class FeedForward(nn.Module):
@@ -236,7 +238,9 @@ class Decoder(nn.Module):
                 else:
                     parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
         """Hidden states after the last norm.
 
         Args:

@@ -1,7 +1,7 @@
 """From a budget to every setting of a run, each with its reason.
 
-`resolve` takes a recipe with gaps, what is known of machine and data, and returns the recipe without gaps and a list that says why
-each value is what it is. What a person set is never changed. The constants were tuned here; docs/LOG.md has the experiments.
+`resolve` takes a recipe with gaps, what is known of machine and data, and returns the recipe without gaps and a list that says
+why each value is what it is. What a person set is never changed. The constants were tuned here; docs/LOG.md has the experiments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 
 TOKENS_PER_PARAMETER = 10.0
-"""D/N at the best loss for the compute, N counted in matmul parameters (nanochat's fits give 10 to 11 with Muon, its LOG 2026-01-27)."""
+"""D/N at the best loss for the compute, N in matmul parameters (nanochat's fits give 10 to 11 with Muon, its LOG 2026-01-27)."""
 MOST_EPOCHS = 4.0
 """Passes over the data that are nearly as good as new data (arXiv 2305.16264)."""
 UTILISATION = 0.55
@@ -91,9 +91,15 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
     parameters = shape.matmul_parameters
-    why_shape = f"N = {_count(parameters)} matmul parameters for D = {_count(tokens)} tokens, near {TOKENS_PER_PARAMETER:g} tokens each"
+    why_shape = (
+        f"N = {_count(parameters)} matmul parameters for D = {_count(tokens)} tokens, near {TOKENS_PER_PARAMETER:g} tokens each"
+    )
     fixed = "as in the model to go on from"
-    choose("tokenizer.vocabulary_size", vocabulary_text, fixed if facts.shape else "512 (D / 5M)^0.5, a power of two: more data, longer words")
+    choose(
+        "tokenizer.vocabulary_size",
+        vocabulary_text,
+        fixed if facts.shape else "512 (D / 5M)^0.5, a power of two: more data, longer words",
+    )
     choose("model.width", shape.width, fixed if facts.shape else why_shape)
     choose("model.layers", shape.layers, fixed if facts.shape else "width / 64")
     choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
@@ -108,15 +114,33 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         raise UserError(f"train.batch_rows={rows} cannot be shared by {facts.processes} processes; make it a multiple.")
     per_process = rows // facts.processes
     micro = per_process if facts.kind == "cuda" else _divisor(per_process, max(1, MICRO_TOKENS // train.context))
-    choose("train.micro_rows", micro, "the whole share: a GPU holds it" if facts.kind == "cuda" else f"about {MICRO_TOKENS} tokens: activations stay in the cache")
+    choose(
+        "train.micro_rows",
+        micro,
+        "the whole share: a GPU holds it"
+        if facts.kind == "cuda"
+        else f"about {MICRO_TOKENS} tokens: activations stay in the cache",
+    )
     steps = max(1, math.ceil(tokens / (rows * train.context)))
     adamw = train.optimizer == "adamw"
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
-    choose("train.matrix_rate", matrix_rate, f"{ADAMW_RATE if adamw else MUON_RATE:g} at width 128, x (width/128)^{RATE_WIDTH_POWER:g}")
-    choose("train.adam_rate", matrix_rate if adamw else EMBEDDING_RATE * (shape.width / 128) ** RATE_WIDTH_POWER, "tuned with the rate of the matrices")
+    choose(
+        "train.matrix_rate",
+        matrix_rate,
+        f"{ADAMW_RATE if adamw else MUON_RATE:g} at width 128, x (width/128)^{RATE_WIDTH_POWER:g}",
+    )
+    choose(
+        "train.adam_rate",
+        matrix_rate if adamw else EMBEDDING_RATE * (shape.width / 128) ** RATE_WIDTH_POWER,
+        "tuned with the rate of the matrices",
+    )
     choose("train.weight_decay", 0.1, "of Muon and AdamW at these sizes; goes to zero with the rate")
     choose("train.warmup_steps", min(max(10, steps // 50), max(1, steps // 10)), "2 % of the steps, at least 10, at most a tenth")
-    choose("train.cooldown_steps", min(max(steps * 2 // 5, 100), steps * 4 // 5), "40 % of the steps, at least 100, at most four fifths")
+    choose(
+        "train.cooldown_steps",
+        min(max(steps * 2 // 5, 100), steps * 4 // 5),
+        "40 % of the steps, at least 100, at most four fifths",
+    )
     choose("train.evaluate_every", max(1, math.ceil(steps / 10)), "ten times in a run")
     choose("train.evaluate_tokens", _evaluation_tokens(tokens, recipe), "so that all evaluations cost about 3 % of the run")
 
@@ -133,11 +157,27 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
 def shape_of(recipe: Recipe, vocabulary_size: int) -> DecoderConfig:
     """The decoder that a resolved recipe describes, for a vocabulary of that many ids."""
     model = recipe.model
-    assert model.width and model.layers and model.heads and model.kv_heads and model.head_size and model.mlp_width and model.tied is not None
+    assert (
+        model.width
+        and model.layers
+        and model.heads
+        and model.kv_heads
+        and model.head_size
+        and model.mlp_width
+        and model.tied is not None
+    )
     return DecoderConfig(
-        vocab_size=vocabulary_size, width=model.width, layers=model.layers, heads=model.heads, kv_heads=model.kv_heads,
-        head_size=model.head_size, mlp_width=model.mlp_width, tied=model.tied, context=recipe.train.context, rope_theta=model.rope_theta,
-    )  # fmt: skip
+        vocab_size=vocabulary_size,
+        width=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_size=model.head_size,
+        mlp_width=model.mlp_width,
+        tied=model.tied,
+        context=recipe.train.context,
+        rope_theta=model.rope_theta,
+    )
 
 
 def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:

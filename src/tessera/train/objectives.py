@@ -1,7 +1,7 @@
 """What a run minimises, and the same measure on held-out rows.
 
-Hidden states and targets go in, a sum of losses comes out: sums, because the caller divides by the number of learned tokens of the
-whole global batch, so that the result does not depend on accumulation or on the number of processes.
+Hidden states and targets go in, a sum of losses comes out: sums, because the caller divides by the number of learned tokens
+of the whole global batch, so that the result does not depend on accumulation or on the number of processes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _NextToken(torch.autograd.Function):
         return (nats + z_loss * penalty).float(), nats
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
         return d_hidden * d_loss.to(d_hidden.dtype), d_head * d_loss, None, None, None
 
@@ -97,7 +97,9 @@ class NextToken(nn.Module):
             for block in decoder.model.layers:
                 block.compile()
 
-    def forward(self, ids: Tensor, weights: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, weights: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sums over the rows' learned tokens.
 
         Args:

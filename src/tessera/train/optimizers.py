@@ -36,10 +36,30 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     x = x if wide else x.T
     # A little under 1, since rounding must not push the largest singular value out of the polynomial's range.
     x = x / (x.norm() * 1.02 + 1e-7)
+    # The long way round costs 4 r^2 c + 2 r^3 products a step, the short one 8 r^3; it needs float32's digits.
+    x = _by_gram_matrix(x) if dtype == torch.float32 and x.shape[1] >= 2 * x.shape[0] else _newton_schulz(x)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+def _newton_schulz(x: Tensor) -> Tensor:
     for a, b, c in _STEPS:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
+    return x
+
+
+def _by_gram_matrix(x: Tensor) -> Tensor:
+    """The same polynomials, composed on the small side: each step is P(G) x with G = x x^T, and the next G is P G P."""
+    gram = x @ x.T
+    product: Tensor | None = None
+    for step, (a, b, c) in enumerate(_STEPS):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if step < len(_STEPS) - 1:
+            gram = polynomial @ gram @ polynomial
+    assert product is not None
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,7 +69,9 @@ class Muon(torch.optim.Optimizer):
     that one rate suits all matrices and compares with AdamW's. Weight decay is decoupled.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype
 

@@ -51,7 +51,9 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, com
 
     micro_batch()
     update()
-    passes, updates, start = [], [], time.perf_counter()
+    passes: list[float] = []
+    updates: list[float] = []
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(passes) < 3:
         passes.append(micro_batch())
         updates.append(update())
