@@ -148,6 +148,12 @@ class Recipe(Part):
     model: Model = Model()
     train: Train = Train()
 
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _bare_flops(cls, value: Any) -> Any:
+        # 1e17 without quotes is a number to YAML.
+        return f"{value:g}" if isinstance(value, int | float) else value
+
     @model_validator(mode="after")
     def _money_has_a_price(self) -> Recipe:
         if self.budget.startswith("$") and self.price_per_hour is None:
@@ -179,7 +185,8 @@ class Budget(Part):
         Raises:
             ValueError: it is none of these, or not positive.
         """
-        number = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+        # No more digits than a float holds: nothing that is written reads as infinite.
+        number = r"(\d{1,18}(?:\.\d+)?(?:e[+-]?\d{1,2})?)"
         if m := re.fullmatch(number + r"\s*(s|m|h)", text, re.IGNORECASE):
             parsed = cls(seconds=float(m[1]) * {"s": 1, "m": 60, "h": 3600}[m[2].lower()])
         elif m := re.fullmatch(number + r"\s*([kmgb]?)tok", text, re.IGNORECASE):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def _gradients(objective: nn.Module, batch: Batch, micro_rows: int, learned: flo
         weights = torch.as_tensor(batch.learn[rows]).to(device, torch.float32, non_blocking=True)
         mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(device))
         in_between = world.size > 1 and start != starts[-1]
-        with objective.no_sync() if in_between else nullcontext():
+        with cast(nn.parallel.DistributedDataParallel, objective).no_sync() if in_between else nullcontext():
             loss, part = objective(ids, weights, mask)
             # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
             (loss * (world.size / max(learned, 1.0))).backward()

@@ -1,0 +1,101 @@
+"""A run's folder: one owner, whole files, a record that survives a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from tessera import recipe
+from tessera.errors import RunFailed, UserError
+from tessera.run import RunFolder, cache_folder, disk_may_be_full, write_text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "runs" / "a", recipe.load("text", ["budget=5ktok"]))
+
+
+def test_what_is_written_is_read_back(folder: RunFolder) -> None:
+    assert RunFolder.open(folder.path).recipe == folder.recipe == recipe.load("text", ["budget=5ktok"])
+    assert folder.info == {}
+    folder.write_info({"command": "tessera train"})
+    assert RunFolder.open(folder.path).info == {"command": "tessera train"}
+
+
+def test_a_folder_has_one_owner(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="another process is training"):
+        RunFolder(folder.path).lock()
+    with pytest.raises(UserError, match="another process is training"):
+        RunFolder.create(folder.path, folder.recipe)
+    folder.unlock()
+    RunFolder(folder.path).lock()
+
+
+def test_a_start_that_was_broken_off_is_replaced_and_a_prepared_run_is_not(folder: RunFolder) -> None:
+    folder.record({"event": "derived", "name": "x"})
+    folder.unlock()
+    again = RunFolder.create(folder.path, folder.recipe)
+    assert list(again.events()) == []
+    again.write_info({"command": "tessera train"})
+    again.unlock()
+    with pytest.raises(UserError, match="exists already"):
+        RunFolder.create(folder.path, folder.recipe)
+
+
+@pytest.mark.parametrize("name", ["letter.txt", "model", "run.json", "checkpoints"])
+def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        RunFolder.refuse_occupied(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder.create(tmp_path / "file" / "below", recipe.load("text"))
+
+
+def test_events_survive_a_cut_line_and_are_forgotten_from_a_step_on(folder: RunFolder) -> None:
+    folder.record({"event": "derived", "name": "train.tokens"})
+    for step in range(1, 6):
+        folder.record({"event": "step", "step": step, "loss": math.nan if step == 2 else 1.5})
+    with open(folder.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"event": "step", "st')
+    again = RunFolder.open(folder.path)
+    assert [e.get("step") for e in again.events()] == [None, 1, 2, 3, 4, 5]
+    assert [e["loss"] for e in again.events() if e.get("step") == 2] == [None]
+    again.forget_after(3)
+    again.record({"event": "step", "step": 4, "loss": 1.0})
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("step") for line in lines] == [None, 1, 2, 3, 4]
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "new \udc80")
+    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_names_the_newest_checkpoint(tmp_path: Path) -> None:
+    for step in (9, 10):
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    with pytest.raises(RunFailed, match=r"disk is full.*step-10; make room and --resume"), disk_may_be_full(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(RunFailed, match="make room and start again"), disk_may_be_full(tmp_path / "none"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(FileNotFoundError), disk_may_be_full(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "No such file")
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TESSERA_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("TESSERA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "tessera"
