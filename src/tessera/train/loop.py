@@ -34,6 +34,7 @@ Observer = Callable[[dict[str, Any]], None]
 WINDOW = 128
 """Steps that say what a usual loss and gradient norm is, as in OLMo-core's skip-step optimizer."""
 MOST_SKIPPED = 10
+AGAIN_SECONDS = 2.0
 
 
 @dataclass
@@ -251,12 +252,16 @@ def _check_identity(start: Checkpoint, job: Job) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT while the block runs; a second one stops at once."""
+    """Collects SIGTERM and SIGINT while the block runs; another Ctrl-C, a while after, stops at once."""
     asked: list[int] = []
+    first = math.inf
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        nonlocal first
+        # One Ctrl-C may come twice: from the terminal, and from torchrun, which passes on what it gets.
+        if number == signal.SIGINT and time.monotonic() > first + AGAIN_SECONDS:
             raise Interrupted(number, resumable=True)
+        first = min(first, time.monotonic())
         asked.append(number)
 
     try:

@@ -1,0 +1,135 @@
+"""Checkpoints: whole or not there, checked before they are trusted, exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tessera.errors import RunFailed
+from tessera.train.checkpoint import Writer, latest, set_aside
+
+
+def trained(seed: int = 0) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    opts: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), fused=True)]
+    model(torch.randn(3, 4)).sum().backward()
+    opts[0].step()
+    return model, opts
+
+
+def write(writer: Writer, step: int, best: int | None = None, **state: Any) -> None:
+    writer.write(*trained(step), {"step": step, "best_step": best, **state}, wait=True)
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def silent(text: str) -> None:
+    pytest.fail(text)
+
+
+def test_what_is_written_is_restored_exactly(tmp_path: Path) -> None:
+    model, opts = trained()
+    Writer(tmp_path).write(model, opts, {"step": 7, "progress": {"losses": [0.1, 1 / 3]}}, wait=True)
+    found = latest(tmp_path, silent)
+    assert found is not None and found.step == 7 and found.state["progress"] == {"losses": [0.1, 1 / 3]}
+    other, others = trained(seed=1)
+    others[0].state.clear()
+    found.restore(other, others)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        for entry, value in opts[0].state[mine].items():
+            assert torch.equal(value, others[0].state[theirs][entry])
+
+
+def test_training_on_does_not_change_what_is_being_written(tmp_path: Path) -> None:
+    model, opts = trained()
+    before = model[0].weight.detach().clone()  # type: ignore[index]
+    writer, losses = Writer(tmp_path), [1.0]
+    writer.write(model, opts, {"step": 1, "losses": losses})
+    with torch.no_grad():
+        model[0].weight.zero_()  # type: ignore[index]
+    losses.append(2.0)
+    writer.wait()
+    found = latest(tmp_path, silent)
+    assert found is not None and found.state["losses"] == [1.0]
+    assert torch.equal(load_file(found.folder / "weights.safetensors")["0.weight"], before)
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    for step, best in ((9, 9), (10, 10), (11, 10), (12, 10), (100, 10)):
+        write(writer, step, best)
+    assert names(tmp_path) == {"step-10", "step-12", "step-100"}
+    assert set(names(tmp_path / "step-100")) == {"weights.safetensors", "optimizer.safetensors", "state.json"}
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "zeros"])
+def test_damage_is_noticed_and_the_one_before_is_used(tmp_path: Path, file: str, damage: str) -> None:
+    writer, warnings = Writer(tmp_path), []
+    for step in (2, 10):
+        write(writer, step)
+    path = tmp_path / "step-10" / file
+    whole = path.read_bytes()
+    place = random.Random(file + damage).randrange(len(whole))
+    if damage == "gone":
+        path.unlink()
+    else:
+        flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        path.write_bytes({"flip": flipped, "cut": whole[:place], "zeros": bytes(len(whole))}[damage])
+    found = latest(tmp_path, warnings.append)
+    assert found is not None and found.step == 2
+    assert len(warnings) == 1 and "step-10 is damaged" in warnings[0]
+
+
+def test_every_single_flipped_bit_of_the_state_is_noticed(tmp_path: Path) -> None:
+    write(Writer(tmp_path), 3, losses=[1.25, 3e-9])
+    path = tmp_path / "step-3" / "state.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = latest(tmp_path, lambda text: None)
+        # A flip between the tokens of JSON may leave its meaning as it is.
+        assert found is None or found.state == {k: v for k, v in json.loads(whole).items() if k != "seal"}, place
+
+
+def test_what_is_half_written_is_never_read_and_is_cleared(tmp_path: Path) -> None:
+    write(Writer(tmp_path), 3)
+    (tmp_path / "step-3").rename(tmp_path / ".step-4.123")
+    assert latest(tmp_path, silent) is None
+    Writer(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_damaged_ones_step_aside(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    for step in (5, 6):
+        write(writer, step)
+    (tmp_path / "step-6" / "state.json").write_text("{}")
+    start = latest(tmp_path, lambda text: None)
+    set_aside(tmp_path, start)
+    assert names(tmp_path) == {"step-5", "damaged-step-6"} and writer.last_good().endswith("step-5")
+    write(writer, 6)
+    write(writer, 7)
+    assert names(tmp_path) == {"step-6", "step-7", "damaged-step-6"}
+
+
+def test_a_write_that_fails_is_heard_of_and_names_the_last_good_one(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    write(writer, 1)
+    (tmp_path / f".step-2.{os.getpid()}").write_text("in the way")
+    writer.write(*trained(), {"step": 2})
+    with pytest.raises(RunFailed, match=r"the last good checkpoint is .*step-1; make room and --resume"):
+        writer.wait()
+    writer.wait()
