@@ -1,0 +1,241 @@
+"""What the training benchmarks share: settings, shapes, workers that take their steps in turn, and stored results.
+
+A peer runs in a process of its own, so that memory, allocator and thread settings are its own; this side asks for one step at
+a time, so that peers that are compared take turns and meet the same state of the machine. Nothing here imports torch: a worker
+must be able to prepare its process first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model of Qwen3's form and the batch it is trained on; heads have size 64, the embedding is tied."""
+
+    layers: int
+    width: int
+    context: int
+    rows: int
+    vocabulary: int = 2048
+
+    @property
+    def heads(self) -> int:
+        return self.width // 64
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads // 2
+
+    @property
+    def mlp_width(self) -> int:
+        return 3 * self.width
+
+    @property
+    def tokens(self) -> int:
+        """Of one step."""
+        return self.rows * self.context
+
+
+SHAPES = {
+    "4x256": Shape(4, 256, 256, 32),
+    "6x256": Shape(6, 256, 512, 16),
+    "124M-1024": Shape(12, 768, 1024, 32, 50_304),
+    "124M-2048": Shape(12, 768, 2048, 16, 50_304),
+    "350M-1024": Shape(24, 1024, 1024, 16, 50_304),
+    "350M-2048": Shape(24, 1024, 2048, 8, 50_304),
+    # For trying the scripts out.
+    "tiny": Shape(2, 128, 64, 4),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to take the same step.
+
+    Args:
+        peer: `tessera`, `transformers`, `litgpt` or `plain`.
+        shape: key of SHAPES.
+        compiled: torch.compile, of the blocks in tessera, of the whole model elsewhere.
+        micro_rows: rows of one forward pass; None: the whole batch at once.
+        allocator: with the settings of `tessera.device.prepare_process`, which are no part of the peer.
+        precision: `float32`, `bfloat16` (tessera: activations; elsewhere: weights and state too) or `autocast` (bf16, with
+            float32 weights).
+        recomputed: gradient checkpointing, where the peer has it.
+        optimizer: `adamw`, or `muon` (tessera only).
+        threads: of the worker.
+        gpu: on the first GPU instead of the CPU.
+        same_weights: begin with the weights tessera begins with, so that losses can be compared.
+    """
+
+    peer: str
+    shape: str
+    compiled: bool = False
+    micro_rows: int | None = None
+    allocator: bool = False
+    precision: str = "float32"
+    recomputed: bool = False
+    optimizer: str = "adamw"
+    threads: int = 1
+    gpu: bool = False
+    same_weights: bool = True
+
+    def __str__(self) -> str:
+        parts = [self.peer, "compiled" if self.compiled else "eager", f"{self.micro_rows or SHAPES[self.shape].rows} rows"]
+        parts += ["recomputed"] * self.recomputed + ["allocator"] * self.allocator
+        parts += [self.precision] * (self.precision != "float32") + [self.optimizer] * (self.optimizer != "adamw")
+        return ", ".join(parts)
+
+
+class WorkerFailed(Exception):
+    """A peer could not be run; the text says why."""
+
+
+class Worker:
+    """A process that takes one training step whenever it is asked."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), json.dumps(asdict(setting))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(setting.threads), text=True,
+        )  # fmt: skip
+        try:
+            self.facts = self._answer()
+        except WorkerFailed:
+            self.close()
+            raise
+
+    def ask(self, command: str = "step") -> dict[str, Any]:
+        """`step`: {cpu, wall, loss}; `peak`: {flops}; `memory`: {bytes}.
+
+        Raises:
+            WorkerFailed: the process ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerFailed(f"{self.setting} ended with code {self._process.wait()}") from None
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise WorkerFailed(answer["error"])
+                return answer
+        raise WorkerFailed(f"{self.setting} ended with code {self._process.wait()}")
+
+    def close(self) -> None:
+        """Ends the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """For a process with that many threads; waiting threads sleep, for every peer alike."""
+    count = str(threads)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def in_turn(workers: Sequence[Worker], rounds: int, clock: str, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """`rounds` steps of every worker, one worker after the other, in a new order each round."""
+    samples: dict[str, list[dict[str, Any]]] = {str(w.setting): [] for w in workers}
+    order = random.Random(seed)
+    for number in range(rounds):
+        for worker in order.sample(workers, len(workers)):
+            samples[str(worker.setting)].append(worker.ask())
+        taken = sum(s[-1][clock] for s in samples.values())
+        print(f"  round {number + 1} of {rounds}: {taken:.1f} s", file=sys.stderr, flush=True)
+    return samples
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, extremes and quartiles."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "q1": low, "q3": high}
+
+
+def tessera_command() -> list[str]:
+    """The command line of the tessera that this interpreter imports."""
+    return [sys.executable, "-m", "tessera"]
+
+
+def data_folder() -> Path:
+    """Small real data: $TESSERA_DATA, or ../shared/data beside the checkout."""
+    return Path(os.environ.get("TESSERA_DATA", HERE.parent.parent / "shared" / "data"))
+
+
+def facts() -> dict[str, Any]:
+    """Command, commit, machine and versions: what a result has to be read with."""
+    from tessera.device import detect
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "litgpt", "numpy", "tokenizers"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shlex.quote, sys.argv[1:])]),
+        "commit": _git("rev-parse", "--short", "HEAD") + (", with changes" if _git("status", "--porcelain", "--", "src") else ""),
+        "when": datetime.datetime.now().isoformat(timespec="seconds"),
+        "machine": {
+            "name": detect().name,
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "load": os.getloadavg(),
+        },
+        "versions": versions,
+    }
+
+
+def result_path(name: str) -> Path:
+    """results/YYYY-MM-DD-NAME.json."""
+    return RESULTS / f"{datetime.date.today().isoformat()}-{name}.json"
+
+
+def store(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+    print(f"stored {path}", file=sys.stderr)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
