@@ -1,0 +1,126 @@
+"""From a budget to a recipe without gaps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera import recipe as recipes
+from tessera.errors import UserError
+from tessera.model.decoder import DecoderConfig
+from tessera.recipe import Recipe
+from tessera.scaling import rules
+from tessera.scaling.rules import Facts
+
+NONE_MEANS_NONE = {"train.threads", "price_per_hour"}
+MACHINE = Facts(seconds=None, peak_flops=1e11)
+
+
+def page(*overrides: str) -> Recipe:
+    return recipes.load("text", list(overrides))
+
+
+def gaps(recipe: Recipe) -> set[str]:
+    """Fields that are still open."""
+    parts: dict[str, Any] = {"tokenizer": recipe.tokenizer, "model": recipe.model, "train": recipe.train}
+    return {f"{p}.{k}" for p, part in parts.items() for k, v in part.model_dump().items() if v is None} - NONE_MEANS_NONE
+
+
+budgets = st.one_of(
+    st.floats(5e4, 1e11).map(lambda n: (f"{n:.0f}tok", None)),
+    st.floats(1e11, 1e21).map(lambda n: (f"{n:.3e}", None)),
+    st.floats(10, 1e6).map(lambda n: (f"{n:.0f}s", n)),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(budgets, st.sampled_from([64, 256, 1024]), st.sampled_from([1, 2, 4]), st.sampled_from(["cpu", "cuda"]), st.sampled_from(["muon", "adamw"]))
+def test_every_gap_is_filled_with_a_reason_and_the_result_is_its_own_plan(
+    budget: tuple[str, float | None], context: int, processes: int, kind: str, optimizer: str
+) -> None:
+    wish = page(f"budget='{budget[0]}'", f"train.context={context}", f"train.optimizer={optimizer}")
+    facts = Facts(budget[1], 1e11, processes=processes, kind=kind)
+    plan = rules.resolve(wish, facts)
+    assert gaps(plan.recipe) == set() and all(d.reason for d in plan.derived)
+    assert {d.name for d in plan.derived} >= gaps(wish)
+    train = plan.recipe.train
+    assert train.batch_rows % processes == 0 and (train.batch_rows // processes) % train.micro_rows == 0
+    steps = math.ceil(train.tokens / (train.batch_rows * context))
+    assert 0 <= train.warmup_steps < max(2, steps) and 0 < train.cooldown_steps <= max(1, steps)
+    again = rules.resolve(plan.recipe, facts)
+    assert again.recipe == plan.recipe and all(d.reason == "set in the recipe" for d in again.derived)
+    assert rules.shape_of(plan.recipe, plan.shape.vocab_size) == plan.shape
+
+
+SET = {
+    "train.tokens": 123_456, "train.batch_rows": 12, "train.micro_rows": 3, "train.matrix_rate": 0.007, "train.adam_rate": 0.003, "train.weight_decay": 0.0,
+    "train.warmup_steps": 0, "train.cooldown_steps": 0, "train.evaluate_every": 7, "train.evaluate_tokens": 999, "tokenizer.vocabulary_size": 777,
+    "model.width": 192, "model.layers": 5, "model.heads": 6, "model.kv_heads": 1, "model.head_size": 32, "model.mlp_width": 100, "model.tied": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SET)
+@pytest.mark.parametrize("budget", ["1e15", "5m", "20Mtok"])
+def test_a_value_that_is_set_is_never_overruled(name: str, budget: str) -> None:
+    wish = page(f"budget='{budget}'", f"{name}={str(SET[name]).lower()}")
+    plan = rules.resolve(wish, Facts(250.0 if budget == "5m" else None, 1e11))
+    part, key = name.split(".")
+    assert getattr(getattr(plan.recipe, part), key) == SET[name]
+    assert next(d.reason for d in plan.derived if d.name == name) == "set in the recipe"
+    assert gaps(plan.recipe) == set()
+
+
+def test_each_form_of_budget_is_kept() -> None:
+    assert rules.resolve(page("budget=50Mtok"), MACHINE).recipe.train.tokens == 50_000_000
+    plan = rules.resolve(page("budget=1e16"), MACHINE)
+    assert plan.flops == pytest.approx(1e16, rel=0.01)
+    seconds = rules.resolve(page("budget=10m"), Facts(590.0, 1e11, utilisation=0.4, measured=True))
+    assert seconds.flops == pytest.approx(590 * 1e11 * 0.4, rel=0.01)
+    # Money is time by its price, which the command computes.
+    assert rules.resolve(page("budget=$20", "price_per_hour=2"), Facts(36_000.0, 1e11)).flops == pytest.approx(36_000 * 1e11 * rules.UTILISATION, rel=0.01)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "flops", "seconds"])
+def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
+    found = []
+    for exponent in range(60):
+        amount = 1.3**exponent
+        if unit == "tokens":
+            plan = rules.resolve(page(f"budget={amount * 1e5:.0f}tok"), MACHINE)
+        elif unit == "flops":
+            plan = rules.resolve(page(f"budget={amount * 1e12:.4e}"), MACHINE)
+        else:
+            plan = rules.resolve(page(f"budget={amount * 10:.0f}s"), Facts(amount * 10, 1e11))
+        found.append((plan.shape.matmul_parameters, plan.recipe.train.tokens or 0, plan.recipe.train.batch_rows or 0))
+    sizes, tokens, rows = zip(*found, strict=True)
+    assert list(sizes) == sorted(sizes) and sizes[-1] > 100 * sizes[0]
+    # A larger shape takes tokens from the same FLOPs, so only over several shapes there are more.
+    assert all(b > a for a, b in zip(tokens[::15], tokens[15::15], strict=False)) and rows[-1] > rows[0]
+
+
+def test_a_model_to_go_on_from_keeps_its_shape() -> None:
+    shape = DecoderConfig(vocab_size=500, width=96, layers=3, heads=3, kv_heads=1, head_size=32, mlp_width=200, context=128, tied=False, qk_norm=False,
+                          rope_theta=5e5)  # fmt: skip
+    plan = rules.resolve(page("budget=1Mtok", "train.context=64"), Facts(None, 1e11, shape=shape))
+    model = plan.recipe.model
+    assert (model.width, model.layers, model.heads, model.kv_heads, model.head_size, model.mlp_width, model.tied) == (96, 3, 3, 1, 32, 200, False)
+    assert plan.shape.qk_norm is False and plan.shape.vocab_size == 500 and model.rope_theta == 5e5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts", "sentence"),
+    [
+        (["budget=1s"], Facts(-1.5, 1e11), "is spent before training begins"),
+        (["budget=100tok"], MACHINE, "too few to train anything"),
+        (["budget=1e6"], MACHINE, "too few to train anything"),
+        (["model.heads=4", "model.kv_heads=3", "budget=1Mtok"], MACHINE, "not a multiple of model.kv_heads=3"),
+        (["train.batch_rows=3", "budget=1Mtok"], Facts(None, 1e11, processes=2), "cannot be shared by 2 processes"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(overrides: list[str], facts: Facts, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        rules.resolve(page(*overrides), facts)
