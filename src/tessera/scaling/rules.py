@@ -22,9 +22,9 @@ UTILISATION = 0.55
 """Share of the matmul peak that training reaches, until it has been measured."""
 CONTROL_TOKENS = 64
 MICRO_TOKENS = 1024
-MUON_RATE = 0.02
-ADAMW_RATE = 0.006
-EMBEDDING_RATE = 0.01
+MUON_RATE = 0.003
+ADAMW_RATE = 0.004
+EMBEDDING_RATE = 0.012
 RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
 
