@@ -16,6 +16,9 @@ from typing import Any
 
 from common import SHAPES, Setting, Worker, WorkerFailed, facts, in_turn, result_path, spread, store
 
+NOMINAL_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+"""Dense bf16 with float32 accumulation, of NVIDIA's data sheets (SXM where there are two)."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,14 +133,18 @@ def report(
     for peer, ratio in ratios.items():
         quartiles, all_of_them = f"{ratio['q1']:.3f}..{ratio['q3']:.3f}", f"{ratio['min']:.3f}..{ratio['max']:.3f}"
         print(f"  tessera / {peer}: {ratio['median']:.3f} (quartiles {quartiles}, all {all_of_them})")
-    share = flops / statistics.median(times[own]) / peak
-    print(f"  share of the matmul peak ({peak / 1e9:,.1f} GFLOP/s): {share:.1%}\n", flush=True)
+    rate = flops / statistics.median(times[own])
+    share = rate / peak
+    print(f"  share of the matmul peak measured here ({peak / 1e9:,.1f} GFLOP/s): {share:.1%}")
+    nominal = next((f for card, f in NOMINAL_FLOPS.items() if own.gpu and card in machine_name()), None)
+    print(f"  MFU against the data sheet's {nominal / 1e12:,.0f} TFLOP/s: {rate / nominal:.1%}\n" if nominal else "", flush=True)
     return {
         "chosen": str(own),
         "ratios": ratios,
         "peak_flops": peak,
         "flops_per_step": flops,
         "share_of_peak": share,
+        "mfu": rate / nominal if nominal else None,
         "seconds": {str(s): t for s, t in times.items()},
         "first_look_seconds": {str(s): t for s, t in first.items()},
         "first_losses": losses,
@@ -190,6 +197,12 @@ def tessera_choice(name: str, options: argparse.Namespace) -> Setting:
     precision = "bfloat16" if options.gpu or has_bfloat16() else "float32"
     compiled = COMPILE_GAIN[kind] > 0 and not options.no_compile
     return Setting("tessera", name, compiled, micro, True, precision, threads=options.threads, gpu=options.gpu)
+
+
+def machine_name() -> str:
+    from tessera.device import detect
+
+    return detect().name
 
 
 def altered(setting: Setting, **changes: Any) -> Setting:
