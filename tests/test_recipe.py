@@ -51,7 +51,9 @@ def test_any_other_text_is_refused_by_a_value_error(text: str) -> None:
     assert sum(value is not None for value in found.model_dump().values()) == 1
 
 
-@pytest.mark.parametrize("text", ["0s", "0", "0tok", "$0", "-5m", "5 minutes", "1e", "nan", "inf", "1e999", "1e999s", "1e999tok", "0.4tok", ""])
+@pytest.mark.parametrize(
+    "text", ["0s", "0", "0tok", "$0", "-5m", "5 minutes", "1e", "nan", "inf", "1e999", "1e999s", "1e999tok", "0.4tok", ""]
+)
 def test_budgets_that_are_nothing_or_nonsense_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="budget"):
         Budget.parse(text)
@@ -67,9 +69,16 @@ def test_a_bare_number_is_a_budget_in_flops(text: str, tmp_path: Path) -> None:
 def test_overrides_are_yaml_values_at_any_depth() -> None:
     page = recipe.load(
         "text",
-        ["train.adam_rate=3e-4", "train.tokens=5000", "data.document_mask=true", "train.sample_prompts=['a: b', c]", "budget='2h'",
-         "data.sources=[{uri: 'files:x', weight: 2}, 'files:y']", "model.width=null"],
-    )  # fmt: skip
+        [
+            "train.adam_rate=3e-4",
+            "train.tokens=5000",
+            "data.document_mask=true",
+            "train.sample_prompts=['a: b', c]",
+            "budget='2h'",
+            "data.sources=[{uri: 'files:x', weight: 2}, 'files:y']",
+            "model.width=null",
+        ],
+    )
     assert page.train.adam_rate == 3e-4 and page.train.tokens == 5000 and page.data.document_mask is True
     assert page.train.sample_prompts == ("a: b", "c") and page.budget == "2h" and page.model.width is None
     assert [(s.uri, s.weight) for s in page.data.sources] == [("files:x", 2.0), ("files:y", None)]

@@ -4,7 +4,7 @@ import signal
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to write instead, in one sentence. The command line prints it and exits with `exit_code`."""
+    """What was wrong, where, and what to write instead, in one sentence. It is printed, and the process ends with `exit_code`."""
 
     exit_code = 2
 

@@ -23,7 +23,6 @@ from tessera import recipe as recipes
 from tessera.errors import RunFailed, UserError
 from tessera.recipe import Recipe
 
-
 _BEFORE_TRAINING = {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"}
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
@@ -120,7 +119,7 @@ class RunFolder:
             UserError: another process owns it, or it cannot be written.
         """
         try:
-            self._lock = open(self.path / ".lock", "w", encoding="utf-8")
+            self._lock = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
@@ -136,7 +135,8 @@ class RunFolder:
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return recipes.validate(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")), str(self.path / "recipe.yaml"))
+        page = self.path / "recipe.yaml"
+        return recipes.validate(yaml.safe_load(page.read_text(encoding="utf-8")), str(page))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class RunFolder:
     def record(self, event: dict[str, Any]) -> None:
         """Appends one event to metrics.jsonl; numbers that are not finite become null, as JSON has none."""
         if self._metrics is None:
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
+            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (one line at a time)
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.items()}
         self._metrics.write(json.dumps(clean) + "\n")
         self._metrics.flush()

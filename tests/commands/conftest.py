@@ -22,9 +22,17 @@ import torch
 from tessera import cli, device
 
 TINY = (
-    "data.sources=[\"files:{text}\"]", "tokenizer.vocabulary_size=288", "model.width=64", "model.layers=1", "train.context=64",
-    "train.batch_rows=4", "train.micro_rows=2", "train.threads=1", "train.checkpoint_seconds=0.05", "train.sample_prompts=[]",
-)  # fmt: skip
+    'data.sources=["files:{text}"]',
+    "tokenizer.vocabulary_size=288",
+    "model.width=64",
+    "model.layers=1",
+    "train.context=64",
+    "train.batch_rows=4",
+    "train.micro_rows=2",
+    "train.threads=1",
+    "train.checkpoint_seconds=0.05",
+    "train.sample_prompts=[]",
+)
 """40 steps with `--budget 10ktok`: four rows of 64 tokens each."""
 
 
@@ -34,18 +42,18 @@ class Corner:
 
     Args:
         folder: holds everything.
-        prepared: a run's folder in which no step was taken yet.
-        unbroken: the same, trained without a break.
     """
 
     folder: Path
 
     @property
     def prepared(self) -> Path:
+        """A run's folder in which no step was taken yet."""
         return self.folder / "prepared"
 
     @property
     def unbroken(self) -> Path:
+        """The same, trained without a break."""
         return self.folder / "unbroken"
 
     @property
@@ -79,7 +87,8 @@ class Corner:
         """The same in a process of its own."""
         source = str(Path(cli.__file__).parents[1])
         environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, *launcher, *words], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        command = [sys.executable, *launcher, *words]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def copy(self, name: str, of: Path, to: Path | None = None) -> Path:
         """A run's folder to spoil."""
@@ -127,4 +136,3 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corner]:
         (made.prepared / "metrics.jsonl").write_text("\n".join(keep) + "\n")
         yield made
     torch.set_num_threads(threads)
-

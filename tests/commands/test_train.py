@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,21 +128,33 @@ def test_a_checkpoint_is_not_resumed_with_another_tokenizer(corner: Any) -> None
 
 
 def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = corner.copy("two", corner.prepared)
+    one, two = corner.folder / "one", corner.folder / "two"
+    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
+    assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
+    corner.copy("two", one)
+    for made in ("checkpoints", "model"):
+        shutil.rmtree(two / made)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
     for rank in ("0", "1"):
         # What torchrun sets; its own start would take as long as the test.
-        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                            "MASTER_PORT": str(port)}.items():  # fmt: skip
+        for name, value in {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }.items():
             monkeypatch.setenv(name, value)
-        started.append(corner.start(*corner.words(run, "--resume")))
+        started.append(corner.start(*corner.words(two, "--resume", *settings, budget="5ktok")))
     said = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert "held-out loss" in said[0] and not said[1]
-    ours, theirs = ([e["loss"] for e in corner.events(r, "step")][:20] for r in (run, corner.unbroken))
+    ours, theirs = ([e["loss"] for e in corner.events(run, "step")] for run in (two, one))
+    assert len(ours) == 20
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
@@ -160,7 +173,12 @@ def first_loss(run: Path) -> tuple[float, float]:
 def words_from(corner: Any, out: Path, init: Path) -> list[str]:
     """`tessera train --init`: shape and vocabulary are the model's."""
     head, settings = (words := corner.words(out, budget="2ktok"))[:6], [w for w in words[6:] if w != "--set"]
-    return [*head, "--init", str(init), *(x for s in settings if not s.startswith(("model.", "tokenizer.")) for x in ("--set", s))]
+    return [
+        *head,
+        "--init",
+        str(init),
+        *(x for s in settings if not s.startswith(("model.", "tokenizer.")) for x in ("--set", s)),
+    ]
 
 
 def test_a_run_goes_on_from_an_own_model(corner: Any) -> None:
@@ -178,13 +196,24 @@ def llama(corner: Any) -> Iterator[Path]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([p.read_text() for p in sorted(corner.text.iterdir())], trainer)
     folder = corner.folder / "llama"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
-                         max_position_embeddings=64, bos_token_id=0, eos_token_id=1, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     yield folder
 

@@ -38,7 +38,13 @@ budgets = st.one_of(
 
 
 @settings(deadline=None, max_examples=40)
-@given(budgets, st.sampled_from([64, 256, 1024]), st.sampled_from([1, 2, 4]), st.sampled_from(["cpu", "cuda"]), st.sampled_from(["muon", "adamw"]))
+@given(
+    budgets,
+    st.sampled_from([64, 256, 1024]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from(["cpu", "cuda"]),
+    st.sampled_from(["muon", "adamw"]),
+)
 def test_every_gap_is_filled_with_a_reason_and_the_result_is_its_own_plan(
     budget: tuple[str, float | None], context: int, processes: int, kind: str, optimizer: str
 ) -> None:
@@ -57,10 +63,25 @@ def test_every_gap_is_filled_with_a_reason_and_the_result_is_its_own_plan(
 
 
 SET = {
-    "train.tokens": 123_456, "train.batch_rows": 12, "train.micro_rows": 3, "train.matrix_rate": 0.007, "train.adam_rate": 0.003, "train.weight_decay": 0.0,
-    "train.warmup_steps": 0, "train.cooldown_steps": 0, "train.evaluate_every": 7, "train.evaluate_tokens": 999, "tokenizer.vocabulary_size": 777,
-    "model.width": 192, "model.layers": 5, "model.heads": 6, "model.kv_heads": 1, "model.head_size": 32, "model.mlp_width": 100, "model.tied": False,
-}  # fmt: skip
+    "train.tokens": 123_456,
+    "train.batch_rows": 12,
+    "train.micro_rows": 3,
+    "train.matrix_rate": 0.007,
+    "train.adam_rate": 0.003,
+    "train.weight_decay": 0.0,
+    "train.warmup_steps": 0,
+    "train.cooldown_steps": 0,
+    "train.evaluate_every": 7,
+    "train.evaluate_tokens": 999,
+    "tokenizer.vocabulary_size": 777,
+    "model.width": 192,
+    "model.layers": 5,
+    "model.heads": 6,
+    "model.kv_heads": 1,
+    "model.head_size": 32,
+    "model.mlp_width": 100,
+    "model.tied": False,
+}
 
 
 @pytest.mark.parametrize("name", SET)
@@ -81,7 +102,9 @@ def test_each_form_of_budget_is_kept() -> None:
     seconds = rules.resolve(page("budget=10m"), Facts(590.0, 1e11, utilisation=0.4, measured=True))
     assert seconds.flops == pytest.approx(590 * 1e11 * 0.4, rel=0.01)
     # Money is time by its price, which the command computes.
-    assert rules.resolve(page("budget=$20", "price_per_hour=2"), Facts(36_000.0, 1e11)).flops == pytest.approx(36_000 * 1e11 * rules.UTILISATION, rel=0.01)
+    assert rules.resolve(page("budget=$20", "price_per_hour=2"), Facts(36_000.0, 1e11)).flops == pytest.approx(
+        36_000 * 1e11 * rules.UTILISATION, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("unit", ["tokens", "flops", "seconds"])
@@ -103,11 +126,30 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
 
 
 def test_a_model_to_go_on_from_keeps_its_shape() -> None:
-    shape = DecoderConfig(vocab_size=500, width=96, layers=3, heads=3, kv_heads=1, head_size=32, mlp_width=200, context=128, tied=False, qk_norm=False,
-                          rope_theta=5e5)  # fmt: skip
+    shape = DecoderConfig(
+        vocab_size=500,
+        width=96,
+        layers=3,
+        heads=3,
+        kv_heads=1,
+        head_size=32,
+        mlp_width=200,
+        context=128,
+        tied=False,
+        qk_norm=False,
+        rope_theta=5e5,
+    )
     plan = rules.resolve(page("budget=1Mtok", "train.context=64"), Facts(None, 1e11, shape=shape))
     model = plan.recipe.model
-    assert (model.width, model.layers, model.heads, model.kv_heads, model.head_size, model.mlp_width, model.tied) == (96, 3, 3, 1, 32, 200, False)
+    assert (model.width, model.layers, model.heads, model.kv_heads, model.head_size, model.mlp_width, model.tied) == (
+        96,
+        3,
+        3,
+        1,
+        32,
+        200,
+        False,
+    )
     assert plan.shape.qk_norm is False and plan.shape.vocab_size == 500 and model.rope_theta == 5e5
 
 

@@ -37,10 +37,22 @@ def numbers(length: int, seed: int) -> Tokens:
 def make(folder: Path | None = None, observers: tuple[loop.Observer, ...] = (), **settings: Any) -> Job:
     """A run of 60 steps on a model of 14 thousand parameters."""
     base: dict[str, Any] = dict(
-        tokens=STEPS * ROWS * T, context=T, batch_rows=ROWS, micro_rows=2, matrix_rate=0.02, adam_rate=0.01, weight_decay=0.1, warmup_steps=4,
-        cooldown_steps=20, evaluate_every=10, evaluate_tokens=64, checkpoint_seconds=1e-6,
-    )  # fmt: skip
-    recipe = Recipe(name="test", summary="Counts.", data=Data(sources=(Source(uri="files:none"),)), train=Train(**base | settings))
+        tokens=STEPS * ROWS * T,
+        context=T,
+        batch_rows=ROWS,
+        micro_rows=2,
+        matrix_rate=0.02,
+        adam_rate=0.01,
+        weight_decay=0.1,
+        warmup_steps=4,
+        cooldown_steps=20,
+        evaluate_every=10,
+        evaluate_tokens=64,
+        checkpoint_seconds=1e-6,
+    )
+    recipe = Recipe(
+        name="test", summary="Counts.", data=Data(sources=(Source(uri="files:none"),)), train=Train(**base | settings)
+    )
     decoder = Decoder(DecoderConfig(vocab_size=V, width=32, layers=1, heads=2, kv_heads=1, head_size=16, mlp_width=64, context=T))
     decoder.initialise(0)
     shards = Shards(Path("none"), "hash", (SourceShards("files:none", numbers(4000, 0), numbers(400, 1)),), pad_id=0)
@@ -85,7 +97,18 @@ def test_it_learns_and_tells_each_step_once() -> None:
     assert [e["step"] for e in steps] == list(range(1, STEPS + 1)) and not any(e["skipped"] for e in steps)
     assert result.loss < 0.7 * steps[0]["loss"]
     assert [e["step"] for e in events if e["event"] == "evaluation"] == list(range(10, STEPS + 1, 10))
-    assert set(steps[0]) == {"event", "step", "tokens", "loss", "grad_norm", "rate", "tokens_per_second", "seconds", "peak_share", "skipped"}
+    assert set(steps[0]) == {
+        "event",
+        "step",
+        "tokens",
+        "loss",
+        "grad_norm",
+        "rate",
+        "tokens_per_second",
+        "seconds",
+        "peak_share",
+        "skipped",
+    }
 
 
 @pytest.mark.parametrize("micro_rows", [1, 3, 4])
@@ -108,7 +131,9 @@ def test_a_bad_step_is_skipped_counted_and_told(factor: float) -> None:
     disturb(job, lambda step: factor if step in {45, 50} else 1.0)
     result = train(job)
     assert [e["step"] for e in events if e["event"] == "step" and e["skipped"]] == [45, 50]
-    assert all(torch.equal(seen[43][n], seen[44][n]) for n in seen[44]) and not torch.equal(*(seen[i]["model.norm.weight"] for i in (45, 44)))
+    assert all(torch.equal(seen[43][n], seen[44][n]) for n in seen[44]) and not torch.equal(
+        *(seen[i]["model.norm.weight"] for i in (45, 44))
+    )
     assert np.isfinite(result.loss)
 
 
@@ -118,7 +143,11 @@ def test_ten_bad_steps_in_a_row_stop_the_run_and_name_the_checkpoint(tmp_path: P
     with pytest.raises(RunFailed, match="10 steps in a row") as caught:
         train(job)
     newest = checkpoint.latest(tmp_path / "checkpoints", lambda text: pytest.fail(text))
-    assert newest is not None and f"the last good checkpoint is {newest.folder}" in str(caught.value) and "step 20" in str(caught.value)
+    assert (
+        newest is not None
+        and f"the last good checkpoint is {newest.folder}" in str(caught.value)
+        and "step 20" in str(caught.value)
+    )
     assert caught.value.exit_code == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ def random_matrix(rows: int, columns: int, condition: float = 10.0) -> torch.Ten
     """With singular values from 1 down to 1/condition."""
     dice = torch.Generator().manual_seed(rows * 1000 + columns)
     u, _, v = torch.linalg.svd(torch.randn(rows, columns, generator=dice, dtype=torch.float64), full_matrices=False)
-    return (u @ torch.diag(torch.logspace(0, -float(torch.tensor(condition).log10()), min(rows, columns), dtype=torch.float64)) @ v).float()
+    return (
+        u @ torch.diag(torch.logspace(0, -float(torch.tensor(condition).log10()), min(rows, columns), dtype=torch.float64)) @ v
+    ).float()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (64, 192), (192, 64), (16, 128), (1, 32)])
@@ -59,7 +62,9 @@ def test_weight_decay_is_decoupled_and_scaled_by_the_rate() -> None:
 
 
 def tiny(**more: Any) -> Decoder:
-    decoder = Decoder(DecoderConfig(vocab_size=40, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=64, context=16, **more))
+    decoder = Decoder(
+        DecoderConfig(vocab_size=40, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=64, context=16, **more)
+    )
     decoder.initialise(0)
     return decoder
 
@@ -83,12 +88,14 @@ def test_rates_and_decay_follow_the_schedule(kind: str) -> None:
     before = [(g["lr"], g["weight_decay"]) for o in opts for g in o.param_groups]
     for factor in (0.5, 0.1, 1.0):
         optim.set_rates(opts, factor)
-        assert [(g["lr"], g["weight_decay"]) for o in opts for g in o.param_groups] == [(a * factor, b * factor) for a, b in before]
+        assert [(g["lr"], g["weight_decay"]) for o in opts for g in o.param_groups] == [
+            (a * factor, b * factor) for a, b in before
+        ]
 
 
 def test_the_schedule_rises_stays_and_falls_to_nearly_nothing() -> None:
     factors = [optim.schedule(step, 100, warmup=9, cooldown=39) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[9:61] == [1.0] * 52
-    assert factors[-1] == pytest.approx(1 / 40) and all(a > b for a, b in zip(factors[60:], factors[61:], strict=False))
+    assert factors[-1] == pytest.approx(1 / 40) and all(a > b for a, b in itertools.pairwise(factors[60:]))
     assert [optim.schedule(step, 3, 0, 0) for step in range(3)] == [1.0, 1.0, 1.0]
     assert all(0 < optim.schedule(step, 10, 30, 30) <= 1 for step in range(10))

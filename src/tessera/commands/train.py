@@ -77,8 +77,8 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     path = Path(out or f"runs/{intent.name}")
     if resume:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
-        keys = None if recipe.endswith((".yaml", ".yml")) else {"name", *(o.partition("=")[0] for o in overrides)} | ({"budget"} if budget else set())
-        refuse_changes(intent, keys, init, RunFolder.open(path))
+        said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget else [])}
+        refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
     world = parallel.join()
     try:
         with disk_may_be_full(path):

@@ -142,7 +142,9 @@ class Writer:
         if self._failure is not None:
             error, self._failure = self._failure, None
             why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            raise RunFailed(f"a checkpoint could not be written in {self.folder} ({why}); {self.last_good()}; make room and --resume.")
+            raise RunFailed(
+                f"a checkpoint could not be written in {self.folder} ({why}); {self.last_good()}; make room and --resume."
+            )
 
     def last_good(self) -> str:
         """Words that name the newest checkpoint, once what is being written is on disk."""

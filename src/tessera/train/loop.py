@@ -67,7 +67,7 @@ class Job:
     matmul_peak: float
     identity: dict[str, str]
     writer: Writer | None = None
-    world: World = World()
+    world: World = field(default_factory=World)
     observers: Sequence[Observer] = ()
     sample: Callable[[str], str] | None = None
 
@@ -129,7 +129,9 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
     def look() -> Evaluation:
         synchronise(job.machine)
         begin = time.perf_counter()
-        found = evaluate(decoder, job.held_out, job.token_bytes, job.machine.torch_device) if world.first else Evaluation(0.0, 0.0, 0)
+        found = Evaluation(0.0, 0.0, 0)
+        if world.first:
+            found = evaluate(decoder, job.held_out, job.token_bytes, job.machine.torch_device)
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
                  evaluated_tokens=found.tokens, seconds=time.perf_counter() - begin)  # fmt: skip
         if job.sample is not None and world.first:
@@ -201,12 +203,14 @@ def _update(job: Job, objective: nn.Module, opts: list[torch.optim.Optimizer], p
     speed = batch.tokens / seconds
     flops = speed * job.decoder.config.flops_per_token(settings.context)
     job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
-             tokens_per_second=speed, seconds=progress.seconds, peak_share=flops / (job.matmul_peak * world.size), skipped=int(skip))  # fmt: skip
+             tokens_per_second=speed, seconds=progress.seconds, skipped=int(skip),
+             peak_share=flops / (job.matmul_peak * world.size))  # fmt: skip
     if progress.skipped_in_a_row >= MOST_SKIPPED:
         kept = job.writer.last_good() if job.writer is not None else ""
         raise RunFailed(
-            f"{MOST_SKIPPED} steps in a row gave a loss or gradient that is not finite or far outside the usual (last: loss {loss:.4g}, "
-            f"gradient norm {norm:.4g}); the weights are those of step {progress.step - MOST_SKIPPED}, {kept}; "
+            f"{MOST_SKIPPED} steps in a row gave a loss or gradient that is not finite or far outside the usual "
+            f"(last: loss {loss:.4g}, gradient norm {norm:.4g}); "
+            f"the weights are those of step {progress.step - MOST_SKIPPED}, {kept}; "
             "lower train.matrix_rate and train.adam_rate, or look at the data."
         )
 
@@ -246,7 +250,8 @@ def _check_identity(start: Checkpoint, job: Job) -> None:
     for name, value in start.state["identity"].items():
         if job.identity.get(name) != value:
             raise UserError(
-                f"{start.folder} was written with another {name}; resume with the {name} of the run, or start a new run with another --out."
+                f"{start.folder} was written with another {name}; "
+                f"resume with the {name} of the run, or start a new run with another --out."
             )
 
 
