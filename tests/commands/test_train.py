@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ def recipe_file(tmp_path: Path, text: str) -> str:
         (["--set", "data.sources=['carrier:pigeon']"], "pigeon"),
         (["--set", "model.heads=3", "--set", "model.kv_heads=2"], "model.heads=3 is not a multiple of model.kv_heads=2"),
         (["--init", "{folder}/empty"], "empty has no config.json"),
+        (["--set", "train.track=trackio"], "train.track=trackio needs the package trackio"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(corner: Any, change: list[str], sentence: str) -> None:
+def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
+    corner: Any, change: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)  # as if it were not installed
     (corner.folder / "empty").mkdir(exist_ok=True)
     out = corner.folder / "refused"
     code, said = corner.call(*corner.words(out), *(c.format(folder=corner.folder) for c in change))

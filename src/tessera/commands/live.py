@@ -5,6 +5,8 @@ Each is an observer of the training loop: a callable that gets events.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -49,9 +51,8 @@ class LiveLine:
             self._step(event)
         elif kind == "evaluation":
             self.bits = event["bits_per_byte"]
-            self._say(
-                f"step {event['step']:,}/{self.steps:,}  held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
-            )
+            measured = f"held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
+            self._say(f"step {event['step']:,}/{self.steps:,}  {measured}")
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {first[:100]}")
@@ -71,8 +72,8 @@ class LiveLine:
         self._shown = time.monotonic()
         left = duration((self.steps - event["step"]) * self.pace) if self.pace else "?"
         line = (
-            f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  {event['peak_share']:.0%} of peak  "
-            f"loss {self.loss:.3f}  {self.bits:.3f} bits/byte  {left} left"
+            f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  "
+            f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/byte  {left} left"
         )
         self.stream.write(f"\r\x1b[2K{line}")
         self.stream.flush()
@@ -90,31 +91,36 @@ class LiveLine:
         self._open = False
 
 
+def check_tracker(kind: str) -> None:
+    """Raises UserError where the tracker's package is not installed."""
+    try:
+        missing = kind != "none" and importlib.util.find_spec(kind) is None
+    except ValueError:  # a module that says of itself that it cannot be imported
+        missing = True
+    if missing:
+        raise UserError(f"train.track={kind} needs the package {kind}; pip install {kind}, or leave train.track at none.")
+
+
 def tracker(kind: str, folder: Path, name: str) -> Observer | None:
     """An observer that feeds TensorBoard, Weights & Biases or Trackio.
 
     Raises:
         UserError: its package is not installed.
     """
+    check_tracker(kind)
     if kind == "none":
         return None
-    try:
-        if kind == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
+    if kind == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(folder / "tensorboard"))
+        board = SummaryWriter(str(folder / "tensorboard"))
 
-            def to_board(event: dict[str, Any]) -> None:
-                for key, value in _numbers(event).items():
-                    board.add_scalar(key, value, event["step"])
+        def to_board(event: dict[str, Any]) -> None:
+            for key, value in _numbers(event).items():
+                board.add_scalar(key, value, event["step"])
 
-            return to_board
-        package = __import__(kind)
-    except ImportError:
-        package_name = "tensorboard" if kind == "tensorboard" else kind
-        raise UserError(
-            f"train.track={kind} needs the package {package_name}; pip install {package_name}, or leave train.track at none."
-        ) from None
+        return to_board
+    package = importlib.import_module(kind)
     package.init(project="tessera", name=name)
 
     def to_service(event: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """`tessera train`, `plan` and `--resume`: from a recipe to a finished run.
 
-The work has two halves that meet in the run's folder. `prepare` gathers data, measures the machine, derives every setting, trains the
-tokenizer and writes all of it down; `launch` reads it back and trains. A fresh run, a resumed one and each process under
-`torchrun` go through the same `launch`.
+The work has two halves that meet in the run's folder. `prepare` gathers data, measures the machine, derives every setting,
+trains the tokenizer and writes all of it down; `launch` reads it back and trains. A fresh run, a resumed one and each process
+under `torchrun` go through the same `launch`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic import BaseModel
 import tessera
 from tessera import device as devices
 from tessera import recipe as recipes
-from tessera.commands.live import LiveLine, tracker
+from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.data.corpus import Corpus, gather
 from tessera.data.loader import Loader, validation_batches
 from tessera.data.shards import Shards, open_shards, tokenise
@@ -142,18 +142,20 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -
     intent = load(recipe, budget, overrides)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
-    facts = rules.Facts(clock.left(), devices.matmul_peak(machine), kind=machine.kind)
+    facts = rules.Facts(clock.left(), devices.matmul_peak(machine), kind=machine.kind, threads=machine.threads)
     planned = _measured_plan(intent, facts, machine, clock, compiled=False)
     if as_json:
-        print(json.dumps({"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops, "parameters": planned.shape.matmul_parameters,
-                          "derived": [asdict(d) for d in planned.derived]}, indent=1))  # fmt: skip
+        page = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
+        derived = [asdict(d) for d in planned.derived]
+        print(json.dumps({**page, "parameters": planned.shape.matmul_parameters, "derived": derived}, indent=1))
     else:
         show(planned, print)
 
 
 def show(planned: rules.Plan, out: Say) -> None:
     """The derived settings as a table."""
-    out(f"{planned.shape.matmul_parameters:,} matmul parameters, {planned.recipe.train.tokens:,} tokens, {planned.flops:.2e} FLOPs")
+    parameters, tokens = planned.shape.matmul_parameters, planned.recipe.train.tokens
+    out(f"{parameters:,} matmul parameters, {tokens:,} tokens, {planned.flops:.2e} FLOPs")
     for item in planned.derived:
         value = f"{item.value:.4g}" if isinstance(item.value, float) else str(item.value)
         out(f"  {item.name:<28} {value:>12}   {item.reason}")
@@ -161,6 +163,7 @@ def show(planned: rules.Plan, out: Say) -> None:
 
 def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int) -> None:
     """Everything before the first step, written into a new folder."""
+    check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     RunFolder.refuse_occupied(path)
     clock = Clock(begin, _seconds(intent))
@@ -171,16 +174,24 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
-    facts = rules.Facts(clock.left(), peak * processes, shape=shape, processes=processes, kind=machine.kind)
+    facts = rules.Facts(
+        clock.left(), peak * processes, shape=shape, processes=processes, kind=machine.kind, threads=machine.threads
+    )
     planned = _measured_plan(intent, facts, machine, clock, compiled)
-    vocabulary = _tokenizer(corpus, planned.recipe, cache) if model is None or shape is None else Vocabulary.load(model, shape.vocab_size)
+    if model is None or shape is None:
+        vocabulary = _tokenizer(corpus, planned.recipe, cache)
+    else:
+        vocabulary = Vocabulary.load(model, shape.vocab_size)
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
     planned = _settled(intent, planned, facts, clock)
     show(planned, say)
     assert planned.recipe.train.tokens
     epochs = planned.recipe.train.tokens / max(1, shards.train_tokens)
     if epochs > rules.MOST_EPOCHS:
-        say(f"the run reads its {shards.train_tokens:,} tokens {epochs:.1f} times; beyond {rules.MOST_EPOCHS:g} times, more data helps more than more compute.")
+        say(
+            f"the run reads its {shards.train_tokens:,} tokens {epochs:.1f} times; "
+            f"beyond {rules.MOST_EPOCHS:g} times, more data helps more than more compute."
+        )
 
     folder = RunFolder.create(path, planned.recipe)
     vocabulary.save(folder.path / "tokenizer", planned.recipe.train.context)
@@ -192,8 +203,13 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     folder.write_info({
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
         "commit": _commit(),
-        "versions": {"tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {"cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype, "compiled": compiled},
+        "versions": {
+            "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
+        },
+        "machine": {
+            "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
+            "compiled": compiled,
+        },
         "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
         "shards": str(shards.folder),
         "init": None if model is None else str(model.resolve()),
@@ -241,7 +257,9 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         recipe=recipe,
         decoder=decoder,
         loader=Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed, world.rank, world.size),
-        held_out=validation_batches(shards, settings.context, min(8, settings.batch_rows), settings.evaluate_tokens, recipe.data.document_mask),
+        held_out=validation_batches(
+            shards, settings.context, min(8, settings.batch_rows), settings.evaluate_tokens, recipe.data.document_mask
+        ),
         token_bytes=_padded(vocabulary.token_bytes, decoder.config.vocab_size),
         machine=machine,
         compiled=bool(facts["compiled"]),
@@ -260,7 +278,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
         weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, settings.context))
         report = write_report(path)
-        say(f"held-out loss {result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte, over {result.tokens:,} tokens")
+        losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
+        say(f"held-out loss {losses}, over {result.tokens:,} tokens")
         say(f"model {folder.model}, report {report}")
     world.barrier()
 
@@ -283,7 +302,8 @@ def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: 
     for _ in range(2):
         measured = speed.tokens_per_second(planned.shape, planned.recipe.train, machine, compiled) * facts.processes
         share = measured * planned.shape.flops_per_token(intent.train.context) / facts.peak_flops
-        say(f"measured {measured:,.0f} tokens/s at {planned.shape.matmul_parameters:,} parameters, {share:.0%} of the matmul peak")
+        parameters = planned.shape.matmul_parameters
+        say(f"measured {measured:,.0f} tokens/s at {parameters:,} parameters, {share:.0%} of the matmul peak")
         before = planned.shape
         facts = replace(facts, seconds=clock.left(), utilisation=share, measured=True)
         planned = rules.resolve(intent, facts)
@@ -335,8 +355,8 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
     """Trained on the corpus, or found from the last time with the same corpus and size."""
     wanted = recipe.tokenizer
     assert wanted.vocabulary_size
-    name = hashlib.sha256(f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}".encode()).hexdigest()[:24]
-    kept = cache / f"tokenizer-{name}"
+    settings = f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}"
+    kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
     begin = time.perf_counter()
@@ -360,8 +380,8 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
         again = tokenise(gather(recipe.data, cache, say), vocabulary, recipe.data, cache, say, recipe.train.context)
         if again.folder != folder:
             raise UserError(
-            "the documents have changed since the run began, so that it cannot go on; start a new run with another --out."
-        )
+                "the documents have changed since the run began, so that it cannot go on; start a new run with another --out."
+            )
     world.barrier()
     return open_shards(folder)
 
@@ -394,5 +414,6 @@ def _padded(token_bytes: np.ndarray, size: int) -> np.ndarray:
 
 def _commit() -> str | None:
     """Of the checkout that the package stands in."""
-    asked = subprocess.run(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
     return asked.stdout.strip() or None
