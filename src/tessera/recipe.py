@@ -102,6 +102,8 @@ class Train(Part):
     """Rows per update over all processes; rule: .58 D^.571 tokens (Step Law, arXiv 2503.04715)."""
     micro_rows: int | None = Field(None, ge=1)
     """Rows per forward pass of one process; what is left is accumulated."""
+    workers: int | None = Field(None, ge=1)
+    """Threads of one process that compute micro-batches side by side; rule: one per core on a CPU."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for the matrices of the blocks, AdamW for the rest; `adamw`: AdamW for all."""
     matrix_rate: float | None = Field(None, gt=0)
@@ -121,7 +123,8 @@ class Train(Part):
     clip: float = Field(1.0, gt=0)
     """Largest global norm of the gradient."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: Literal["auto", "yes", "no"] = "auto"
+    compile: bool | None = None
+    """torch.compile for the blocks; left out: where it wins back its cost within the budget."""
     threads: int | None = Field(None, ge=1)
     seed: int = 0
     """Of the initial weights."""

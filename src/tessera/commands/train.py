@@ -342,13 +342,13 @@ class Clock:
 def _worth_compiling(intent: Recipe, machine: Machine, seconds: float | None) -> bool:
     """Whether `torch.compile` wins back what it costs within the budget."""
     asked = intent.train.compile
-    if asked == "no":
+    if asked is False:
         return False
     if machine.kind == "cpu" and devices.compiler() is None:
         say("no C++ compiler was found (g++ or clang++): the run is eager.")
         return False
     pays = COMPILE_GAIN[machine.kind] * (seconds if seconds is not None else 3600.0) > 2 * COMPILE_SECONDS[machine.kind]
-    return asked == "yes" or pays
+    return asked is True or pays
 
 
 def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:

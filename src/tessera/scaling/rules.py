@@ -41,6 +41,7 @@ class Facts:
         shape: of a model that exists already (`--init`), which fixes the recipe's model and vocabulary.
         processes: that share a batch.
         kind: of device, `cpu` or `cuda`.
+        threads: of one process.
     """
 
     seconds: float | None
@@ -50,6 +51,7 @@ class Facts:
     shape: DecoderConfig | None = None
     processes: int = 1
     kind: str = "cpu"
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,18 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
     choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
 
-    rows, why_rows = _batch_rows(tokens, train.context, facts.processes)
+    side_by_side = facts.threads if facts.kind == "cpu" and facts.processes == 1 else 1
+    rows, why_rows = _batch_rows(tokens, train.context, facts.processes * side_by_side)
     rows = int(choose("train.batch_rows", rows, why_rows))
     if rows % facts.processes:
         raise UserError(f"train.batch_rows={rows} cannot be shared by {facts.processes} processes; make it a multiple.")
     per_process = rows // facts.processes
-    micro = per_process if facts.kind == "cuda" else _divisor(per_process, max(1, MICRO_TOKENS // train.context))
+    workers = int(
+        choose("train.workers", min(side_by_side, per_process), "one per core: small products gain more so than from threads")
+    )
+    micro = (
+        per_process if facts.kind == "cuda" else _divisor(max(1, per_process // workers), max(1, MICRO_TOKENS // train.context))
+    )
     choose(
         "train.micro_rows",
         micro,
@@ -251,12 +259,12 @@ def _vocabulary(tokens: float) -> int:
     return int(2 ** min(16, max(9, round(math.log2(512 * math.sqrt(tokens / 5e6))))))
 
 
-def _batch_rows(tokens: int, context: int, processes: int) -> tuple[int, str]:
+def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
     wanted = BATCH_FACTOR * tokens**BATCH_POWER
     # Never so large that the run has under 200 updates.
     wanted = min(wanted, tokens / 200)
     rows = max(1, round(wanted / context))
-    unit = processes * (4 if rows >= 8 * processes else 1)
+    unit = shares * (4 if rows >= 8 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
     return rows, f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} = {_count(wanted)} tokens (Step Law, arXiv 2503.04715)"
 

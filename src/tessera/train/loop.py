@@ -11,14 +11,13 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from tessera.data.loader import Batch, Loader
 from tessera.device import Machine, synchronise
@@ -27,7 +26,8 @@ from tessera.model.decoder import Decoder
 from tessera.recipe import Recipe
 from tessera.train import optimizers as optim
 from tessera.train.checkpoint import Checkpoint, Writer
-from tessera.train.objectives import Evaluation, NextToken, document_mask, evaluate
+from tessera.train.gradients import Gradients
+from tessera.train.objectives import Evaluation, evaluate
 from tessera.train.parallel import World
 
 Observer = Callable[[dict[str, Any]], None]
@@ -116,9 +116,8 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         start.restore(decoder, opts)
         job.loader.restore(start.state["loader"])
         progress = Progress(**start.state["progress"])
-    objective: nn.Module = NextToken(decoder, settings.z_loss, job.compiled)
-    if world.size > 1:
-        objective = nn.parallel.DistributedDataParallel(objective)
+    gradients = Gradients(decoder, settings, job.machine, job.compiled, world)
+    optim.share_work(opts, gradients.pool)
 
     def save(wait: bool = False) -> None:
         if job.writer is not None:
@@ -148,7 +147,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         while progress.step < steps:
             begin = time.perf_counter()
             optim.set_rates(opts, optim.schedule(progress.step, steps, settings.warmup_steps, settings.cooldown_steps))
-            _update(job, objective, opts, progress, begin)
+            _update(job, gradients, opts, progress, begin)
             last = progress.step == steps
             if progress.step % settings.evaluate_every == 0 and not last:
                 look()
@@ -164,6 +163,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
                 saved_at = time.perf_counter()
         result = look()
         save(wait=True)
+    gradients.close()
     return result
 
 
@@ -174,12 +174,12 @@ def total_steps(recipe: Recipe) -> int:
     return max(1, math.ceil(settings.tokens / (settings.batch_rows * settings.context)))
 
 
-def _update(job: Job, objective: nn.Module, opts: list[torch.optim.Optimizer], progress: Progress, begin: float) -> None:
+def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], progress: Progress, begin: float) -> None:
     """One batch: gradients of all micro-batches, a check, the step, the event."""
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
     batch = job.loader.next()
     learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
-    nats = _gradients(objective, batch, settings.micro_rows or len(batch.ids), learned, world, device)
+    nats = gradients.add(batch, learned)
     loss = float(world.sum(nats)) / max(learned, 1.0)
     parameters = [p for p in job.decoder.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
@@ -213,24 +213,6 @@ def _update(job: Job, objective: nn.Module, opts: list[torch.optim.Optimizer], p
             f"the weights are those of step {progress.step - MOST_SKIPPED}, {kept}; "
             "lower train.matrix_rate and train.adam_rate, or look at the data."
         )
-
-
-def _gradients(objective: nn.Module, batch: Batch, micro_rows: int, learned: float, world: World, device: torch.device) -> Tensor:
-    """Accumulates the gradient of the mean loss over the whole batch's learned tokens; returns the sum of nats, float64."""
-    nats = torch.zeros((), dtype=torch.float64, device=device)
-    starts = range(0, len(batch.ids), micro_rows)
-    for start in starts:
-        rows = slice(start, start + micro_rows)
-        ids = torch.as_tensor(batch.ids[rows]).to(device, non_blocking=True)
-        weights = torch.as_tensor(batch.learn[rows]).to(device, torch.float32, non_blocking=True)
-        mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(device))
-        in_between = world.size > 1 and start != starts[-1]
-        with cast(nn.parallel.DistributedDataParallel, objective).no_sync() if in_between else nullcontext():
-            loss, part = objective(ids, weights, mask)
-            # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
-            (loss * (world.size / max(learned, 1.0))).backward()
-        nats += part
-    return nats
 
 
 def _unusual(value: float, usual: list[float]) -> bool:

@@ -6,6 +6,7 @@ Both are torch optimizers over the same float32 parameters. `schedule` gives the
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -74,21 +75,34 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype
+        self.pool: Executor | None = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient; each matrix by itself, so workers can share them."""
+        work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        # The costly ones first, so that no worker is left with one at the end.
+        work.sort(key=lambda item: -item[1].numel())
+        for _ in map(self._update, work) if self.pool is None else self.pool.map(self._update, work):
+            pass
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every matrix that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+    def _update(self, item: tuple[dict[str, Any], nn.Parameter]) -> None:
+        group, parameter = item
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        update = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+
+
+def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -> None:
+    """Lets Muon update its matrices side by side in the pool's threads."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon):
+            optimizer.pool = pool
 
 
 def build(model: nn.Module, train: Train, dtype: torch.dtype) -> list[torch.optim.Optimizer]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 
+from tessera.data.loader import Batch
 from tessera.device import Machine, synchronise
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.recipe import Train
 from tessera.train import optimizers as optim
-from tessera.train.objectives import NextToken
+from tessera.train.gradients import Gradients
+from tessera.train.parallel import World
 
 
 def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, compiled: bool, seconds: float = 4.0) -> float:
@@ -26,16 +29,16 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, com
     assert train.batch_rows and train.micro_rows
     decoder = Decoder(config, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
-    objective = NextToken(decoder, train.z_loss, compiled)
+    gradients = Gradients(decoder, train, machine, compiled, World())
     opts = optim.build(decoder, train, machine.torch_dtype)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, (train.micro_rows, train.context + 1), generator=generator).to(machine.torch_device)
-    weights = torch.ones(train.micro_rows, train.context, device=machine.torch_device)
+    optim.share_work(opts, gradients.pool)
+    rows = train.micro_rows * (train.workers or 1)
+    ids = np.random.default_rng(0).integers(config.vocab_size, size=(rows, train.context + 1))
+    batch = Batch(ids, np.ones((rows, train.context), bool), None, rows * train.context)
 
-    def micro_batch() -> float:
+    def compute() -> float:
         begin = time.perf_counter()
-        loss, _ = objective(ids, weights)
-        (loss / weights.sum()).backward()
+        gradients.add(batch, float(batch.tokens))
         synchronise(machine)
         return time.perf_counter() - begin
 
@@ -44,19 +47,19 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, com
         torch.nn.utils.clip_grad_norm_(list(decoder.parameters()), train.clip)
         for optimizer in opts:
             optimizer.step()
-        for optimizer in opts:
             optimizer.zero_grad(set_to_none=True)
         synchronise(machine)
         return time.perf_counter() - begin
 
-    micro_batch()
+    compute()
     update()
-    passes: list[float] = []
-    updates: list[float] = []
+    computing: list[float] = []
+    updating: list[float] = []
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(passes) < 3:
-        passes.append(micro_batch())
-        updates.append(update())
+    while time.perf_counter() - start < seconds or len(computing) < 3:
+        computing.append(compute())
+        updating.append(update())
+    gradients.close()
     # The mean, not the best: the budget is met by what the machine does, not by what it could do.
-    per_batch = sum(passes) / len(passes) * (train.batch_rows / train.micro_rows) + sum(updates) / len(updates)
+    per_batch = sum(computing) / len(computing) * (train.batch_rows / rows) + sum(updating) / len(updating)
     return train.batch_rows * train.context / per_batch

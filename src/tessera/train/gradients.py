@@ -1,0 +1,103 @@
+"""The gradient of one batch: micro-batches shared by the workers of this process, and the batch shared by all processes.
+
+A worker is a thread with a copy of the decoder that shares its weights and has gradients of its own. On CPUs small products gain
+little from several threads each, but much from running side by side: at width 128 two workers train twice as fast as one
+thread or two, at width 256 1.6 times as fast as two (docs/LOG.md, 2026-11-23, "workers"). Gradients are added up in the workers'
+order, so the result does not depend on who is done first.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tessera.data.loader import Batch
+from tessera.device import Machine
+from tessera.model.decoder import Decoder
+from tessera.recipe import Train
+from tessera.train.objectives import NextToken, document_mask
+from tessera.train.parallel import World
+
+
+class Gradients:
+    """Computes gradients of `decoder` into its parameters.
+
+    Args:
+        decoder: on its device.
+        settings: `workers`, `micro_rows` and `z_loss` count.
+        machine: `threads` are shared by the workers.
+        compiled: whether the blocks are compiled.
+        world: more than one process averages by DistributedDataParallel, and has one worker each.
+    """
+
+    def __init__(self, decoder: Decoder, settings: Train, machine: Machine, compiled: bool, world: World) -> None:
+        self.device = machine.torch_device
+        self.micro_rows = settings.micro_rows
+        self.world = world
+        workers = (settings.workers or 1) if world.size == 1 else 1
+        objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, compiled)]
+        objectives += [NextToken(_twin(decoder), settings.z_loss, compiled) for _ in range(workers - 1)]
+        if world.size > 1:
+            objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
+        self.objectives = objectives
+        self.pool: ThreadPoolExecutor | None = None
+        if workers > 1:
+            share = max(1, machine.threads // workers)
+            self.pool = ThreadPoolExecutor(workers, "worker", initializer=torch.set_num_threads, initargs=(share,))
+
+    def add(self, batch: Batch, learned: float) -> Tensor:
+        """Adds the gradient of the mean loss over `learned` tokens, those of the whole batch over all processes.
+
+        Returns:
+            The sum of cross-entropies of this process's rows in nats, float64.
+        """
+        micro_rows = self.micro_rows or len(batch.ids)
+        starts = list(range(0, len(batch.ids), micro_rows))
+        if self.pool is None:
+            return self._work(self.objectives[0], batch, starts, micro_rows, learned)
+        workers = len(self.objectives)
+        jobs = [
+            self.pool.submit(self._work, objective, batch, starts[number::workers], micro_rows, learned)
+            for number, objective in enumerate(self.objectives)
+        ]
+        nats = torch.stack([job.result() for job in jobs]).sum()
+        for twin in self.objectives[1:]:
+            for parameter, copy in zip(self.objectives[0].parameters(), twin.parameters(), strict=True):
+                if copy.grad is not None:
+                    parameter.grad = copy.grad if parameter.grad is None else parameter.grad.add_(copy.grad)
+                    copy.grad = None
+        return nats
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self.pool is not None:
+            self.pool.shutdown()
+
+    def _work(self, objective: nn.Module, batch: Batch, starts: list[int], micro_rows: int, learned: float) -> Tensor:
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        for start in starts:
+            rows = slice(start, start + micro_rows)
+            ids = torch.as_tensor(batch.ids[rows]).to(self.device, non_blocking=True)
+            weights = torch.as_tensor(batch.learn[rows]).to(self.device, torch.float32, non_blocking=True)
+            mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(self.device))
+            in_between = self.world.size > 1 and start != starts[-1]
+            with cast(nn.parallel.DistributedDataParallel, objective).no_sync() if in_between else nullcontext():
+                loss, part = objective(ids, weights, mask)
+                # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
+                (loss * (self.world.size / max(learned, 1.0))).backward()
+            nats += part
+        return nats
+
+
+def _twin(decoder: Decoder) -> Decoder:
+    """A decoder whose parameters are the same memory, with gradients of their own."""
+    with torch.device("meta"):
+        twin = Decoder(decoder.config, decoder.dtype)
+    originals = dict(decoder.named_parameters())
+    shared = {name: nn.Parameter(originals[name].detach()) for name in twin.state_dict()}
+    twin.load_state_dict(shared, assign=True)
+    return twin
