@@ -52,3 +52,10 @@ def test_flops_count_weights_head_and_the_causal_half_of_attention() -> None:
     attention = 3 * 2 * 2 * 32 * 256  # layers x (QK and PV) x heads x size x T, half of 2 x T x T x S each
     assert config.matmul_parameters == matrices
     assert config.flops_per_token(256) == 3 * (2 * matrices + attention)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_parameters_are_those_of_the_module(tied: bool, qk_norm: bool) -> None:
+    config = DecoderConfig(100, 64, layers=3, heads=4, kv_heads=2, head_size=16, mlp_width=96, tied=tied, qk_norm=qk_norm)
+    assert config.parameters == sum(p.numel() for p in Decoder(config).parameters())

@@ -30,7 +30,6 @@ from tessera.train.objectives import evaluate
 
 AFTER_SECONDS = 25.0
 """What comparison and completions take on two cores; training gets the rest of the budget."""
-COMPARED_TOKENS = 60_000
 NGRAM_ORDER = 5
 
 
@@ -72,7 +71,8 @@ def _compare(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:
     plain = recipe.data.model_copy(update={"fill_in_the_middle": 0.0})
     shards = tokenise(corpus, vocabulary, plain, cache_folder(), lambda line: None)
     source = shards.sources[0]
-    rows = validation_batches(shards, recipe.train.context, 8, COMPARED_TOKENS)
+    assert recipe.train.batch_rows and recipe.train.evaluate_tokens
+    rows = validation_batches(shards, recipe.train.context, min(8, recipe.train.batch_rows), recipe.train.evaluate_tokens)
     device = engine.decoder.head_weight.device
     untrained = Decoder(engine.decoder.config, engine.decoder.dtype).to(device)
     untrained.initialise(recipe.train.seed)

@@ -213,6 +213,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
         "shards": str(shards.folder),
         "init": None if model is None else str(model.resolve()),
+        "parameters": planned.shape.parameters,
         "matmul_parameters": planned.shape.matmul_parameters,
         "prepared_seconds": time.monotonic() - begin,
     })  # fmt: skip

@@ -60,6 +60,12 @@ class DecoderConfig:
         attention = self.width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.width * self.mlp_width) + self.vocab_size * self.width
 
+    @property
+    def parameters(self) -> int:
+        """All weights, look-up and norms included."""
+        norms = self.layers * (2 * self.width + 2 * self.head_size * self.qk_norm) + self.width
+        return self.matmul_parameters + norms + (0 if self.tied else self.vocab_size * self.width)
+
     def flops_per_token(self, context: int) -> float:
         """Training FLOPs of one token: 3 x forward (weights, head, causal half of attention), no optimizer."""
         attention = self.layers * 2 * self.heads * self.head_size * context  # QK^T and PV: 2 x 2 S H T, half of it causal
