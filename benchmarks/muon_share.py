@@ -126,7 +126,7 @@ def timed_steps(recipe: Recipe, shape: DecoderConfig, options: argparse.Namespac
     machine = detect(recipe.train.precision, options.threads)
     hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
     try:
-        train(fixed_job(fixed_recipe_of(recipe, optimizer), shape, machine, False, observer))
+        train(fixed_job(fixed_recipe_of(recipe, optimizer, options.threads), shape, machine, observer))
     except Enough:
         pass
     finally:

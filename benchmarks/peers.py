@@ -56,9 +56,10 @@ def fixed_recipe(shape: Shape, micro_rows: int, **train: Any) -> Recipe:
     )
 
 
-def fixed_recipe_of(recipe: Recipe, optimizer: str) -> Recipe:
+def fixed_recipe_of(recipe: Recipe, optimizer: str, workers: int = 1, compiled: bool = False) -> Recipe:
     """A resolved recipe with no end and no evaluations, with that optimizer."""
     endless = {"tokens": 10**12, "cooldown_steps": 0, "evaluate_every": 10**9, "checkpoint_seconds": 1e9}
+    endless |= {"workers": workers, "compile": compiled}
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={**endless, "optimizer": optimizer})})
 
 
@@ -66,7 +67,6 @@ def fixed_job(
     recipe: Recipe,
     shape: DecoderConfig,
     machine: Machine,
-    compiled: bool,
     observer: Callable[[dict[str, Any]], None],
     **more: Any,
 ) -> Job:
@@ -96,7 +96,7 @@ def fixed_job(
     decoder = Decoder(shape, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
     bytes_ = np.ones(shape.vocab_size, np.int32)
-    return Job(recipe, decoder, Repeat(), [], bytes_, machine, compiled, 1e12, {}, observers=(observer,), **more)  # type: ignore[arg-type]
+    return Job(recipe, decoder, Repeat(), [], bytes_, machine, 1e12, {}, observers=(observer,), **more)  # type: ignore[arg-type]
 
 
 def run_tessera(setting: Setting, turn: Turn) -> None:
@@ -105,13 +105,16 @@ def run_tessera(setting: Setting, turn: Turn) -> None:
 
     shape = SHAPES[setting.shape]
     machine = detect(setting.precision, setting.threads)
-    recipe = fixed_recipe(shape, setting.micro_rows or shape.rows, optimizer=setting.optimizer)
+    plain = fixed_recipe(shape, setting.micro_rows or shape.rows, optimizer=setting.optimizer)
+    # On a CPU the rules give each thread micro-batches of its own.
+    workers = 1 if setting.gpu else min(setting.threads, shape.rows // (setting.micro_rows or shape.rows))
+    recipe = fixed_recipe_of(plain, setting.optimizer, max(1, workers), setting.compiled)
 
     def observer(event: dict[str, Any]) -> None:
         if event["event"] == "step":
             turn(event["loss"])
 
-    job = fixed_job(recipe, decoder_config(shape), machine, setting.compiled, observer)
+    job = fixed_job(recipe, decoder_config(shape), machine, observer)
     turn.first(sum(p.numel() for p in job.decoder.parameters()))
     train(job)
 

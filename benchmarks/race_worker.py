@@ -53,7 +53,7 @@ def settled(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
     )
     changes = {
         **open_again, "optimizer": asked["optimizer"], "tokens": tokens, "seed": asked.get("seed", 0), "sample_prompts": (),
-        "batch_rows": asked.get("rows"), "threads": 1, "checkpoint_seconds": 1e9,
+        "batch_rows": asked.get("rows"), "threads": 1, "workers": 1, "compile": False, "checkpoint_seconds": 1e9,
     }  # fmt: skip
     if asked.get("rate"):
         changes |= {"matrix_rate": asked["rate"], "adam_rate": asked["rate"]}
@@ -105,7 +105,7 @@ def run(folder_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
     loader = Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed)
     held_out = validation_batches(shards, settings.context, 8, IN_RUN_TOKENS, recipe.data.document_mask)
-    job = Job(recipe, decoder, loader, held_out, vocabulary.token_bytes, machine, False, 1e11, {}, observers=(observer,))
+    job = Job(recipe, decoder, loader, held_out, vocabulary.token_bytes, machine, 1e11, {}, observers=(observer,))
     last = time.process_time()
     try:
         train(job)

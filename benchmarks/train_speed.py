@@ -185,7 +185,6 @@ def tessera_choice(name: str, options: argparse.Namespace) -> Setting:
     """The micro-batch, compilation and precision that the rules and the command would choose."""
     from peers import decoder_config, fixed_recipe
 
-    from tessera.commands.train import COMPILE_GAIN
     from tessera.scaling import rules
 
     shape = SHAPES[name]
@@ -195,7 +194,7 @@ def tessera_choice(name: str, options: argparse.Namespace) -> Setting:
     known = rules.Facts(None, 1e12, shape=decoder_config(shape), kind=kind)
     micro = rules.resolve(asked, known).recipe.train.micro_rows
     precision = "bfloat16" if options.gpu or has_bfloat16() else "float32"
-    compiled = COMPILE_GAIN[kind] > 0 and not options.no_compile
+    compiled = rules.COMPILE_GAIN[kind] > 0 and not options.no_compile
     return Setting("tessera", name, compiled, micro, True, precision, threads=options.threads, gpu=options.gpu)
 
 

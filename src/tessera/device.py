@@ -124,6 +124,15 @@ def matmul_peak(machine: Machine, seconds: float = 1.0) -> float:
     return best
 
 
+def memory_bytes(machine: Machine) -> int | None:
+    """Of the GPU, all of it; None for a CPU, whose memory is no constraint on micro-batches that fit its cache."""
+    if machine.kind != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(machine.index).total_memory)
+
+
 def synchronise(machine: Machine) -> None:
     """Waits until the device has done what it was given."""
     if machine.kind == "cuda":
@@ -132,9 +141,9 @@ def synchronise(machine: Machine) -> None:
         torch.cuda.synchronize()
 
 
-def compiler() -> str | None:
-    """The C++ compiler that `torch.compile` would use on a CPU, or None."""
-    return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+def can_compile(machine: Machine) -> bool:
+    """Whether `torch.compile` works here: on a CPU it needs a C++ compiler."""
+    return machine.kind == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
 def _cpu_flags() -> str:

@@ -30,7 +30,7 @@ def tiny() -> Decoder:
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("chunk_bytes", [1 << 22, 4 * 64 * 50])
 def test_loss_and_gradients_are_torchs(z_loss: float, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(objectives, "CHUNK_BYTES", {"cpu": chunk_bytes})
     dice = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 50, 16, generator=dice, requires_grad=True)
     head = torch.randn(50, 16, generator=dice, requires_grad=True)

@@ -45,10 +45,6 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, parallel, speed
 
 Say = Callable[[str], None]
-COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
-"""What compiling costs before the first step (docs/LOG.md, 2026-11-23, "compile")."""
-COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
-"""Time that it saves afterwards, as a share (the same entry)."""
 
 
 def say(text: str) -> None:
@@ -142,8 +138,14 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -
     intent = load(recipe, budget, overrides)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
-    facts = rules.Facts(clock.left(), devices.matmul_peak(machine), kind=machine.kind, threads=machine.threads)
-    planned = _measured_plan(intent, facts, machine, clock, compiled=False)
+    facts = rules.Facts(
+        clock.left(),
+        devices.matmul_peak(machine),
+        kind=machine.kind,
+        threads=machine.threads,
+        memory_bytes=devices.memory_bytes(machine),
+    )
+    planned = _measured_plan(intent, facts, machine, clock)
     if as_json:
         page = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
         derived = [asdict(d) for d in planned.derived]
@@ -169,7 +171,6 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
     say(f"{machine.name}, {machine.threads} threads, {machine.dtype} ({machine.reason}), matmul peak {peak / 1e9:,.0f} GFLOP/s")
-    compiled = _worth_compiling(intent, machine, clock.seconds)
     cache = cache_folder()
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
@@ -177,7 +178,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     facts = rules.Facts(
         clock.left(), peak * processes, shape=shape, processes=processes, kind=machine.kind, threads=machine.threads
     )
-    planned = _measured_plan(intent, facts, machine, clock, compiled)
+    planned = _measured_plan(intent, facts, machine, clock)
     if model is None or shape is None:
         vocabulary = _tokenizer(corpus, planned.recipe, cache)
     else:
@@ -208,7 +209,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         },
         "machine": {
             "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
-            "compiled": compiled,
+            "compiled": planned.recipe.train.compile,
         },
         "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
         "shards": str(shards.folder),
@@ -263,7 +264,6 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         ),
         token_bytes=_padded(vocabulary.token_bytes, decoder.config.vocab_size),
         machine=machine,
-        compiled=bool(facts["compiled"]),
         matmul_peak=facts["matmul_peak_gflops"] * 1e9,
         identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": shards.hash},
         writer=checkpoint.Writer(folder.checkpoints) if world.first else None,
@@ -294,14 +294,14 @@ def _seconds(intent: Recipe) -> float | None:
     return budget.seconds
 
 
-def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock, compiled: bool) -> rules.Plan:
+def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock) -> rules.Plan:
     """Plans, measures the planned model's speed, plans again with it."""
     planned = rules.resolve(intent, facts)
     if facts.seconds is None:
         return planned
     # Twice: the first measurement may move the shape, whose own speed then counts.
     for _ in range(2):
-        measured = speed.tokens_per_second(planned.shape, planned.recipe.train, machine, compiled) * facts.processes
+        measured = speed.tokens_per_second(planned.shape, planned.recipe.train, machine) * facts.processes
         share = measured * planned.shape.flops_per_token(intent.train.context) / facts.peak_flops
         parameters = planned.shape.matmul_parameters
         say(f"measured {measured:,.0f} tokens/s at {parameters:,} parameters, {share:.0%} of the matmul peak")
@@ -317,10 +317,11 @@ def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clo
     """The plan with the time that preparation has left; shape and vocabulary stay as they were planned."""
     if facts.seconds is None:
         return planned
-    fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer})
+    train = intent.train.model_copy(update={"compile": planned.recipe.train.compile})
+    fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer, "train": train})
     again = rules.resolve(fixed, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
-    shape_reasons = tuple(d for d in planned.derived if not d.name.startswith("train."))
-    return replace(again, derived=shape_reasons + tuple(d for d in again.derived if d.name.startswith("train.")))
+    kept = {d.name: d for d in planned.derived if not d.name.startswith("train.") or d.name == "train.compile"}
+    return replace(again, derived=tuple(kept.get(d.name, d) for d in again.derived))
 
 
 @dataclass(frozen=True)
@@ -338,18 +339,6 @@ class Clock:
     def left(self) -> float | None:
         """Seconds for training: evaluations and the last save taken off."""
         return None if self.seconds is None else (self.seconds - (time.monotonic() - self.begin)) * 0.96 - 2.0
-
-
-def _worth_compiling(intent: Recipe, machine: Machine, seconds: float | None) -> bool:
-    """Whether `torch.compile` wins back what it costs within the budget."""
-    asked = intent.train.compile
-    if asked is False:
-        return False
-    if machine.kind == "cpu" and devices.compiler() is None:
-        say("no C++ compiler was found (g++ or clang++): the run is eager.")
-        return False
-    pays = COMPILE_GAIN[machine.kind] * (seconds if seconds is not None else 3600.0) > 2 * COMPILE_SECONDS[machine.kind]
-    return asked is True or pays
 
 
 def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:

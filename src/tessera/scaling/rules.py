@@ -22,6 +22,8 @@ UTILISATION = 0.55
 """Share of the matmul peak that training reaches, until it has been measured."""
 CONTROL_TOKENS = 64
 MICRO_TOKENS = 1024
+COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
+COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
 MUON_RATE = 0.003
 ADAMW_RATE = 0.004
 EMBEDDING_RATE = 0.012
@@ -42,6 +44,8 @@ class Facts:
         processes: that share a batch.
         kind: of device, `cpu` or `cuda`.
         threads: of one process.
+        memory_bytes: of a GPU.
+        compiler: whether torch.compile works.
     """
 
     seconds: float | None
@@ -52,6 +56,8 @@ class Facts:
     processes: int = 1
     kind: str = "cpu"
     threads: int = 1
+    memory_bytes: int | None = None
+    compiler: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,16 +125,10 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     workers = int(
         choose("train.workers", min(side_by_side, per_process), "one per core: small products gain more so than from threads")
     )
-    micro = (
-        per_process if facts.kind == "cuda" else _divisor(max(1, per_process // workers), max(1, MICRO_TOKENS // train.context))
-    )
-    choose(
-        "train.micro_rows",
-        micro,
-        "the whole share: a GPU holds it"
-        if facts.kind == "cuda"
-        else f"about {MICRO_TOKENS} tokens: activations stay in the cache",
-    )
+    most, why_micro = _micro_tokens(shape, facts)
+    micro = _divisor(max(1, per_process // workers), max(1, most // train.context))
+    choose("train.micro_rows", micro, why_micro)
+    choose("train.compile", *_compile(facts))
     steps = max(1, math.ceil(tokens / (rows * train.context)))
     adamw = train.optimizer == "adamw"
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
@@ -267,6 +267,27 @@ def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
     unit = shares * (4 if rows >= 8 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
     return rows, f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} = {_count(wanted)} tokens (Step Law, arXiv 2503.04715)"
+
+
+def _micro_tokens(shape: DecoderConfig, facts: Facts) -> tuple[int, str]:
+    """Tokens of one forward pass, and why."""
+    if facts.memory_bytes is None:
+        return MICRO_TOKENS, f"about {MICRO_TOKENS} tokens: activations stay in the cache"
+    # Kept for backward per token and layer, in bf16: about 9 D around attention and norms and 4 x 3 D in the feed-forward.
+    per_token = 2 * 21 * shape.layers * shape.width
+    weights = 16 * shape.parameters  # float32 weights, gradients and two optimizer states
+    most = max(facts.memory_bytes // 2 - weights, facts.memory_bytes // 10) // per_token
+    return int(most), f"{_count(most)} tokens fill half of the GPU's memory"
+
+
+def _compile(facts: Facts) -> tuple[bool, str]:
+    """Whether compiling wins back twice what it costs, and why."""
+    if not facts.compiler:
+        return False, "no C++ compiler was found (g++ or clang++)"
+    cost, gain = COMPILE_SECONDS[facts.kind], COMPILE_GAIN[facts.kind]
+    seconds = facts.seconds if facts.seconds is not None else math.inf
+    share = f"{gain:.0%} faster for {cost:.0f} s before the first step"
+    return gain * seconds > 2 * cost, f"{share}: pays from {2 * cost / gain:.0f} s on"
 
 
 def _divisor(rows: int, most: int) -> int:

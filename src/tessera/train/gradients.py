@@ -28,19 +28,18 @@ class Gradients:
 
     Args:
         decoder: on its device.
-        settings: `workers`, `micro_rows` and `z_loss` count.
+        settings: `workers`, `micro_rows`, `compile` and `z_loss` count.
         machine: `threads` are shared by the workers.
-        compiled: whether the blocks are compiled.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
     """
 
-    def __init__(self, decoder: Decoder, settings: Train, machine: Machine, compiled: bool, world: World) -> None:
+    def __init__(self, decoder: Decoder, settings: Train, machine: Machine, world: World) -> None:
         self.device = machine.torch_device
         self.micro_rows = settings.micro_rows
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
-        objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, compiled)]
-        objectives += [NextToken(_twin(decoder), settings.z_loss, compiled) for _ in range(workers - 1)]
+        objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, bool(settings.compile))]
+        objectives += [NextToken(_twin(decoder), settings.z_loss, bool(settings.compile)) for _ in range(workers - 1)]
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives

@@ -48,7 +48,6 @@ class Job:
         held_out: fixed validation batches, whole on process 0.
         token_bytes: (V,) int32, bytes of each id.
         machine: dtype, device, threads.
-        compiled: whether the blocks are compiled.
         matmul_peak: FLOP/s measured, for the share that the live line shows.
         identity: what a checkpoint must agree on to be resumed from: hashes of recipe, tokenizer and data.
         writer: of checkpoints, on process 0.
@@ -63,7 +62,6 @@ class Job:
     held_out: Sequence[Batch]
     token_bytes: np.ndarray
     machine: Machine
-    compiled: bool
     matmul_peak: float
     identity: dict[str, str]
     writer: Writer | None = None
@@ -116,7 +114,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         start.restore(decoder, opts)
         job.loader.restore(start.state["loader"])
         progress = Progress(**start.state["progress"])
-    gradients = Gradients(decoder, settings, job.machine, job.compiled, world)
+    gradients = Gradients(decoder, settings, job.machine, world)
     optim.share_work(opts, gradients.pool)
 
     def save(wait: bool = False) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tessera.model.decoder import Decoder
 
-CHUNK_BYTES = 1 << 22
-"""Logits in flight. 4 MiB stays in a core's share of the cache (docs/LOG.md, 2026-11-23, "head in chunks")."""
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28}
+"""Logits in flight. 4 MiB stays in a core's cache (docs/LOG.md, 2026-11-23, "head in chunks"); a GPU wants more at once."""
+PAD_TO = 64
+"""The matrix product is fastest with a multiple of this many rows of the head; none of the padding is saved or learned."""
 
 
 class _NextToken(torch.autograd.Function):
@@ -30,11 +33,14 @@ class _NextToken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
         V = head.shape[0]
-        chunk = max(64, CHUNK_BYTES // (4 * V))
+        padding = -V % PAD_TO
+        chunk = max(64, CHUNK_BYTES[hidden.device.type] // (4 * (V + padding)))
         learning = hidden.requires_grad or head.requires_grad
         head_low = head.to(hidden.dtype)
+        if padding:
+            head_low = F.pad(head_low, (0, 0, 0, padding))
         d_hidden = torch.empty_like(hidden) if learning else None
-        d_head = torch.zeros_like(head) if learning else None
+        d_head = head.new_zeros(head_low.shape) if learning else None
         nats = torch.zeros((), dtype=torch.float64, device=hidden.device)
         penalty = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
@@ -42,6 +48,7 @@ class _NextToken(torch.autograd.Function):
             weight = weights[start : start + chunk]
             target = targets[start : start + chunk, None]
             logits = torch.mm(x, head_low.t()).float()
+            logits[:, V:] = float("-inf")
             top, aimed = logits.amax(-1), logits.gather(-1, target).squeeze(-1)
             probabilities = torch.softmax(logits, dim=-1, out=logits)
             # The most likely token's probability is at least 1/V, so its logarithm is always finite.
@@ -58,7 +65,7 @@ class _NextToken(torch.autograd.Function):
                 d_head.addmm_(slope.t(), x)
             else:
                 d_head += torch.mm(slope.t(), x)
-        ctx.save_for_backward(d_hidden, d_head)
+        ctx.save_for_backward(d_hidden, None if d_head is None else d_head[:V])
         ctx.mark_non_differentiable(nats)
         return (nats + z_loss * penalty).float(), nats
 

@@ -16,20 +16,19 @@ from tessera.train.gradients import Gradients
 from tessera.train.parallel import World
 
 
-def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, compiled: bool, seconds: float = 4.0) -> float:
+def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, seconds: float = 4.0) -> float:
     """Training speed of one process on random ids, with the recipe's own batch, micro-batches and optimizer.
 
     Args:
         config: shape of the model.
-        train: resolved settings.
+        train: resolved settings; where they say that the blocks are compiled, the time for that is not counted.
         machine: where.
-        compiled: as the run will be; compilation itself is not counted.
         seconds: about how long to measure, after one pass to warm up.
     """
     assert train.batch_rows and train.micro_rows
     decoder = Decoder(config, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
-    gradients = Gradients(decoder, train, machine, compiled, World())
+    gradients = Gradients(decoder, train, machine, World())
     opts = optim.build(decoder, train, machine.torch_dtype)
     optim.share_work(opts, gradients.pool)
     rows = train.micro_rows * (train.workers or 1)
