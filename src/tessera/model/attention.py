@@ -1,6 +1,6 @@
 """Causal attention for training on CPUs: blocks of queries, each against the keys up to its own end, as plain matrix products.
 
-PyTorch's CPU flash kernel takes 1.2 to 1.4 times as long at contexts from 256 to 1,024 tokens (docs/LOG.md, 2026-11-23,
+PyTorch's CPU flash kernel takes 1.5 to 1.7 times as long at contexts from 256 to 1,024 tokens (docs/LOG.md, 2026-11-23,
 "attention"). The softmax is kept for backward, T^2/2 numbers per head, which small micro-batches make affordable. Query
 heads that share a key head are laid out as one taller matrix, so keys and values are never repeated.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 128
+BLOCK = 64
 MOST_TOKENS = 4096
 """Above this the kept softmax outweighs what it saves."""
 
@@ -33,50 +33,60 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @torch.library.custom_op("tessera::causal_attention", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Also returns what backward needs: scaled queries (B*K, G*T', S) by block, and the softmax of all blocks in one buffer."""
+    """Also returns what backward needs: the softmax of all blocks in one buffer, and the scaled queries in rows."""
     B, T, H, S = q.shape
     K = k.shape[2]
-    rows_q, rows_k, rows_v = _by_head(q, K) * S**-0.5, _by_head(k, K), _by_head(v, K)
     G = H // K
-    mixed = q.new_empty(B * K, G, T, S)
+    rows_q, rows_k, rows_v = _rows(q, K).mul_(S**-0.5), _rows(k, K), _rows(v, K)
+    mixed = torch.empty_like(rows_q)
     softmax = q.new_empty(B * K * G * _kept(T))
+    future = torch.full((BLOCK, BLOCK), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     for start, end, place in _blocks(T):
-        p = softmax[B * K * G * place : B * K * G * (place + (end - start) * end)].view(B * K, G * (end - start), end)
-        torch.bmm(rows_q[:, :, start:end].reshape(B * K, -1, S), rows_k[:, 0, :end].transpose(1, 2), out=p)
-        future = torch.full((end - start, end - start), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
-        p.view(B * K, G, end - start, end)[..., start:end].add_(future)
+        size, rows = end - start, slice(G * start, G * end)
+        p = softmax[B * K * G * place :][: B * K * G * size * end].view(B * K, G * size, end)
+        torch.bmm(rows_q[:, rows], rows_k[:, :end].transpose(1, 2), out=p)
+        p.view(B * K, G, size, end)[..., start:].add_(future[:size, :size])
         torch.softmax(p, dim=-1, out=p)
-        mixed[:, :, start:end] = torch.bmm(p, rows_v[:, 0, :end]).view(B * K, G, end - start, S)
-    return _by_token(mixed, B), softmax, rows_q
+        torch.bmm(p, rows_v[:, :end], out=mixed[:, rows])
+    return _unrow(mixed, B, G), softmax, rows_q
 
 
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     B, T, H, S = q.shape
     K = k.shape[2]
-    return q.new_empty(q.shape), q.new_empty(B * H * _kept(T)), q.new_empty(B * K, H // K, T, S)
+    return q.new_empty(q.shape), q.new_empty(B * H * _kept(T)), q.new_empty(B * K, H // K * T, S)
 
 
 @torch.library.custom_op("tessera::causal_attention_backward", mutates_args=())
 def _backward(d_mixed: Tensor, softmax: Tensor, rows_q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     B, T, K, S = k.shape
-    G = rows_q.shape[1]
-    d_rows, rows_k, rows_v = _by_head(d_mixed, K), _by_head(k, K)[:, 0], _by_head(v, K)[:, 0]
-    d_q, d_k, d_v = torch.empty_like(rows_q), torch.zeros_like(rows_k), torch.zeros_like(rows_v)
-    for start, end, place in _blocks(T):
-        p = softmax[B * K * G * place : B * K * G * (place + (end - start) * end)].view(B * K, G * (end - start), end)
-        d_out = d_rows[:, :, start:end].reshape(B * K, -1, S)
-        d_v[:, :end].baddbmm_(p.transpose(1, 2), d_out)
-        d_p = torch.bmm(d_out, rows_v[:, :end].transpose(1, 2))
+    G = rows_q.shape[1] // T
+    d_rows, rows_k, rows_v = _rows(d_mixed, K), _rows(k, K), _rows(v, K)
+    d_q, d_k, d_v = torch.empty_like(rows_q), torch.empty_like(rows_k), torch.empty_like(rows_v)
+    # From the last block, which sees all keys and so fills every row; the others add to it.
+    for start, end, place in reversed(_blocks(T)):
+        size, rows = end - start, slice(G * start, G * end)
+        p = softmax[B * K * G * place :][: B * K * G * size * end].view(B * K, G * size, end)
+        _add(d_v, p.transpose(1, 2), d_rows[:, rows])
+        d_p = torch.bmm(d_rows[:, rows], rows_v[:, :end].transpose(1, 2))
         d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
-        d_q[:, :, start:end] = torch.bmm(d_scores, rows_k[:, :end]).view(B * K, G, end - start, S)
-        d_k[:, :end].baddbmm_(d_scores.transpose(1, 2), rows_q[:, :, start:end].reshape(B * K, -1, S))
-    return _by_token(d_q.mul_(S**-0.5), B), _by_token(d_k[:, None], B), _by_token(d_v[:, None], B)
+        torch.bmm(d_scores, rows_k[:, :end], out=d_q[:, rows])
+        _add(d_k, d_scores.transpose(1, 2), rows_q[:, rows])
+    return _unrow(d_q.mul_(S**-0.5), B, G), _unrow(d_k, B, 1), _unrow(d_v, B, 1)
 
 
 @_backward.register_fake
 def _(d_mixed: Tensor, softmax: Tensor, rows_q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return d_mixed.new_empty(d_mixed.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _add(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Writes a b into `total` (N, T, S) where it has as many rows, adds it to the first rows where it has fewer."""
+    if a.shape[1] == total.shape[1]:
+        torch.bmm(a, b, out=total)
+    else:
+        total[:, : a.shape[1]].add_(torch.bmm(a, b))
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -90,16 +100,27 @@ def _differentiate(ctx: Any, d_mixed: Tensor, *_: Tensor | None) -> tuple[Tensor
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _by_head(x: Tensor, kv_heads: int) -> Tensor:
-    """(B, T, K * G, S) -> (B * K, G, T, S), contiguous."""
+def _rows(x: Tensor, kv_heads: int) -> Tensor:
+    """(B, T, K * G, S) -> (B * K, G * T, S): block after block, within a block head after head, so that a block is one slice."""
     B, T, H, S = x.shape
-    return x.transpose(1, 2).contiguous().view(B * kv_heads, H // kv_heads, T, S)
+    G = H // kv_heads
+    rows = x.new_empty(B, kv_heads, G * T, S)
+    for start, end, _ in _blocks(T) if G > 1 else [(0, T, 0)]:
+        block = x[:, start:end].view(B, end - start, kv_heads, G, S).permute(0, 2, 3, 1, 4)
+        rows[:, :, G * start : G * end].view(B, kv_heads, G, end - start, S).copy_(block)
+    return rows.view(B * kv_heads, G * T, S)
 
 
-def _by_token(x: Tensor, batch: int) -> Tensor:
-    """(B * K, G, T, S) -> (B, T, K * G, S)."""
-    T, S = x.shape[2:]
-    return x.view(batch, -1, T, S).transpose(1, 2).contiguous()
+def _unrow(rows: Tensor, batch: int, group: int) -> Tensor:
+    """The way back from `_rows`, (B, T, K * G, S) contiguous."""
+    S, T = rows.shape[2], rows.shape[1] // group
+    rows = rows.view(batch, -1, group * T, S)
+    K = rows.shape[1]
+    x = rows.new_empty(batch, T, K * group, S)
+    for start, end, _ in _blocks(T) if group > 1 else [(0, T, 0)]:
+        block = rows[:, :, group * start : group * end].view(batch, K, group, end - start, S).permute(0, 3, 1, 2, 4)
+        x[:, start:end].view(batch, end - start, K, group, S).copy_(block)
+    return x
 
 
 def _blocks(tokens: int) -> list[tuple[int, int, int]]:
