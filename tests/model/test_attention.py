@@ -30,7 +30,7 @@ def test_blocked_attention_and_its_gradients_equal_the_reference(B: int, T: int,
 
 def test_blocked_attention_meets_the_rules_of_a_custom_operator() -> None:
     q, k, v = (torch.randn(2, 130, heads, 8, requires_grad=True) for heads in (4, 2, 2))
-    torch.library.opcheck(torch.ops.tessera.causal_attention.default, (q, k, v))
+    torch.library.opcheck(torch.ops.tessera.causal_attention.default, (q, k, v, 64))
 
 
 def test_training_forward_equals_inference_forward() -> None:
