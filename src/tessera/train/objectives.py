@@ -31,11 +31,12 @@ class _NextToken(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float, learning: bool
+    ) -> tuple[Tensor, Tensor]:
         V = head.shape[0]
         padding = -V % PAD_TO
         chunk = max(64, CHUNK_BYTES[hidden.device.type] // (4 * (V + padding)))
-        learning = hidden.requires_grad or head.requires_grad
         head_low = head.to(hidden.dtype)
         if padding:
             head_low = F.pad(head_low, (0, 0, 0, padding))
@@ -72,7 +73,7 @@ class _NextToken(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * d_loss.to(d_hidden.dtype), d_head * d_loss, None, None, None
+        return d_hidden * d_loss.to(d_hidden.dtype), d_head * d_loss, None, None, None, None
 
 
 def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -88,7 +89,9 @@ def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
     Returns:
         The sum to differentiate (a float32 scalar) and the sum of cross-entropies alone, in nats (float64, no gradient).
     """
-    loss, nats = _NextToken.apply(hidden.flatten(0, 1), head, targets.flatten(), weights.flatten(), z_loss)
+    # Weights ask for a gradient even where none is taken, and it costs twice what the loss does.
+    learning = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
+    loss, nats = _NextToken.apply(hidden.flatten(0, 1), head, targets.flatten(), weights.flatten(), z_loss, learning)
     return loss, nats
 
 
@@ -156,8 +159,11 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         hidden = decoder(ids[:, :-1].to(device), mask)
         target_bytes = lengths[ids[:, 1:]] * learn
         targets = ids[:, 1:].to(device)
-        everywhere = next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1]
-        on_bytes = next_token(hidden, decoder.head_weight, targets, (target_bytes > 0).float().to(device))[1]
-        nats, byte_nats = nats + float(everywhere), byte_nats + float(on_bytes)
+        everywhere = float(next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1])
+        # The few learned tokens without bytes are computed once more, rather than all that have some.
+        bare = (learn & (target_bytes == 0)).to(device)
+        ones = torch.ones(1, int(bare.sum()), device=device)
+        on_bare = next_token(hidden[bare][None], decoder.head_weight, targets[bare][None], ones)[1]
+        nats, byte_nats = nats + everywhere, byte_nats + everywhere - float(on_bare)
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
     return Evaluation(nats / max(tokens, 1), byte_nats / math.log(2) / max(byte_count, 1), tokens)
