@@ -36,7 +36,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
-from tessera.model.decoder import Decoder
+from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
 from tessera.run import RunFolder, cache_folder, disk_may_be_full
@@ -138,13 +138,7 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -
     intent = load(recipe, budget, overrides)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
-    facts = rules.Facts(
-        clock.left(),
-        devices.matmul_peak(machine),
-        kind=machine.kind,
-        threads=machine.threads,
-        memory_bytes=devices.memory_bytes(machine),
-    )
+    facts = _facts(machine, clock, devices.matmul_peak(machine))
     planned = _measured_plan(intent, facts, machine, clock)
     if as_json:
         page = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
@@ -175,9 +169,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
-    facts = rules.Facts(
-        clock.left(), peak * processes, shape=shape, processes=processes, kind=machine.kind, threads=machine.threads
-    )
+    facts = _facts(machine, clock, peak, shape, processes)
     planned = _measured_plan(intent, facts, machine, clock)
     if model is None or shape is None:
         vocabulary = _tokenizer(corpus, planned.recipe, cache)
@@ -203,7 +195,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     # Last: it says that the folder is prepared.
     folder.write_info({
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
         },
@@ -292,6 +284,20 @@ def _seconds(intent: Recipe) -> float | None:
         assert intent.price_per_hour is not None
         return budget.dollars / intent.price_per_hour * 3600
     return budget.seconds
+
+
+def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | None = None, processes: int = 1) -> rules.Facts:
+    """What the rules need to know of the machine; `peak` is the FLOP/s of one process."""
+    return rules.Facts(
+        clock.left(),
+        peak * processes,
+        shape=shape,
+        processes=processes,
+        kind=machine.kind,
+        threads=machine.threads,
+        memory_bytes=devices.memory_bytes(machine),
+        compiler=devices.can_compile(machine),
+    )
 
 
 def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock) -> rules.Plan:
@@ -402,8 +408,14 @@ def _padded(token_bytes: np.ndarray, size: int) -> np.ndarray:
     return np.pad(token_bytes, (0, size - len(token_bytes)))
 
 
-def _commit() -> str | None:
-    """Of the checkout that the package stands in."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+def commit() -> str | None:
+    """Of the checkout that the package stands in, if it stands in one and git is installed."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD", "--show-prefix"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    # Installed packages may lie within the checkout of something else.
+    commit, _, prefix = asked.stdout.partition("\n")
+    return commit if prefix.strip() == "src/tessera/commands/" else None
