@@ -43,7 +43,7 @@ def write_model(folder: Path, vocabulary: Vocabulary, end: tuple[int, ...]) -> P
 
 
 def test_generate_prints_the_prompt_and_its_completion(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    generate(str(run), "def add(", max_tokens=10, seed=1, json_output=True)
+    generate(str(run), "def add(", max_tokens=10, seed=1, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert set(report) >= {"prompt_ids", "ids", "logprobs", "text", "files", "seconds"}
     assert len(report["ids"]) == len(report["logprobs"]) <= 10 and max(report["logprobs"]) < 0
@@ -58,7 +58,7 @@ def test_generate_reads_standard_input_and_says_what_it_cut(
     generate(str(run), "-", max_tokens=4, seed=1)
     printed = capsys.readouterr()
     assert printed.out.startswith("x = 1\n") and "note: the model reads 64 tokens" in printed.err
-    generate(str(run), "", max_tokens=4, json_output=True)
+    generate(str(run), "", max_tokens=4, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["prompt_ids"]) == 1
 
 
@@ -151,7 +151,7 @@ def test_import_refuses_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
 def test_eval_reports_bits_per_byte_with_n_and_error(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(5):
         (tmp_path / f"{i}.txt").write_text(f"document number {i}, and some words\n" * (i + 1))
-    evaluate(str(run), [f"files:{tmp_path}"], json_output=True)
+    evaluate(str(run), [f"files:{tmp_path}"], as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert report["documents"] == 5 and report["standard_error"] > 0 and report["bits_per_byte"] > 1
     evaluate(str(run), [f"files:{tmp_path}"], samples=3)

@@ -21,7 +21,7 @@ from tessera.tokens.document import Document
 _STAND_IN = "builtin:stdlib"
 
 
-def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, json_output: bool = False) -> None:
+def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, as_json: bool = False) -> None:
     """Measures bits per byte and nats per token, and prints them with n and the standard error over documents.
 
     Args:
@@ -38,7 +38,7 @@ def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, json_o
     documents, on = _documents(model, sources)
     result = measure(engine.decoder, engine.vocabulary, sample_documents(documents, samples))
     seconds = time.perf_counter() - start
-    if json_output:
+    if as_json:
         numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(result).items()}
         print(json.dumps({"suite": "bits", "model": model, "on": on, **numbers, "seconds": round(seconds, 2)}))
         return

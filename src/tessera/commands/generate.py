@@ -34,7 +34,7 @@ def generate(
     min_p: float = 0.0,
     seed: int | None = None,
     stop: Sequence[str] = (),
-    json_output: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Completes `prompt` and prints prompt and completion.
 
@@ -42,7 +42,7 @@ def generate(
         model: a run's folder or a Hugging Face folder.
         prompt: text; `-` reads standard input.
         suffix: text that comes after the gap to fill; the model must have been trained with `data.fill_in_the_middle`.
-        json_output: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
+        as_json: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
 
     Raises:
         UserError: no model, no such token in its vocabulary, settings out of range.
@@ -55,13 +55,13 @@ def generate(
         ids = engine.vocabulary.encode_text(text) or [engine.vocabulary.end_id]
     else:
         ids = fill_prompt(engine.vocabulary, text, suffix, room=context - min(max_tokens, context // 2))
-    if not json_output:
+    if not as_json:
         print(text, end="", flush=True)
     start = time.perf_counter()
-    show = None if json_output else lambda index, token, piece: print(piece, end="", flush=True)
+    show = None if as_json else lambda index, token, piece: print(piece, end="", flush=True)
     completion = engine.generate([ids], params, show)[0]
     seconds = time.perf_counter() - start
-    if json_output:
+    if as_json:
         report = {
             "prompt_ids": completion.prompt_ids.tolist(),
             "ids": completion.ids.tolist(),
