@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tessera import recipe
-from tessera.charts import MOST_POINTS, Series, bar_chart, line_chart
 from tessera.errors import UserError
 from tessera.report import read_run, write_report
+from tessera.report.charts import MOST_POINTS, Series, bar_chart, line_chart
 
 
 def step(number: int, **changed: Any) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from tessera.charts import Series, bar_chart, legend, line_chart, short
 from tessera.errors import UserError
-from tessera.report_style import STYLE
+from tessera.report.charts import Series, bar_chart, legend, line_chart, short
+from tessera.report.style import STYLE
 
 Event = dict[str, Any]
 
