@@ -1,5 +1,10 @@
-"""The exceptions that a person is meant to read."""
+"""The exceptions that a person is meant to read, and how a full disk is known."""
 
+from __future__ import annotations
+
+import errno
+import os
+import re
 import signal
 
 
@@ -34,3 +39,11 @@ class Interrupted(BaseException):
     def exit_code(self) -> int:
         """As shells give it: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
+
+
+def disk_full(error: Exception) -> str | None:
+    """The system's words where a write failed for want of room (full disk, quota, limit on the size of files), else None."""
+    # safetensors wraps the system's error in a type of its own; its number stands in the text.
+    found = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return os.strerror(number) if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None

@@ -6,12 +6,10 @@ aside and renamed, or appended as one line.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import IO, Any
 import yaml
 
 from tessera import recipe as recipes
-from tessera.errors import RunFailed, UserError
+from tessera.errors import RunFailed, UserError, disk_full
 from tessera.recipe import Recipe
 
 _BEFORE_TRAINING = {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"}
@@ -56,14 +54,12 @@ def disk_may_be_full(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors wraps the system's error in a type of its own; its number stands in the text.
-        found = re.search(r"os error (\d+)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
-        if number not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        why = disk_full(error)
+        if why is None:
             raise
         kept = max((path / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]), default=None)
         then = f"the last good checkpoint is {kept}; make room and --resume" if kept else "make room and start again"
-        raise RunFailed(f"the disk is full: {path} could not be written ({os.strerror(number)}); {then}.") from None
+        raise RunFailed(f"the disk is full: {path} could not be written ({why}); {then}.") from None
 
 
 class RunFolder:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.errors import UserError
+from tessera.errors import UserError, disk_full
 
 MANIFEST = "manifest.json"
 _ASIDE = ".aside-"
@@ -44,7 +44,7 @@ def aside(cache: Path) -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_full(error):
             raise
         raise UserError(
             f"the disk is full: the data cache {cache} needs more room; free some, or set TESSERA_CACHE to a larger disk."

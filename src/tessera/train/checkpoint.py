@@ -7,7 +7,6 @@ Writing happens in a thread, from a copy, while training goes on.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tessera.errors import RunFailed
+from tessera.errors import RunFailed, UserError, disk_full
 
 FORMAT = 1
 KEEP = 2
@@ -66,7 +65,11 @@ class Checkpoint:
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is named in a warning and the one before it is tried."""
+    """The newest checkpoint that is whole; a damaged one is named in a warning and the one before it is tried.
+
+    Raises:
+        UserError: it was written by a version of Tessera with another format.
+    """
     for candidate in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
         if not re.fullmatch(r"step-\d+", candidate.name):
             continue
@@ -81,6 +84,8 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         except (OSError, ValueError, KeyError) as error:
             warn(f"checkpoint {candidate} is damaged ({error}) and is left aside.")
             continue
+        if state["format"] != FORMAT:
+            raise UserError(f"checkpoint {candidate} has format {state['format']}, this version of Tessera reads {FORMAT}.")
         return Checkpoint(candidate, state)
     return None
 
@@ -99,14 +104,13 @@ class Writer:
 
     Args:
         folder: where `step-N` folders go.
-        say: called with one sentence when something has to be known.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seconds_blocked = 0.0
         self._thread: threading.Thread | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._copies: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".step-*"):
@@ -141,7 +145,7 @@ class Writer:
             self._thread = None
         if self._failure is not None:
             error, self._failure = self._failure, None
-            why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            why = "the disk is full" if disk_full(error) else str(error)
             raise RunFailed(
                 f"a checkpoint could not be written in {self.folder} ({why}); {self.last_good()}; make room and --resume."
             )
@@ -172,9 +176,9 @@ class Writer:
             _flush(self.folder)
             self._prune(state.get("best_step"))
         except Exception as error:
-            # safetensors wraps the system's error in its own type; either way the run has to hear of it.
+            # Whatever it is, the run hears of it at the next `wait`.
             shutil.rmtree(aside, ignore_errors=True)
-            self._failure = error if isinstance(error, OSError) else OSError(_errno_in(str(error)), str(error))
+            self._failure = error
 
     def _prune(self, best_step: int | None) -> None:
         whole = sorted(self.folder.glob("step-*"), key=_step_of)
@@ -221,8 +225,3 @@ def _flush(path: Path) -> None:
 def _step_of(folder: Path) -> int:
     found = re.search(r"step-(\d+)", folder.name)
     return int(found[1]) if found else -1
-
-
-def _errno_in(message: str) -> int:
-    found = re.search(r"os error (\d+)", message)
-    return int(found[1]) if found else 0
