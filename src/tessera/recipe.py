@@ -30,7 +30,7 @@ class Source(Part):
     """Where documents come from."""
 
     uri: str
-    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib` or `python:package.module.function`."""
+    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, `builtin:prose` or `python:package.module.function`."""
     weight: float | None = Field(None, gt=0)
     """Share of the training rows, relative to the other sources; left out: its share of the tokens."""
     epochs: float | None = Field(None, gt=0)

@@ -123,7 +123,7 @@ def test_processes_share_the_batch_of_one(stdlib: SimpleNamespace) -> None:
 @pytest.mark.parametrize("context", [128, 1024])
 def test_packing_wastes_less_than_three_percent_of_the_library(stdlib: SimpleNamespace, context: int) -> None:
     loader = Loader(stdlib.shards, stdlib.data, context, 64, seed=1)
-    for _ in range(loader.tokens_per_epoch // context // 64):
+    for _ in range(loader.shards.train_tokens // context // 64):
         loader.next()
     assert loader.padding < 0.03
 

@@ -1,6 +1,6 @@
 """Files on disk -> documents.
 
-`files(pattern)` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
+`read_files` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
 code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it. What cannot be
 read never stops a run: it is left out and noted as `Skipped` with its reason.
 """

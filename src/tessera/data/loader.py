@@ -81,11 +81,6 @@ class Loader:
         self._given = 0
 
     @property
-    def tokens_per_epoch(self) -> int:
-        """Training tokens in all sources, `<|endoftext|>` included."""
-        return self.shards.train_tokens
-
-    @property
     def padding(self) -> float:
         """Share of the targets given so far that were padding."""
         return 1 - self._targets / (self._given * self.context) if self._given else 0.0
