@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from tessera import device, recipe
+from tessera import __version__, device, recipe
 from tessera.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -28,6 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+tokenizers = typer.Typer(help="Train a tokenizer by itself, or look at one.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tokenizers, name="tokenizer")
+
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
 BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok; $20. Instead of the recipe's.")]
 SetOption = Annotated[
@@ -37,11 +40,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tessera {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """What comes before the command."""
+
+
 @app.command()
 def quickstart(
     budget: Annotated[str, typer.Option(help="Time for everything.")] = "6m",
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/quickstart",
-    serve: Annotated[bool, typer.Option(help="Serve the result afterwards.")] = True,
+    # Nothing is served yet; --no-serve may be written already, so that a script goes on working when something is.
+    serve: Annotated[bool, typer.Option(hidden=True)] = True,
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
     _stop_in_words()
@@ -145,6 +162,41 @@ def import_model(
     from tessera.commands.importing import import_model as run
 
     run(source, target)
+
+
+@tokenizers.command("train")
+def train_tokenizer(
+    sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    size: Annotated[int, typer.Option(min=257, help="Text entries, 256 bytes included.")] = 8192,
+    pretokenizer: Annotated[str, typer.Option(help="How text is split into words: gpt-2 or qwen2.")] = "qwen2",
+) -> None:
+    """Train a tokenizer on documents."""
+    from tessera.commands.tokenizer import train as run
+
+    run(sources, size, pretokenizer, out)
+
+
+@tokenizers.command("inspect")
+def inspect_tokenizer(
+    model: Annotated[str, typer.Argument(help="Folder of a run, a model or a tokenizer.")],
+    text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many ids a tokenizer has and how it cuts a text."""
+    from tessera.commands.tokenizer import inspect as run
+
+    run(model, text, as_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="train, memory, tokenizer, ...; see benchmarks/README.md.")]
+) -> None:
+    """Run a benchmark of a checkout; further options, --json too, go to its script."""
+    from tessera.commands.bench import bench as run
+
+    raise typer.Exit(run(name, context.args))
 
 
 @app.command()

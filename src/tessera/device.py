@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
+PROCESS_SETTINGS = {"OMP_WAIT_POLICY": "passive", "THP_MEM_ALLOC_ENABLE": "1"}
+"""Environment of a process that computes: waiting threads sleep, and torch's large buffers lie on huge pages."""
+
 
 def prepare_process() -> None:
     """Keeps large buffers from going back to the kernel after every use, and waiting threads from spinning.
@@ -30,8 +33,8 @@ def prepare_process() -> None:
     A training step frees and takes the same buffers again; without this glibc unmaps each and the kernel clears every
     page anew: 8 to 15 % of the step's time (docs/LOG.md, 2026-11-23, "pages").
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for name, value in PROCESS_SETTINGS.items():
+        os.environ.setdefault(name, value)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -1,0 +1,41 @@
+"""The command line itself: it answers at once, says its version, and ends bad input in one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tessera
+from tessera import cli
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tessera", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "datasets", "pyarrow", "tokenizers", "numpy", "pandas")
+    code = f"import sys, tessera.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"tessera {tessera.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--nonsense"], ["train"], ["no-such-command"], ["generate", "nowhere", "x"]])
+def test_bad_input_exits_with_2(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    assert call(monkeypatch, *words) == 2
+
+
+def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands]
+    for name in [*names, "tokenizer"]:
+        assert call(monkeypatch, name, "--help") == 0
+        assert f"tessera {name}" in capsys.readouterr().out
