@@ -1,6 +1,6 @@
 """Twenty kill -9 at random moments, then `--resume`: are the final weights those of the unbroken run, bit for bit?
 
-    python benchmarks/kill_resume.py [--kills 20] [--tokens 600k] [--seed 0]
+    python benchmarks/kill_resume.py [--kills 20] [--tokens 600ktok] [--seed 0]
 
 Everything goes through the command line. One run is left alone; others of the same recipe are killed again and again, every
 second time while a checkpoint is being written (its folder, still under its temporary name, is there), and resumed until they
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="600ktok", help="budget of one run")
     parser.add_argument("--source", default="builtin:stdlib", help="of the documents")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,7 +59,10 @@ def main() -> None:
     equal = all(run["equal"] for run in result["runs"])
     verdict = "bitwise equal every time" if equal else "NOT EQUAL"
     print(f"{len(result['kills'])} kills ({writing} while writing a checkpoint): {verdict}")
-    store(result_path("kill-resume"), {**result, "all_equal": equal})
+    result["all_equal"] = equal
+    store(result_path("kill-resume"), result)
+    if options.json:
+        print(json.dumps(result))
     sys.exit(0 if equal else 1)
 
 

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--fractions", default="0.3,0.4,0.5,0.6,1", help="of the time, for Muon")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     parser.add_argument("--out", default=None)
     options = parser.parse_args()
 
@@ -50,6 +51,8 @@ def main() -> None:
     fractions = sorted(float(f) for f in options.fractions.split(","))
     race.train([muon(fraction, seed) for fraction in reversed(fractions) for seed in range(options.seeds)])
     race.conclude(tuned, rates, batches, fractions)
+    if options.json:
+        print(json.dumps(race.result))
 
 
 def adamw(rate: float, rows: int, seed: int) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="tessera,published,stronger")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     parser.add_argument("--out", default=None)
     parser.add_argument("--worker", nargs=3, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -99,6 +100,8 @@ def main() -> None:
     for name, found in result["bits_per_byte"].items():
         print(f"{name:<10} {found['median']:.4f} ({found['min']:.4f}..{found['max']:.4f})")
     store(path, result)
+    if options.json:
+        print(json.dumps(result))
 
 
 def tessera_run(seed: int, folder: Path, minutes: float) -> dict[str, Any]:

@@ -2,26 +2,23 @@
 
     python benchmarks/tokenizer.py [--entries 8192] [--rounds 5] [--megabytes 16]
 
-Prints one JSON object per line: `training` and `encoding` in MB/s (10^6 bytes of UTF-8) of wall time and of process time (all
-threads of this process added up), each the median over rounds with the lowest and highest; then `ratio`, the wall speed of
-`Vocabulary.encode_texts` over transformers' on the same folder, the two measured in turn. The bars are 3 MB/s for training at
-8k entries and 2 MB/s for encoding, on 2 cores.
+Speeds are MB/s (10^6 bytes of UTF-8) of wall time and of process time (all threads of this process added up); the ratio is the
+wall speed of `Vocabulary.encode_texts` over transformers' on the same folder, the two measured in turn. The bars are 3 MB/s for
+training at 8k entries and 2 MB/s for encoding, on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import tokenizers
+from common import facts, result_path, spread, store
 from transformers import AutoTokenizer
 
 from tessera.tokens.vocabulary import Vocabulary
@@ -51,10 +48,6 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - process
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
-
-
 def speeds(times: list[tuple[float, float]], megabytes: float) -> dict[str, dict[str, float]]:
     return {
         "wall_mb_per_second": spread([megabytes / wall for wall, _ in times]),
@@ -67,35 +60,44 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=float, default=16)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     options = parser.parse_args()
 
     texts = library_texts(options.megabytes)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    corpus = {"megabytes": round(megabytes, 3), "documents": len(texts), "entries": options.entries, "rounds": options.rounds}
-    print(json.dumps({"event": "setting", **machine, "tokenizers": tokenizers.__version__, **corpus}))
-
+    result: dict[str, Any] = {**facts(), "megabytes": megabytes, "documents": len(texts), "entries": options.entries}
     for pretokenizer in ("qwen2", "gpt-2"):
-        trained: list[Vocabulary] = []
-        training = [
-            seconds(lambda rule=pretokenizer, into=trained: into.append(Vocabulary.train(texts, options.entries, rule)))
-            for _ in range(options.rounds)
-        ]
-        print(json.dumps({"event": "training", "pretokenizer": pretokenizer, **speeds(training, megabytes)}), flush=True)
-        vocabulary = trained[-1]
-        with tempfile.TemporaryDirectory() as folder:
-            vocabulary.save(folder)
-            theirs = AutoTokenizer.from_pretrained(folder)
-        ours_times, their_times = [], []
-        for _ in range(options.rounds):
-            ours_times.append(seconds(lambda mine=vocabulary: mine.encode_texts(texts)))
-            their_times.append(seconds(lambda other=theirs: other(texts, return_attention_mask=False)))
-        tokens = sum(map(len, vocabulary.encode_texts(texts)))
-        encoding = {"pretokenizer": pretokenizer, "bytes_per_token": round(megabytes * 1e6 / tokens, 3)}
-        print(json.dumps({"event": "encoding", "who": "tessera", **encoding, **speeds(ours_times, megabytes)}))
-        print(json.dumps({"event": "encoding", "who": "transformers", **encoding, **speeds(their_times, megabytes)}))
-        ratios = [other[0] / mine[0] for mine, other in zip(ours_times, their_times, strict=True)]
-        print(json.dumps({"event": "ratio", "pretokenizer": pretokenizer, **spread(ratios)}), flush=True)
+        result[pretokenizer] = found = measure(texts, megabytes, pretokenizer, options)
+        for what in ("training", "encoding", "encoding_transformers"):
+            wall, process = (found[what][f"{clock}_mb_per_second"]["median"] for clock in ("wall", "process"))
+            print(f"{pretokenizer:<6} {what.replace('_', ' '):<23} {wall:6.2f} MB/s wall, {process:6.2f} process")
+        print(f"{pretokenizer:<6} ratio to transformers   {found['ratio']['median']:6.2f}")
+    store(result_path("tokenizer"), result)
+    if options.json:
+        print(json.dumps(result))
+
+
+def measure(texts: list[str], megabytes: float, pretokenizer: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Training some times over, then encoding by us and by transformers in turn."""
+    trained: list[Vocabulary] = []
+    training = [
+        seconds(lambda: trained.append(Vocabulary.train(texts, options.entries, pretokenizer))) for _ in range(options.rounds)
+    ]
+    vocabulary = trained[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary.save(folder)
+        theirs = AutoTokenizer.from_pretrained(folder)
+    ours_times, their_times = [], []
+    for _ in range(options.rounds):
+        ours_times.append(seconds(lambda: vocabulary.encode_texts(texts)))
+        their_times.append(seconds(lambda: theirs(texts, return_attention_mask=False)))
+    return {
+        "training": speeds(training, megabytes),
+        "encoding": speeds(ours_times, megabytes),
+        "encoding_transformers": speeds(their_times, megabytes),
+        "bytes_per_token": megabytes * 1e6 / sum(map(len, vocabulary.encode_texts(texts))),
+        "ratio": spread([other[0] / mine[0] for mine, other in zip(ours_times, their_times, strict=True)]),
+    }
 
 
 if __name__ == "__main__":
