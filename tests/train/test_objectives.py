@@ -89,6 +89,7 @@ def test_bits_per_byte_of_a_case_by_hand() -> None:
     everything, on_bytes = losses[torch.from_numpy(learn)].sum(), losses[0, :3].sum() + losses[1, 0]
     assert found.tokens == 6 and found.loss == pytest.approx(float(everything) / 6, rel=1e-6)
     assert found.bits_per_byte == pytest.approx(float(on_bytes) / math.log(2) / (1 + 2 + 3 + 5), rel=1e-6)
+    assert math.isnan(evaluate(decoder, [Batch(ids.numpy(), learn, None, 6)], token_bytes * 0, torch.device("cpu")).bits_per_byte)
 
 
 def test_an_evaluation_is_the_same_in_any_batches() -> None:

@@ -133,7 +133,7 @@ def document_mask(documents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` counts only tokens that stand for bytes."""
+    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes (NaN: none have any)."""
 
     loss: float
     bits_per_byte: float
@@ -166,4 +166,5 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         on_bare = next_token(hidden[bare][None], decoder.head_weight, targets[bare][None], ones)[1]
         nats, byte_nats = nats + everywhere, byte_nats + everywhere - float(on_bare)
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
-    return Evaluation(nats / max(tokens, 1), byte_nats / math.log(2) / max(byte_count, 1), tokens)
+    bits_per_byte = byte_nats / math.log(2) / byte_count if byte_count else math.nan
+    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens)
