@@ -85,7 +85,7 @@ def test_chat_continues_text_with_a_base_model_and_leaves_cleanly(
     monkeypatch.setattr("sys.stdin", io.StringIO("def f(\n\nand then\n"))
     chat(str(run), max_tokens=5, seed=0)
     printed = capsys.readouterr()
-    assert "not tuned for dialogue" in printed.err and printed.out.count("\n") >= 2
+    assert "continues your text" in printed.err and printed.out.count("\n") >= 2
 
 
 def test_a_dialogue_is_the_rendered_conversation_and_forgets_its_oldest_turns(vocabulary: Vocabulary) -> None:

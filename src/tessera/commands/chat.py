@@ -1,4 +1,4 @@
-"""`tessera chat`: a dialogue with a model at the terminal; a model that was not tuned for dialogue continues the text instead."""
+"""`tessera chat`: a dialogue with a model at the terminal; a model that does not know its turns continues the text instead."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def chat(model: str, max_tokens: int = 256, temperature: float = 0.8, top_p: flo
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() its line editing and history
     if not tuned:
-        print("This model was not tuned for dialogue: it continues your text. Ctrl-D ends.", file=sys.stderr)
+        print("This model knows no dialogue in Tessera's turns: it continues your text. Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
             line = input("> " if terminal else "")
