@@ -42,8 +42,10 @@ def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, as_jso
         numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(result).items()}
         print(json.dumps({"suite": "bits", "model": model, "on": on, **numbers, "seconds": round(seconds, 2)}))
         return
+    # One document has no spread.
+    error = "" if math.isnan(result.standard_error) else f" +- {result.standard_error:.4f}"
     print(
-        f"bits per byte {result.bits_per_byte:.4f} +- {result.standard_error:.4f}, {result.nats_per_token:.4f} nats per token; "
+        f"bits per byte {result.bits_per_byte:.4f}{error}, {result.nats_per_token:.4f} nats per token; "
         f"{on}, n = {result.documents} documents, {result.tokens:,} tokens, {result.bytes:,} bytes"
     )
 
