@@ -21,6 +21,7 @@ MOST_EPOCHS = 4.0
 UTILISATION = 0.55
 """Share of the matmul peak that training reaches, until it has been measured."""
 CONTROL_TOKENS = 64
+# The rest was tuned in docs/LOG.md, 2026-11-23: "Micro-batches", "Compile", "Rates"; the batch is Step Law's, checked there.
 MICRO_TOKENS = 1024
 COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
