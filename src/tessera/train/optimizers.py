@@ -82,8 +82,8 @@ class Muon(torch.optim.Optimizer):
         work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         # The costly ones first, so that no worker is left with one at the end.
         work.sort(key=lambda item: -item[1].numel())
-        for _ in map(self._update, work) if self.pool is None else self.pool.map(self._update, work):
-            pass
+        in_turn = map if self.pool is None else self.pool.map
+        list(in_turn(self._update, work))
 
     @torch.no_grad()
     def _update(self, item: tuple[dict[str, Any], nn.Parameter]) -> None:
