@@ -131,6 +131,9 @@ class Train(Part):
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between evaluations on the held-out rows."""
     evaluate_tokens: int | None = Field(None, ge=1)
+    """Held-out tokens of such an evaluation, always the same."""
+    final_tokens: int | None = Field(None, ge=1)
+    """Held-out tokens that the finished model is measured on; this loss is the one that forecasts speak of."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Seconds between checkpoints."""
     sample_prompts: tuple[str, ...] = ()

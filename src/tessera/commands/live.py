@@ -9,6 +9,8 @@ import importlib
 import importlib.util
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,16 +28,59 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-class LiveLine:
-    """Step, speed, share of the matmul peak, loss, bits per byte, time left.
+class BandWatch:
+    """Compares held-out losses on the way with what was foretold.
 
     Args:
         steps: of the whole run.
+        band: rows with `part` of the run, `loss` and `intervals` (level -> [low, high]), as in `forecast.json`; may be empty.
+    """
+
+    def __init__(self, steps: int, band: Sequence[Mapping[str, Any]]) -> None:
+        self.steps = steps
+        self.band = band
+        self.left = False
+
+    def words(self, step: int, loss: float) -> str:
+        """Where a held-out loss stands; empty where nothing was foretold for that step."""
+        foretold = self._at(step)
+        if foretold is None:
+            return ""
+        middle, low, high = foretold
+        return f"forecast {middle:.3f} ({low:.3f} to {high:.3f})" + ("" if low <= loss <= high else ", OUTSIDE its 99 % band")
+
+    def leaves(self, step: int, loss: float) -> bool:
+        """Whether the run leaves the 99 % band here, for the first time."""
+        foretold = self._at(step)
+        if foretold is None or self.left or foretold[1] <= loss <= foretold[2]:
+            return False
+        self.left = True
+        return True
+
+    def _at(self, step: int) -> tuple[float, float, float] | None:
+        """Loss and 99 % band at a step, between the two rows beside it."""
+        part = step / self.steps
+        for before, after in pairwise(self.band):
+            if before["part"] <= part <= after["part"]:
+                share = (part - before["part"]) / (after["part"] - before["part"])
+                ends = [(row["loss"], *row["intervals"]["0.99"]) for row in (before, after)]
+                first, second, third = (a + share * (b - a) for a, b in zip(*ends, strict=True))
+                return first, second, third
+        return None
+
+
+class LiveLine:
+    """Step, speed, share of the matmul peak, loss, bits per byte, place within the forecast, time left.
+
+    Args:
+        steps: of the whole run.
+        watch: knows the forecast.
         stream: where; a line that rewrites itself only where it is a terminal.
     """
 
-    def __init__(self, steps: int, stream: TextIO | None = None) -> None:
+    def __init__(self, steps: int, watch: BandWatch | None = None, stream: TextIO | None = None) -> None:
         self.steps = steps
+        self.watch = watch or BandWatch(steps, ())
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()
         self.bits = float("nan")
@@ -52,7 +97,10 @@ class LiveLine:
         elif kind == "evaluation":
             self.bits = event["bits_per_byte"]
             measured = f"held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
-            self._say(f"step {event['step']:,}/{self.steps:,}  {measured}")
+            place = "" if event["final"] else self.watch.words(event["step"], event["loss"])
+            self._say(f"step {event['step']:,}/{self.steps:,}  {measured}" + (f"  {place}" if place else ""))
+            if place and self.watch.leaves(event["step"], event["loss"]):
+                self._say("the run has left the 99 % band of its forecast: something differs from the ladder; look at data and rates.")
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {first[:100]}")

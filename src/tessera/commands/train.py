@@ -27,22 +27,31 @@ from pydantic import BaseModel
 import tessera
 from tessera import device as devices
 from tessera import recipe as recipes
-from tessera.commands.live import LiveLine, check_tracker, tracker
+from tessera.commands.foretell import (
+    climb,
+    conclude,
+    describe,
+    ingredients_of,
+    launched,
+    page,
+    room,
+    words,
+    write,
+)
+from tessera.commands.live import BandWatch, LiveLine, check_tracker, tracker
 from tessera.data.corpus import Corpus, gather
-from tessera.data.loader import Loader, validation_batches
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
-from tessera.engine.engine import Engine
-from tessera.engine.sampling import SamplingParams
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
-from tessera.model.decoder import Decoder, DecoderConfig
+from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
 from tessera.run import RunFolder, cache_folder, disk_may_be_full
-from tessera.scaling import rules
+from tessera.scaling import ladder, rules, seal
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, parallel, speed
+from tessera.train.job import assemble
 
 Say = Callable[[str], None]
 
@@ -52,7 +61,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def train(recipe: str, budget: str | None, overrides: list[str], init: str | None, out: str | None, resume: bool) -> Path:
+def train(
+    recipe: str,
+    budget: str | None,
+    overrides: list[str],
+    init: str | None,
+    out: str | None,
+    resume: bool,
+    forecast: bool = True,
+) -> Path:
     """Trains a model; returns the run's folder.
 
     Args:
@@ -62,6 +79,7 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
         init: folder of a model to go on from.
         out: the run's folder; by default `runs/NAME`.
         resume: go on from the last checkpoint in that folder.
+        forecast: train a ladder first and seal what it says of the run.
 
     Raises:
         UserError: anything that the person can set right.
@@ -79,7 +97,7 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     try:
         with disk_may_be_full(path):
             if world.first and not resume:
-                prepare(intent, path, init, begin, world.size)
+                prepare(intent, path, init, begin, world.size, forecast)
             world.barrier()
             launch(path, world, resume)
     except Interrupted as stop:
@@ -157,8 +175,8 @@ def show(planned: rules.Plan, out: Say) -> None:
         out(f"  {item.name:<28} {value:>12}   {item.reason}")
 
 
-def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int) -> None:
-    """Everything before the first step, written into a new folder."""
+def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool = False) -> None:
+    """Everything before the first step, written into a new folder; with `forecast` the ladder and the sealed forecast too."""
     check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     RunFolder.refuse_occupied(path)
@@ -170,13 +188,31 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
     facts = _facts(machine, clock, peak, shape, processes)
-    planned = _measured_plan(intent, facts, machine, clock)
-    if model is None or shape is None:
-        vocabulary = _tokenizer(corpus, planned.recipe, cache)
-    else:
-        vocabulary = Vocabulary.load(model, shape.vocab_size)
-    shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
-    planned = _settled(intent, planned, facts, clock)
+    if forecast and model is not None:
+        say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
+        forecast = False
+    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
+
+    def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
+        if model is None or shape is None:
+            vocabulary = _tokenizer(corpus, plan.recipe, cache)
+        else:
+            vocabulary = Vocabulary.load(model, shape.vocab_size)
+        return vocabulary, tokenise(corpus, vocabulary, intent.data, cache, say, plan.recipe.train.context)
+
+    vocabulary, shards = materials(planned)
+    climbed = None
+    if forecast:
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
+        if facts.seconds is not None and rungs and all(rung.done for rung in rungs):
+            # Nothing is to be paid for it, so all of the time is the run's; whose ladder may then be another one.
+            larger = rules.resolve(intent, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
+            its = materials(larger)
+            above = _rungs(intent, larger, *its, machine, cache)
+            if above and all(rung.done for rung in above):
+                planned, rungs, (vocabulary, shards) = replace(larger, utilisation=planned.utilisation), above, its
+        climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
+    planned = _settled(intent, planned, facts, clock, climbed is not None)
     show(planned, say)
     assert planned.recipe.train.tokens
     epochs = planned.recipe.train.tokens / max(1, shards.train_tokens)
@@ -192,6 +228,10 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         file.writelines(json.dumps(asdict(s)) + "\n" for summary in corpus.sources for s in summary.skipped)
     for item in planned.derived:
         folder.record({"event": "derived", **asdict(item)})
+    if climbed is not None:
+        foretold = page(climbed, planned, path, commit())
+        describe(foretold, say)
+        write(foretold, folder, ingredients_of(folder.recipe, vocabulary, shards), say)
     # Last: it says that the folder is prepared.
     folder.write_info({
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
@@ -226,14 +266,12 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     machine = devices.detect(facts["dtype"], facts["threads"])
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
-    settings = recipe.train
-    assert settings.batch_rows and settings.evaluate_tokens
-    decoder = _decoder(recipe, info, vocabulary, machine)
     start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume and world.first else None
     start = world.share(start)
     steps = loop.total_steps(recipe)
     if start is not None and start.step == steps and folder.model.is_dir():
         if world.first:
+            conclude(folder, ingredients_of(recipe, vocabulary, shards), say)
             say(f"the run is finished: model {folder.model}, report {write_report(path)}")
         return
     if world.first:
@@ -243,36 +281,27 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
             text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
             folder.record({"event": "note", "step": start.step if start else 0, "text": text})
             say(text)
-    live = LiveLine(steps)
+    watch = BandWatch(steps, (seal.read(path) or {}).get("band", []))
+    live = LiveLine(steps, watch)
     observers: list[loop.Observer] = [folder.record, live] if world.first else []
-    if world.first and (tracking := tracker(settings.track, path, recipe.name)):
+    if world.first and (tracking := tracker(recipe.train.track, path, recipe.name)):
         observers.append(tracking)
-    job = loop.Job(
-        recipe=recipe,
-        decoder=decoder,
-        loader=Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed, world.rank, world.size),
-        held_out=validation_batches(
-            shards, settings.context, min(8, settings.batch_rows), settings.evaluate_tokens, recipe.data.document_mask
-        ),
-        token_bytes=_padded(vocabulary.token_bytes, decoder.config.vocab_size),
-        machine=machine,
-        matmul_peak=facts["matmul_peak_gflops"] * 1e9,
-        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": shards.hash},
-        writer=checkpoint.Writer(folder.checkpoints) if world.first else None,
-        world=world,
-        observers=observers,
-        sample=_sampler(decoder, vocabulary) if settings.sample_prompts else None,
-    )  # fmt: skip
+    if world.first:
+        launched(path)
+    job = assemble(folder, machine, vocabulary, shards, world, observers)
     try:
         result = loop.train(job, start)
     finally:
         live.close()
     if world.first:
         special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
-        weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, settings.context))
+        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, recipe.train.context))
+        verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards), say)
         report = write_report(path)
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
+        if verdict is not None:
+            say(words(verdict))
         say(f"model {folder.model}, report {report}")
     world.barrier()
 
@@ -300,8 +329,9 @@ def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | N
     )
 
 
-def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock) -> rules.Plan:
-    """Plans, measures the planned model's speed, plans again with it."""
+def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock, own: float) -> rules.Plan:
+    """Plans, measures the planned model's speed, plans again with it; `own` is the run's part of the budget."""
+    facts = replace(facts, own_share=own)
     planned = rules.resolve(intent, facts)
     if facts.seconds is None:
         return planned
@@ -319,10 +349,25 @@ def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: 
     return replace(planned, utilisation=facts.utilisation)
 
 
-def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock) -> rules.Plan:
-    """The plan with the time that preparation has left; shape and vocabulary stay as they were planned."""
+def _rungs(
+    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+) -> list[ladder.Rung]:
+    """The ladder below a planned run; empty, and it is said why, where there is none."""
+    try:
+        return ladder.design(intent, planned, vocabulary, shards, machine, cache)
+    except ladder.NoLadder as why:
+        say(f"no forecast: {why}.")
+        return []
+
+
+def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock, climbed: bool) -> rules.Plan:
+    """The plan with what preparation has left of the budget; shape and vocabulary stay as they were planned.
+
+    Args:
+        climbed: whether a ladder was trained; without one, its part of a budget in FLOPs is the run's.
+    """
     if facts.seconds is None:
-        return planned
+        return planned if climbed else rules.resolve(intent, facts)
     train = intent.train.model_copy(update={"compile": planned.recipe.train.compile})
     fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer, "train": train})
     again = rules.resolve(fixed, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
@@ -380,32 +425,6 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
             )
     world.barrier()
     return open_shards(folder)
-
-
-def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
-    """With the weights that a run starts from."""
-    if info["init"] is not None:
-        decoder = weights.load(info["init"], machine.torch_dtype)
-        decoder.config = replace(decoder.config, context=recipe.train.context)
-    else:
-        decoder = Decoder(rules.shape_of(recipe, vocabulary.size), machine.torch_dtype)
-        decoder.initialise(recipe.train.seed)
-    return decoder.to(machine.torch_device)
-
-
-def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
-    """Completes a prompt greedily with the present weights."""
-
-    def sample(prompt: str) -> str:
-        params = SamplingParams(max_tokens=48, temperature=0.0)
-        return Engine(decoder, vocabulary).generate([vocabulary.encode_text(prompt)], params)[0].text
-
-    return sample
-
-
-def _padded(token_bytes: np.ndarray, size: int) -> np.ndarray:
-    """One entry per row of the embedding, which imported models have more of than tokens."""
-    return np.pad(token_bytes, (0, size - len(token_bytes)))
 
 
 def commit() -> str | None:

@@ -21,6 +21,8 @@ MOST_EPOCHS = 4.0
 UTILISATION = 0.55
 """Share of the matmul peak that training reaches, until it has been measured."""
 CONTROL_TOKENS = 64
+LAYER_WIDTH = 64
+"""Width per layer."""
 # The rest was tuned in docs/LOG.md, 2026-11-23: "Micro-batches", "Compile", "Rates"; the batch is Step Law's, checked there.
 MICRO_TOKENS = 1024
 COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
@@ -38,6 +40,7 @@ class Facts:
 
     Args:
         seconds: of the budget that are left for training and evaluation; None where the budget is not a time.
+        own_share: part of the seconds or FLOPs that the run itself may use; the rest is the ladder's.
         peak_flops: FLOP/s of the machine's matmul, over all processes.
         utilisation: share of that peak that training reaches, guessed until it has been measured.
         measured: whether it has.
@@ -59,6 +62,7 @@ class Facts:
     threads: int = 1
     memory_bytes: int | None = None
     compiler: bool = True
+    own_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         fixed if facts.shape else "512 (D / 5M)^0.5, a power of two: more data, longer words",
     )
     choose("model.width", shape.width, fixed if facts.shape else why_shape)
-    choose("model.layers", shape.layers, fixed if facts.shape else "width / 64")
+    choose("model.layers", shape.layers, fixed if facts.shape else f"width / {LAYER_WIDTH}, up or down, whichever brings N nearer")
     choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
-    choose("model.heads", shape.heads, fixed if facts.shape else "width / head size")
+    choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
     choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
@@ -127,9 +131,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         choose("train.workers", min(side_by_side, per_process), "one per core: small products gain more so than from threads")
     )
     most, why_micro = _micro_tokens(shape, facts)
-    micro = _divisor(max(1, per_process // workers), max(1, most // train.context))
+    compiled = choose("train.compile", *_compile(facts))
+    micro = _micro_rows(max(1, per_process // workers), max(1, most // train.context), even=compiled)
     choose("train.micro_rows", micro, why_micro)
-    choose("train.compile", *_compile(facts))
     steps = max(1, math.ceil(tokens / (rows * train.context)))
     adamw = train.optimizer == "adamw"
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
@@ -151,7 +155,8 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         "40 % of the steps, at least 100, at most four fifths",
     )
     choose("train.evaluate_every", max(1, math.ceil(steps / 10)), "ten times in a run")
-    choose("train.evaluate_tokens", _evaluation_tokens(tokens, recipe), "so that all evaluations cost about 3 % of the run")
+    choose("train.evaluate_tokens", _held_out_tokens(0.006 * tokens, recipe), "so that ten evaluations cost about 2 % of the run")
+    choose("train.final_tokens", _held_out_tokens(0.06 * tokens, recipe), "so that the final loss costs about 2 % of the run")
 
     filled: dict[str, Any] = recipe.model_dump()
     for item in said.values():
@@ -161,32 +166,6 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     resolved = Recipe.model_validate(filled)
     flops = shape.flops_per_token(train.context) * tokens
     return Plan(resolved, shape, tuple(said.values()), flops)
-
-
-def shape_of(recipe: Recipe, vocabulary_size: int) -> DecoderConfig:
-    """The decoder that a resolved recipe describes, for a vocabulary of that many ids."""
-    model = recipe.model
-    assert (
-        model.width
-        and model.layers
-        and model.heads
-        and model.kv_heads
-        and model.head_size
-        and model.mlp_width
-        and model.tied is not None
-    )
-    return DecoderConfig(
-        vocab_size=vocabulary_size,
-        width=model.width,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_size=model.head_size,
-        mlp_width=model.mlp_width,
-        tied=model.tied,
-        context=recipe.train.context,
-        rope_theta=model.rope_theta,
-    )
 
 
 def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
@@ -201,23 +180,25 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
     if facts.seconds is not None:
         if facts.seconds <= 0:
             raise UserError(f"a budget of {recipe.budget} is spent before training begins; give more.")
-        flops = facts.seconds * facts.peak_flops * facts.utilisation
+        seconds = facts.seconds * facts.own_share
+        flops = seconds * facts.peak_flops * facts.utilisation
         how = "measured" if facts.measured else "guessed"
-        why = f"{facts.seconds:.0f} s at a {how} {facts.utilisation:.0%} of {facts.peak_flops / 1e9:,.0f} GFLOP/s"
+        why = f"{seconds:.0f} s at a {how} {facts.utilisation:.0%} of {facts.peak_flops / 1e9:,.0f} GFLOP/s"
     else:
         assert budget.flops is not None
-        flops, why = budget.flops, f"C = {budget.flops:.3g} FLOPs"
+        flops = budget.flops * facts.own_share
+        why = f"C = {flops:.3g} FLOPs" + (", the rest is the ladder's" if facts.own_share < 1 else "")
     return _best(recipe, facts, lambda shape: flops / shape.flops_per_token(context), why)
 
 
 def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int, DecoderConfig, int, str]:
     """The shape whose tokens per parameter come nearest to the rule; tokens capped by the data where nothing else fixes them."""
     best: tuple[float, int, DecoderConfig, int, str] | None = None
-    for width in _widths(recipe, facts):
-        shape, text = _shape(recipe, facts, width, 1e6)
+    for width, layers in _sizes(recipe, facts):
+        shape, text = _shape(recipe, facts, width, layers, 1e6)
         for _ in range(3):  # the vocabulary follows the tokens, which follow the shape
             tokens = tokens_for(shape)
-            shape, text = _shape(recipe, facts, width, tokens)
+            shape, text = _shape(recipe, facts, width, layers, tokens)
         tokens = tokens_for(shape)
         distance = abs(math.log(tokens / shape.matmul_parameters / TOKENS_PER_PARAMETER))
         if best is None or distance < best[0]:
@@ -229,25 +210,31 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
     return tokens, shape, text, why
 
 
-def _widths(recipe: Recipe, facts: Facts) -> list[int]:
+def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
+    """Widths and layers to choose from, in steps small enough that a law over sizes has no stairs in it."""
     if facts.shape is not None:
-        return [facts.shape.width]
+        return [(facts.shape.width, facts.shape.layers)]
+    widths = [*range(16, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), *range(2048, 8193, 256)]
     if recipe.model.width is not None:
-        return [recipe.model.width]
-    return [*range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 8193, 256)]
+        widths = [recipe.model.width]
+    deep = {width: {max(2, width // LAYER_WIDTH), max(2, math.ceil(width / LAYER_WIDTH))} for width in widths}
+    if recipe.model.layers is not None:
+        deep = {width: {recipe.model.layers} for width in widths}
+    elif recipe.model.width is not None:
+        deep = {width: {max(2, round(width / LAYER_WIDTH))} for width in widths}
+    return [(width, layers) for width in widths for layers in sorted(deep[width])]
 
 
-def _shape(recipe: Recipe, facts: Facts, width: int, tokens: float) -> tuple[DecoderConfig, int]:
+def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
         return replace(facts.shape, context=recipe.train.context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
     head_size = model.head_size or 64
-    heads = model.heads or max(1, width // head_size)
+    heads = model.heads or (2 * int(width / (2 * head_size) + 0.5) or 1)
     kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     if heads % kv_heads:
         raise UserError(f"model.heads={heads} is not a multiple of model.kv_heads={kv_heads}.")
-    layers = model.layers or max(2, round(width / 64))
     tied = model.tied if model.tied is not None else (text * width > 0.2 * layers * 12 * width * width)
     shape = DecoderConfig(
         vocab_size=text + CONTROL_TOKENS, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
@@ -265,7 +252,7 @@ def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
     # Never so large that the run has under 200 updates.
     wanted = min(wanted, tokens / 200)
     rows = max(1, round(wanted / context))
-    unit = shares * (4 if rows >= 8 * shares else 1)
+    unit = shares * (4 if rows >= 16 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
     return rows, f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} = {_count(wanted)} tokens (Step Law, arXiv 2503.04715)"
 
@@ -291,14 +278,15 @@ def _compile(facts: Facts) -> tuple[bool, str]:
     return gain * seconds > 2 * cost, f"{share}: pays from {2 * cost / gain:.0f} s on"
 
 
-def _divisor(rows: int, most: int) -> int:
-    """The largest divisor of `rows` up to `most`."""
-    return max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
+def _micro_rows(rows: int, most: int, even: bool) -> int:
+    """Rows of one forward pass, up to `most`; `even`: all passes alike, since another shape would be compiled anew."""
+    if even:
+        return max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
+    return math.ceil(rows / math.ceil(rows / most))
 
 
-def _evaluation_tokens(tokens: int, recipe: Recipe) -> int:
-    # Ten evaluations at a third of training's cost per token.
-    return max(4 * recipe.train.context, min(1_000_000, int(tokens * 0.03 * 3 / 11)))
+def _held_out_tokens(tokens: float, recipe: Recipe) -> int:
+    return max(4 * recipe.train.context, min(1_000_000, int(tokens)))
 
 
 def _count(number: float) -> str:

@@ -54,14 +54,13 @@ class Gradients:
         Returns:
             The sum of cross-entropies of this process's rows in nats, float64.
         """
-        micro_rows = self.micro_rows or len(batch.ids)
-        starts = list(range(0, len(batch.ids), micro_rows))
+        rows, workers = len(batch.ids), len(self.objectives)
         if self.pool is None:
-            return self._work(self.objectives[0], batch, starts, micro_rows, learned)
-        workers = len(self.objectives)
+            return self._work(self.objectives[0], batch, range(rows), learned)
+        shares = [range(rows * n // workers, rows * (n + 1) // workers) for n in range(workers)]
         jobs = [
-            self.pool.submit(self._work, objective, batch, starts[number::workers], micro_rows, learned)
-            for number, objective in enumerate(self.objectives)
+            self.pool.submit(self._work, objective, batch, share, learned)
+            for objective, share in zip(self.objectives, shares, strict=True)
         ]
         nats = torch.stack([job.result() for job in jobs]).sum()
         for twin in self.objectives[1:]:
@@ -76,14 +75,16 @@ class Gradients:
         if self.pool is not None:
             self.pool.shutdown()
 
-    def _work(self, objective: nn.Module, batch: Batch, starts: list[int], micro_rows: int, learned: float) -> Tensor:
+    def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
+        """One worker's rows, micro-batch by micro-batch."""
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for start in starts:
-            rows = slice(start, start + micro_rows)
+        micro_rows = self.micro_rows or len(share)
+        for start in share[::micro_rows] if share else ():
+            rows = slice(start, min(start + micro_rows, share.stop))
             ids = torch.as_tensor(batch.ids[rows]).to(self.device, non_blocking=True)
             weights = torch.as_tensor(batch.learn[rows]).to(self.device, torch.float32, non_blocking=True)
             mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(self.device))
-            in_between = self.world.size > 1 and start != starts[-1]
+            in_between = self.world.size > 1 and rows.stop != share.stop
             with cast(nn.parallel.DistributedDataParallel, objective).no_sync() if in_between else nullcontext():
                 loss, part = objective(ids, weights, mask)
                 # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.

@@ -45,7 +45,8 @@ class Job:
         recipe: resolved; nothing in `train` and `model` is None but what means "none".
         decoder: on its device, float32 weights.
         loader: gives this process's rows of each batch.
-        held_out: fixed validation batches, whole on process 0.
+        held_out: fixed validation batches, whole on process 0, for the evaluations in the loop.
+        final_held_out: the same for the finished weights, usually more of them.
         token_bytes: (V,) int32, bytes of each id.
         machine: dtype, device, threads.
         matmul_peak: FLOP/s measured, for the share that the live line shows.
@@ -60,6 +61,7 @@ class Job:
     decoder: Decoder
     loader: Loader
     held_out: Sequence[Batch]
+    final_held_out: Sequence[Batch]
     token_bytes: np.ndarray
     machine: Machine
     matmul_peak: float
@@ -123,14 +125,15 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
             job.writer.write(decoder, opts, {**state, "best_step": progress.best_step}, wait)
             job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked)
 
-    def look() -> Evaluation:
+    def look(final: bool = False) -> Evaluation:
         synchronise(job.machine)
         begin = time.perf_counter()
         found = Evaluation(0.0, 0.0, 0)
         if world.first:
-            found = evaluate(decoder, job.held_out, job.token_bytes, job.machine.torch_device)
+            rows = job.final_held_out if final else job.held_out
+            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device)
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
-                 evaluated_tokens=found.tokens, seconds=time.perf_counter() - begin)  # fmt: skip
+                 evaluated_tokens=found.tokens, final=final, seconds=time.perf_counter() - begin)  # fmt: skip
         if job.sample is not None and world.first:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))
@@ -159,7 +162,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
             if not last and _agreed(world, time.perf_counter() - saved_at > settings.checkpoint_seconds, job):
                 save()
                 saved_at = time.perf_counter()
-        result = look()
+        result = look(final=True)
         save(wait=True)
     gradients.close()
     return result

@@ -1,0 +1,228 @@
+"""What `train` and `plan` say about a run before it is made: the ladder, the forecast, its seal; and the verdict after it.
+
+`room` leaves the ladder its part of the budget, `climb` trains the ladder, `page` turns its rungs into a forecast, `launched` enters
+the sealed forecast into the ledger and `conclude` judges the finished run. A run without a ladder is trained all the same, and it is
+said why there is no forecast.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.data.shards import Shards
+from tessera.device import Machine
+from tessera.errors import UserError
+from tessera.recipe import Budget, Recipe
+from tessera.run import RunFolder, write_text
+from tessera.scaling import ladder, ledger, rules, seal
+from tessera.scaling.forecast import Forecast, forecast
+from tessera.scaling.law import Target
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.loop import total_steps
+
+Say = Callable[[str], None]
+RUNG_SPEED = 0.6
+"""FLOP/s of the ladder's small models, relative to the target's (docs/LOG.md, "Ladder")."""
+VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """A finished ladder.
+
+    Args:
+        rows: of its rungs, seed by seed.
+    """
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def padding(self) -> float:
+        """Share of the positions that hold no token."""
+        return sum(row["padding"] for row in self.rows) / len(self.rows)
+
+
+def room(intent: Recipe) -> float:
+    """The part of the budget that is left for the run itself when the ladder has to be trained first."""
+    budget = Budget.parse(intent.budget)
+    if budget.tokens is not None or intent.train.tokens is not None:
+        return 1.0  # tokens are those of the run; the ladder comes on top
+    return 1 / (1 + ladder.share() / (1.0 if budget.flops is not None else RUNG_SPEED))
+
+
+def climb(
+    rungs: Sequence[ladder.Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say
+) -> Climbed:
+    """Trains a ladder, or what is missing of it."""
+    kept = sum(rung.done for rung in rungs)
+    budgets = len({rung.budget for rung in rungs})
+    say(
+        f"ladder: {budgets} budgets from {rungs[-1].budget:.2e} to {rungs[0].budget:.2e} FLOPs, {len(rungs)} runs, "
+        f"{kept or 'none'} of them trained before"
+    )
+    ladder.train(rungs, vocabulary, shards, machine, say)
+    return Climbed(ladder.table(rungs))
+
+
+def target_of(planned: rules.Plan, padding: float) -> Target:
+    """Sizes of a planned run, with the tokens that it will really learn from."""
+    train = planned.recipe.train
+    assert train.batch_rows
+    tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - padding)
+    return Target(N=planned.shape.matmul_parameters, D=tokens, C=planned.shape.flops_per_token(train.context) * tokens)
+
+
+def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
+    """The law of a ladder, and what it says of runs of the same recipe."""
+    # C alone: the target is what the same rules make of a larger budget.
+    return forecast(ladder.runs(climbed.rows), [Target(C=t.C) for t in targets])
+
+
+def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
+    """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
+    target = target_of(planned, climbed.padding)
+    found = foretell(climbed, [target])
+    facts: dict[str, Any] = {
+        "format": 1,
+        "run": str(path),
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "target": {"N": target.N, "D": target.D, "C": target.C},
+        "refused": found.refused,
+        "reasons": list(found.reasons),
+        "warnings": list(found.warnings),
+        "ladder": climbed.rows,
+        "fit": found.to_json(),
+    }
+    if not found.predictions:
+        return facts
+    made = found.predictions[0]
+    facts |= {
+        "loss": made.loss,
+        "sd": made.sd,
+        "reach": made.factor,
+        "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
+    }
+    assert target.C
+    return {**facts, "band": seal.band(facts, climbed.rows, target.C)}
+
+
+def describe(foretold: Mapping[str, Any], say: Say) -> None:
+    """The forecast, or its refusal, in words."""
+    if "loss" in foretold:
+        low, high = foretold["intervals"]["0.9"]
+        say(
+            f"forecast: held-out loss {foretold['loss']:.4f} nats per token, 90 % between {low:.4f} and {high:.4f} "
+            f"({(high - low) / 2 / foretold['loss']:.1%} either way), {foretold['reach']:.1f} times beyond the ladder"
+        )
+    if foretold["refused"]:
+        say("the forecast is refused, and is not sealed:")
+        for reason in foretold["reasons"]:
+            say(f"  - {reason}")
+    for warning in foretold["warnings"]:
+        say(f"  note: {warning}")
+
+
+def write(foretold: Mapping[str, Any], folder: RunFolder, ingredients: Mapping[str, str], say: Say) -> None:
+    """Puts the forecast into the run's folder: sealed, or as a refusal that counts for nothing."""
+    ladder.write_csv(foretold["ladder"], folder.path / "ladder.csv")
+    if foretold["refused"]:
+        write_text(folder.path / seal.FILE, json.dumps(foretold, indent=1))
+        return
+    sealed = seal.seal(folder.path, foretold, ingredients)
+    say(f"sealed as {sealed['seal'][:12]} in {folder.path / seal.FILE}")
+
+
+def ingredients_of(recipe: Recipe, vocabulary: Vocabulary, shards: Shards) -> dict[str, str]:
+    """Hashes of what a forecast speaks of."""
+    return {"code": ladder.code_hash(), "data": shards.hash, "tokenizer": vocabulary.hash, "recipe": recipe.fingerprint()}
+
+
+def ledger_of(run: Path) -> Path:
+    """The ledger beside a run's folder."""
+    return run.resolve().parent / ledger.FILE
+
+
+def launched(path: Path) -> None:
+    """Enters a sealed forecast into the ledger, once."""
+    sealed = seal.read(path)
+    if sealed is None or "seal" not in sealed:
+        return
+    book = ledger_of(path)
+    if any(entry.seal == sealed["seal"] for entry in ledger.read(book).entries):
+        return
+    facts = {key: sealed[key] for key in ("seal", "run", "target", "loss", "sd", "reach", "intervals")}
+    ledger.append(book, "sealed", {**facts, "form": sealed["fit"]["form"], "recipe": sealed["recipe"]})
+
+
+def conclude(folder: RunFolder, ingredients: Mapping[str, str], say: Say) -> seal.Verdict | None:
+    """Judges a run by its sealed forecast, writes `verdict.json` and the ledger's line; None where nothing was sealed.
+
+    A verdict that was given stays; one that was void because the run was not finished is given anew.
+    """
+    sealed = seal.read(folder.path)
+    if sealed is None or "seal" not in sealed:
+        return None
+    book = ledger_of(folder.path)
+    launched(folder.path)
+    entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None)
+    loss = seal.outcome(folder, total_steps(folder.recipe))
+    if entry is not None and entry.state == "judged" or entry is not None and entry.verdict and loss is None:
+        return _recorded(entry)
+    why = seal.broken(sealed, ingredients)
+    if why is None and loss is None:
+        why = "the run was stopped before its end"
+    verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
+    write_text(folder.path / VERDICT, json.dumps(verdict.to_json(), indent=1))
+    ledger.append(book, "verdict", {"run": sealed["run"], "seal": sealed["seal"], **verdict.to_json()})
+    return verdict
+
+
+def _recorded(entry: ledger.Entry) -> seal.Verdict:
+    assert entry.verdict is not None
+    return seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
+
+
+def words(verdict: seal.Verdict) -> str:
+    """The verdict in one sentence."""
+    if verdict.void is not None:
+        return f"verdict: void, not counted: {verdict.void}"
+    assert verdict.loss is not None and verdict.miss is not None and verdict.z is not None
+    held = [level for level in seal.COUNTED if verdict.inside[str(level)]]
+    place = f"inside the {min(held):.0%} interval" if held else "outside the 90 % interval"
+    return (
+        f"verdict: {verdict.loss:.4f} where {verdict.foretold:.4f} was foretold, {verdict.miss:+.2%} (z {verdict.z:+.2f}), {place}"
+    )
+
+
+def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:
+    """The compute at which the forecast, and each end of its 90 % interval, meets a loss.
+
+    Returns:
+        FLOPs: most likely, least, most; the last is infinite where the interval's upper end never comes down so far.
+
+    Raises:
+        UserError: the ladder is refused, or the law never reaches the loss.
+    """
+    first = foretell(climbed, [Target(C=2 * max(row["C"] for row in climbed.rows))])
+    if first.refused:
+        raise UserError(f"no budget can be said for a loss of {loss:g}, since the ladder is refused: {' '.join(first.reasons)}")
+    exponents = [math.log10(max(row["C"] for row in climbed.rows)) + step / 50 for step in range(-50, 301)]
+    made = foretell(climbed, [Target(C=10.0**e) for e in exponents]).predictions
+
+    def where(values: list[float]) -> float:
+        return next((10.0**e for e, value in zip(exponents, values, strict=True) if value <= loss), math.inf)
+
+    middle = where([p.loss for p in made])
+    if math.isinf(middle):
+        raise UserError(
+            f"a loss of {loss:g} is out of reach of this recipe and data: the law's floor is {first.coefficients['E']:.3f} nats per token, "
+            f"and 10^6 times the ladder's compute would give {made[-1].loss:.3f}; more or other data moves it."
+        )
+    return middle, where([p.low for p in made]), where([p.high for p in made])

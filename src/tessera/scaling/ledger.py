@@ -1,0 +1,129 @@
+"""The ledger: every forecast that was ever sealed here and what became of it, one JSON line each, in one unbroken chain.
+
+`runs/ledger.jsonl` is only ever appended to. Each line holds the digest of the line before, so that taking one out shows. A
+forecast has a line `sealed` when its run is launched and a line `verdict` when the run has ended; one that has no verdict is open,
+and stays in the list.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.scaling.seal import COUNTED
+
+FILE = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One forecast with its verdict.
+
+    Args:
+        run: folder, as it was given.
+        seal: of its forecast.
+        sealed: the line written at launch.
+        verdict: the last line written about it, or None.
+    """
+
+    run: str
+    seal: str
+    sealed: dict[str, Any]
+    verdict: dict[str, Any] | None
+
+    @property
+    def state(self) -> str:
+        """`open`, `void` or `judged`."""
+        if self.verdict is None:
+            return "open"
+        return "void" if self.verdict["void"] else "judged"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All forecasts in the order in which they were sealed; `gaps` names lines whose predecessor is not the one before."""
+
+    entries: tuple[Entry, ...]
+    gaps: tuple[int, ...]
+
+    @property
+    def judged(self) -> list[Entry]:
+        """Those that count."""
+        return [e for e in self.entries if e.state == "judged"]
+
+    def hits(self) -> dict[str, tuple[int, int]]:
+        """Per level: runs inside the interval, and runs judged."""
+        verdicts = [e.verdict for e in self.judged if e.verdict]
+        return {str(level): (sum(v["inside"][str(level)] for v in verdicts), len(verdicts)) for level in COUNTED}
+
+
+def append(path: Path, event: str, facts: Mapping[str, Any]) -> None:
+    """Adds one line, whoever else adds one at the same time.
+
+    Args:
+        path: of the ledger.
+        event: `sealed` or `verdict`.
+        facts: at least `run` and `seal`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        lines = file.read().splitlines()
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"event": event, "when": when, **facts, "previous": _digest(lines[-1]) if lines else None})
+        file.seek(0, os.SEEK_END)
+        # A line that a full disk or a crash cut off stays, and shows as a gap.
+        file.write(("" if not lines or _ends_whole(path) else "\n") + line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> Ledger:
+    """What the ledger holds; an empty one where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    sealed: dict[str, dict[str, Any]] = {}
+    verdicts: dict[str, dict[str, Any]] = {}
+    gaps = []
+    for number, text in enumerate(lines):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            gaps.append(number + 1)
+            continue
+        if line.get("previous") != (_digest(lines[number - 1]) if number else None):
+            gaps.append(number + 1)
+        if line["event"] == "sealed":
+            sealed[line["seal"]] = line
+        else:
+            verdicts[line["seal"]] = line
+    entries = tuple(Entry(line["run"], key, line, verdicts.get(key)) for key, line in sealed.items())
+    return Ledger(entries, tuple(gaps))
+
+
+def calibration(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """For the calibration plot: nominal level and share of the judged runs that the central interval of that level holds.
+
+    Computed from each verdict's z, as if forecasts were normal; one point per judged run, so that every hit and miss is a stair.
+    """
+    from statistics import NormalDist
+
+    levels = sorted(2 * NormalDist().cdf(abs(e.verdict["z"])) - 1 for e in entries if e.verdict)
+    return [(level, (number + 1) / len(levels)) for number, level in enumerate(levels)]
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
+
+
+def _ends_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

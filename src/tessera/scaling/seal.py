@@ -1,0 +1,177 @@
+"""A forecast is sealed before its run starts and judged after it has ended.
+
+`forecast.json` in the run's folder holds what is foretold, with the hashes of code, data, tokenizer and recipe, and a digest over all
+of it: whatever is changed later shows. The verdict compares the finished run with it; a run that was stopped early or whose
+ingredients changed is void, and is not counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UserError
+from tessera.run import RunFolder, write_text
+
+FILE = "forecast.json"
+LEVELS = (0.5, 0.8, 0.9, 0.99)
+COUNTED = (0.5, 0.8, 0.9)
+"""Levels whose hits the ledger counts."""
+INGREDIENTS = ("code", "data", "tokenizer", "recipe")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a sealed forecast.
+
+    Args:
+        loss: held-out loss of the finished run, nats per token; None where it is void.
+        foretold: the forecast's.
+        inside: per level ("0.9"), whether the loss lies in that interval.
+        miss: loss / foretold - 1.
+        z: the miss in standard deviations of the forecast.
+        interval_score: of the 90 % interval, relative to the foretold loss; smaller is better (Gneiting and Raftery 2007, eq. 43).
+        void: why it is not counted, or None.
+    """
+
+    loss: float | None
+    foretold: float
+    inside: dict[str, bool]
+    miss: float | None
+    z: float | None
+    interval_score: float | None
+    void: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def seal(folder: Path, page: Mapping[str, Any], ingredients: Mapping[str, str]) -> dict[str, Any]:
+    """Writes `forecast.json` and returns what stands in it.
+
+    Args:
+        folder: of the run.
+        page: what is foretold: at least `loss`, `intervals` (level -> [low, high]) and `sd`, the relative standard deviation.
+        ingredients: hash of each of INGREDIENTS.
+    """
+    sealed = {**page, **{name: ingredients[name] for name in INGREDIENTS}}
+    sealed["seal"] = digest(sealed)
+    write_text(folder / FILE, json.dumps(sealed, indent=1))
+    return sealed
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What `forecast.json` holds, whether its seal is whole or not; None where there is none.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError(f"{path} is not JSON, so that nothing can be said of its forecast; bring back the file as it was written.") from None
+
+
+def digest(page: Mapping[str, Any]) -> str:
+    """SHA-256 over everything but the seal itself."""
+    return hashlib.sha256(json.dumps({k: v for k, v in page.items() if k != "seal"}, sort_keys=True).encode()).hexdigest()
+
+
+def broken(page: Mapping[str, Any], ingredients: Mapping[str, str]) -> str | None:
+    """Why the forecast no longer speaks of this run, or None."""
+    if page.get("seal") != digest(page):
+        return "forecast.json was changed after it was sealed"
+    changed = [name for name in INGREDIENTS if page.get(name) != ingredients[name]]
+    return f"the {' and the '.join(changed)} changed after the forecast was sealed" if changed else None
+
+
+def judge(page: Mapping[str, Any], loss: float) -> Verdict:
+    """The verdict on a run that ended with that held-out loss."""
+    foretold, sd = float(page["loss"]), float(page["sd"])
+    inside = {level: bool(low <= loss <= high) for level, (low, high) in page["intervals"].items()}
+    miss = loss / foretold - 1
+    low, high = (bound / foretold for bound in page["intervals"]["0.9"])
+    outside = max(low - loss / foretold, 0.0) + max(loss / foretold - high, 0.0)
+    return Verdict(loss, foretold, inside, miss, math.log(loss / foretold) / sd, high - low + 2 / 0.1 * outside)
+
+
+def void(page: Mapping[str, Any], why: str) -> Verdict:
+    """The verdict on a run that cannot be compared with its forecast."""
+    return Verdict(None, float(page["loss"]), {}, None, None, None, why)
+
+
+def outcome(folder: RunFolder, steps: int) -> float | None:
+    """The held-out loss of a finished run; None while it is not finished.
+
+    Args:
+        steps: of the whole run.
+    """
+    last: float | None = None
+    for event in folder.events():
+        if event["event"] == "evaluation" and event.get("final") and event["step"] == steps:
+            last = event["loss"]
+    return last
+
+
+def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float, float, float]]:
+    """How far above its final loss a run of that size stands on its way, from the curves of the ladder's rungs.
+
+    All runs have the same schedule in parts of their length, so that loss / final loss at one part changes slowly with size; it is
+    taken as linear in log C.
+
+    Args:
+        rows: of the ladder, with `C`, `loss` and `curve` (part of the run, held-out loss).
+        flops: C of the target.
+
+    Returns:
+        Part of the run, loss / final loss there, and the relative standard deviation of that.
+    """
+    import numpy as np
+
+    parts = [p / 10 for p in range(1, 10)]
+    reached = [r for r in rows if len(r["curve"]) >= 5]
+    if len(reached) < 4:
+        return []
+    x = np.log([r["C"] for r in reached])
+    design = np.stack([np.ones_like(x), x - math.log(flops)], axis=1)
+    found = []
+    for part in parts:
+        y = np.log([np.interp(part, *zip(*r["curve"], strict=True)) / r["loss"] for r in reached])
+        solved, *_ = np.linalg.lstsq(design, y, rcond=None)
+        sd = math.sqrt(float(((y - design @ solved) ** 2).sum()) / (len(y) - 2))
+        leverage = float(np.linalg.inv(design.T @ design)[0, 0])
+        found.append((part, math.exp(solved[0]), max(0.003, sd * math.sqrt(1 + leverage))))
+    return found
+
+
+def band(
+    page: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], flops: float
+) -> list[dict[str, Any]]:
+    """Where the held-out loss is to stand along the run: the forecast times the course, with intervals at each level.
+
+    Returns:
+        Rows with `part` (of the run), `loss` and `intervals` (level -> [low, high]).
+    """
+    foretold = float(page["loss"])
+    rows_out = []
+    for part, ratio, sd in course(rows, flops):
+        intervals = {}
+        for level, (low, high) in page["intervals"].items():
+            quantile = _NORMAL[float(level)]
+            half = math.hypot((high - low) / 2 / foretold, quantile * sd)
+            intervals[level] = [foretold * ratio * math.exp(-half), foretold * ratio * math.exp(half)]
+        rows_out.append({"part": part, "loss": foretold * ratio, "intervals": intervals})
+    return rows_out
+
+
+_NORMAL = {0.5: 0.6745, 0.8: 1.2816, 0.9: 1.6449, 0.99: 2.5758}
+"""Two-sided quantiles of the normal distribution at LEVELS."""
