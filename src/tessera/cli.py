@@ -164,6 +164,23 @@ def import_model(
     run(source, target)
 
 
+@app.command()
+def fit(
+    runs: Annotated[str, typer.Argument(help="CSV file of finished runs: two of N, D, C, and loss; see docs/fit.md.")],
+    target: Annotated[list[str] | None, typer.Option(help="C=3e21 or N=1e9,D=2e10; repeatable.")] = None,
+    targets: Annotated[str | None, typer.Option(help="CSV file with more targets.")] = None,
+    where: Annotated[str | None, typer.Option(help="Rows to keep: 'C<=1e20 and dataset=rw'.")] = None,
+    form: Annotated[str, typer.Option(help="auto, additive, coupled, tied or frontier.")] = "auto",
+    loss: Annotated[str, typer.Option(help="Column that holds the loss.")] = "loss",
+    level: Annotated[float, typer.Option(help="Probability that a run lands inside its interval.")] = 0.9,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a scaling law to finished runs and forecast larger ones, or say why not."""
+    from tessera.commands.fit import fit as run
+
+    run(runs, tuple(target or ()), targets, where, form, loss, level, as_json)
+
+
 @tokenizers.command("train")
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
