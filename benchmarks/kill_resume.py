@@ -72,7 +72,7 @@ class Runs:
     def __init__(self, folder: Path, tokens: str, source: str) -> None:
         self.environment = {**environment(1), "TESSERA_CACHE": str(folder / "cache")}
         settings = (f'data.sources=["{source}"]', "train.threads=1", "train.checkpoint_seconds=1", "train.sample_prompts=[]")
-        self.command = [*tessera_command(), "train", "code", "--budget", tokens]
+        self.command = [*tessera_command(), "train", "code", "--budget", tokens, "--no-forecast"]
         for setting in settings:
             self.command += ["--set", setting]
 

@@ -49,7 +49,7 @@ def fixed_recipe(shape: Shape, micro_rows: int, **train: Any) -> Recipe:
         "tokens": 10**7 * shape.tokens, "context": shape.context, "batch_rows": shape.rows, "micro_rows": micro_rows,
         "optimizer": "adamw", "matrix_rate": RATE, "adam_rate": RATE, "adam_betas": BETAS, "weight_decay": DECAY,
         "warmup_steps": 0, "cooldown_steps": 0, "z_loss": 0.0, "clip": CLIP,
-        "evaluate_every": 10**9, "evaluate_tokens": 1, "checkpoint_seconds": 1e9,
+        "evaluate_every": 10**9, "evaluate_tokens": 1, "final_tokens": 1, "checkpoint_seconds": 1e9,
     }  # fmt: skip
     return Recipe.model_validate(
         {"name": "benchmark", "summary": "", "data": {"sources": ["builtin:stdlib"]}, "train": {**settings, **train}}
@@ -96,7 +96,7 @@ def fixed_job(
     decoder = Decoder(shape, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
     bytes_ = np.ones(shape.vocab_size, np.int32)
-    return Job(recipe, decoder, Repeat(), [], bytes_, machine, 1e12, {}, observers=(observer,), **more)  # type: ignore[arg-type]
+    return Job(recipe, decoder, Repeat(), [], [], bytes_, machine, 1e12, {}, observers=(observer,), **more)  # type: ignore[arg-type]
 
 
 def run_tessera(setting: Setting, turn: Turn) -> None:

@@ -68,8 +68,8 @@ def run(folder_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     from tessera.device import detect
     from tessera.model.decoder import Decoder
     from tessera.run import RunFolder
-    from tessera.scaling import rules
     from tessera.tokens.vocabulary import Vocabulary
+    from tessera.train.job import shape_of
     from tessera.train.loop import Job, total_steps, train
     from tessera.train.objectives import evaluate
 
@@ -84,7 +84,7 @@ def run(folder_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     recipe = recipe.model_copy(update={"train": settings.model_copy(update={"evaluate_every": every})})
     shards, vocabulary = open_shards(Path(folder.info["shards"])), Vocabulary.load(folder.path / "tokenizer")
     machine = detect(settings.precision, 1)
-    shape = rules.shape_of(recipe, vocabulary.size)
+    shape = shape_of(recipe, vocabulary.size)
     decoder = Decoder(shape, machine.torch_dtype)
     decoder.initialise(settings.seed)
     times: list[float] = []
@@ -105,7 +105,7 @@ def run(folder_path: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
     loader = Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed)
     held_out = validation_batches(shards, settings.context, 8, IN_RUN_TOKENS, recipe.data.document_mask)
-    job = Job(recipe, decoder, loader, held_out, vocabulary.token_bytes, machine, 1e11, {}, observers=(observer,))
+    job = Job(recipe, decoder, loader, held_out, held_out, vocabulary.token_bytes, machine, 1e11, {}, observers=(observer,))
     last = time.process_time()
     try:
         train(job)

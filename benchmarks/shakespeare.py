@@ -110,7 +110,7 @@ def tessera_run(seed: int, folder: Path, minutes: float) -> dict[str, Any]:
     from tessera.tokens.vocabulary import Vocabulary
 
     out = folder / f"tessera-{seed}"
-    command = [*tessera_command(), "train", "text", "--budget", f"{minutes * 60:.0f}s", "--out", str(out)]
+    command = [*tessera_command(), "train", "text", "--no-forecast", "--budget", f"{minutes * 60:.0f}s", "--out", str(out)]
     sources = json.dumps([f"files:{folder / 'train.txt'}"])
     for setting in (
         f"data.sources={sources}",

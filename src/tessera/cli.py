@@ -37,6 +37,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Sets a field of the recipe; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ForecastOption = Annotated[
+    bool, typer.Option("--forecast/--no-forecast", help="Train a ladder of small runs first and seal what it foretells.")
+]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
 
@@ -80,12 +83,16 @@ def recipes(as_json: JsonOption = False) -> None:
 
 @app.command()
 def plan(
-    recipe_name: RecipeArgument, budget: BudgetOption = None, settings: SetOption = None, as_json: JsonOption = False
+    recipe_name: RecipeArgument,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    forecast: ForecastOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say what would be trained, each value with its reason."""
+    """Say what would be trained, each value with its reason, and what its forecast costs."""
     from tessera.commands.train import plan as run
 
-    run(recipe_name, budget, settings or [], as_json)
+    run(recipe_name, budget, settings or [], as_json, forecast)
 
 
 @app.command()
@@ -96,12 +103,35 @@ def train(
     init: Annotated[str | None, typer.Option(help="Model to go on from, own or imported.")] = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    target_loss: Annotated[
+        float | None, typer.Option(help="Held-out loss to reach, nats per token: finds the budget, and asks before it is spent.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    forecast: ForecastOption = True,
 ) -> None:
-    """Train a model."""
+    """Train a model: a ladder of small runs, a sealed forecast, the run, the verdict."""
     _stop_in_words()
     from tessera.commands.train import train as run
 
-    run(recipe_name, budget, settings or [], init, out, resume)
+    run(recipe_name, budget, settings or [], init, out, resume, forecast, target_loss, yes)
+
+
+@app.command()
+def verdict(run_folder: Annotated[str, typer.Argument(help="A run's folder.")], as_json: JsonOption = False) -> None:
+    """Compare a finished run with the forecast that was sealed before it."""
+    from tessera.commands.verdict import verdict as run
+
+    run(run_folder, as_json)
+
+
+@app.command()
+def ledger(
+    folder: Annotated[str, typer.Argument(help="Folder that holds the runs.")] = "runs", as_json: JsonOption = False
+) -> None:
+    """List every forecast that was sealed, with its verdict, and draw the calibration."""
+    from tessera.commands.verdict import show_ledger as run
+
+    run(folder, as_json)
 
 
 @app.command()

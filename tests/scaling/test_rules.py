@@ -15,6 +15,7 @@ from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Recipe
 from tessera.scaling import rules
 from tessera.scaling.rules import Facts
+from tessera.train.job import shape_of
 
 NONE_MEANS_NONE = {"train.threads", "price_per_hour"}
 MACHINE = Facts(seconds=None, peak_flops=1e11)
@@ -54,12 +55,14 @@ def test_every_gap_is_filled_with_a_reason_and_the_result_is_its_own_plan(
     assert gaps(plan.recipe) == set() and all(d.reason for d in plan.derived)
     assert {d.name for d in plan.derived} >= gaps(wish)
     train = plan.recipe.train
-    assert train.batch_rows % processes == 0 and (train.batch_rows // processes) % train.micro_rows == 0
+    assert train.batch_rows % processes == 0 and 1 <= train.micro_rows <= train.batch_rows // processes
+    # What is compiled for one number of rows must not meet another.
+    assert not train.compile or (train.batch_rows // processes) % train.micro_rows == 0
     steps = math.ceil(train.tokens / (train.batch_rows * context))
     assert 0 <= train.warmup_steps < max(2, steps) and 0 < train.cooldown_steps <= max(1, steps)
     again = rules.resolve(plan.recipe, facts)
     assert again.recipe == plan.recipe and all(d.reason == "set in the recipe" for d in again.derived)
-    assert rules.shape_of(plan.recipe, plan.shape.vocab_size) == plan.shape
+    assert shape_of(plan.recipe, plan.shape.vocab_size) == plan.shape
 
 
 SET = {
@@ -73,6 +76,7 @@ SET = {
     "train.cooldown_steps": 0,
     "train.evaluate_every": 7,
     "train.evaluate_tokens": 999,
+    "train.final_tokens": 1999,
     "tokenizer.vocabulary_size": 777,
     "model.width": 192,
     "model.layers": 5,

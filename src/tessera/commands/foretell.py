@@ -1,8 +1,8 @@
-"""What `train` and `plan` say about a run before it is made: the ladder, the forecast, its seal; and the verdict after it.
+"""What `train` and `plan` say about a run before it is made, and after it: ladder, forecast, seal, verdict.
 
-`room` leaves the ladder its part of the budget, `climb` trains the ladder, `page` turns its rungs into a forecast, `launched` enters
-the sealed forecast into the ledger and `conclude` judges the finished run. A run without a ladder is trained all the same, and it is
-said why there is no forecast.
+`room` leaves the ladder its part of the budget, `climb` trains the ladder, `page` turns its rungs into a forecast, `launched`
+enters the sealed forecast into the ledger and `conclude` judges the finished run. A run without a ladder is trained all the
+same, and it is said why there is no forecast.
 """
 
 from __future__ import annotations
@@ -53,12 +53,15 @@ def room(intent: Recipe) -> float:
     budget = Budget.parse(intent.budget)
     if budget.tokens is not None or intent.train.tokens is not None:
         return 1.0  # tokens are those of the run; the ladder comes on top
-    return 1 / (1 + ladder.share() / (1.0 if budget.flops is not None else RUNG_SPEED))
+    return room_of_flops() if budget.flops is not None else 1 / (1 + ladder.share() / RUNG_SPEED)
 
 
-def climb(
-    rungs: Sequence[ladder.Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say
-) -> Climbed:
+def room_of_flops() -> float:
+    """The same for a budget in FLOPs."""
+    return 1 / (1 + ladder.share())
+
+
+def climb(rungs: Sequence[ladder.Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say) -> Climbed:
     """Trains a ladder, or what is missing of it."""
     kept = sum(rung.done for rung in rungs)
     budgets = len({rung.budget for rung in rungs})
@@ -68,6 +71,61 @@ def climb(
     )
     ladder.train(rungs, vocabulary, shards, machine, say)
     return Climbed(ladder.table(rungs))
+
+
+def outlook(
+    rungs: Sequence[ladder.Rung], planned: rules.Plan, peak: float, book: ledger.Ledger, out: Say | None
+) -> dict[str, Any] | None:
+    """What a forecast costs and how wide it will be; the forecast itself where its ladder was trained before.
+
+    Args:
+        rungs: of the planned run; none: there is no forecast.
+        planned: the run.
+        peak: FLOP/s of the machine's matrix product.
+        book: earlier forecasts, whose width says what to expect.
+        out: takes the lines for a person, or None.
+    """
+    if not rungs:
+        return None
+    say = out or (lambda text: None)
+    speed = peak * planned.utilisation * RUNG_SPEED
+    budgets: dict[float, list[ladder.Rung]] = {}
+    for rung in rungs:
+        budgets.setdefault(rung.budget, []).append(rung)
+    say(f"\nladder, {planned.flops / rungs[0].flops:.1f} times below the run:")
+    say("       FLOPs   parameters       tokens  runs  seconds")
+    for budget, seeds in budgets.items():
+        cost = sum(rung.flops for rung in seeds if not rung.done) / speed
+        price = f"{cost:7.0f}" if cost else "  there"
+        say(f"  {budget:.2e} {seeds[0].shape.matmul_parameters:>12,} {seeds[0].tokens:>12,} {len(seeds):>5}  {price}")
+    missing = sum(rung.flops for rung in rungs if not rung.done)
+    found: dict[str, Any] = {
+        "rungs": [
+            {"budget": r.budget, "N": r.shape.matmul_parameters, "D": r.tokens, "seed": r.recipe.train.seed, "done": r.done}
+            for r in rungs
+        ],
+        "flops": missing,
+        "seconds": missing / speed,
+    }
+    if not missing:
+        climbed = Climbed(ladder.table(rungs))
+        foretold = page(climbed, planned, Path(), None)
+        describe(foretold, say)
+        told = ("loss", "intervals", "refused", "reasons", "warnings")
+        return found | {key: foretold.get(key) for key in told}
+    share = missing / (missing + planned.flops)
+    say(f"it costs {missing:.2e} FLOPs, about {missing / speed:.0f} s here, {share:.0%} of what is spent")
+    widths = sorted(
+        (e.sealed["intervals"]["0.9"][1] - e.sealed["intervals"]["0.9"][0]) / 2 / e.sealed["loss"] for e in book.entries
+    )
+    if widths:
+        found["half_width"] = widths[len(widths) // 2]
+        say(f"its 90 % interval will be about {found['half_width']:.1%} either way, the median of the {len(widths)} sealed here")
+    else:
+        say(
+            "how wide its interval will be is known when the ladder is trained; 2 to 4 % either way are usual (docs/forecasts.md)"
+        )
+    return found
 
 
 def target_of(planned: rules.Plan, padding: float) -> Target:
@@ -81,7 +139,7 @@ def target_of(planned: rules.Plan, padding: float) -> Target:
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
     """The law of a ladder, and what it says of runs of the same recipe."""
     # C alone: the target is what the same rules make of a larger budget.
-    return forecast(ladder.runs(climbed.rows), [Target(C=t.C) for t in targets])
+    return forecast(ladder.runs(climbed.rows), [Target(C=t.C) for t in targets], "frontier")
 
 
 def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
@@ -106,6 +164,7 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     facts |= {
         "loss": made.loss,
         "sd": made.sd,
+        "degrees": found.degrees,
         "reach": made.factor,
         "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
     }
@@ -161,7 +220,7 @@ def launched(path: Path) -> None:
     ledger.append(book, "sealed", {**facts, "form": sealed["fit"]["form"], "recipe": sealed["recipe"]})
 
 
-def conclude(folder: RunFolder, ingredients: Mapping[str, str], say: Say) -> seal.Verdict | None:
+def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict | None:
     """Judges a run by its sealed forecast, writes `verdict.json` and the ledger's line; None where nothing was sealed.
 
     A verdict that was given stays; one that was void because the run was not finished is given anew.
@@ -173,7 +232,7 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str], say: Say) -> sea
     launched(folder.path)
     entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None)
     loss = seal.outcome(folder, total_steps(folder.recipe))
-    if entry is not None and entry.state == "judged" or entry is not None and entry.verdict and loss is None:
+    if entry is not None and (entry.state == "judged" or (entry.state == "void" and loss is None)):
         return _recorded(entry)
     why = seal.broken(sealed, ingredients)
     if why is None and loss is None:
@@ -196,9 +255,8 @@ def words(verdict: seal.Verdict) -> str:
     assert verdict.loss is not None and verdict.miss is not None and verdict.z is not None
     held = [level for level in seal.COUNTED if verdict.inside[str(level)]]
     place = f"inside the {min(held):.0%} interval" if held else "outside the 90 % interval"
-    return (
-        f"verdict: {verdict.loss:.4f} where {verdict.foretold:.4f} was foretold, {verdict.miss:+.2%} (z {verdict.z:+.2f}), {place}"
-    )
+    miss = f"{verdict.miss:+.2%} (z {verdict.z:+.2f})"
+    return f"verdict: {verdict.loss:.4f} where {verdict.foretold:.4f} was foretold, {miss}, {place}"
 
 
 def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:
@@ -222,7 +280,7 @@ def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:
     middle = where([p.loss for p in made])
     if math.isinf(middle):
         raise UserError(
-            f"a loss of {loss:g} is out of reach of this recipe and data: the law's floor is {first.coefficients['E']:.3f} nats per token, "
-            f"and 10^6 times the ladder's compute would give {made[-1].loss:.3f}; more or other data moves it."
+            f"a loss of {loss:g} is out of reach of this recipe and data: the law's floor is {first.coefficients['E']:.3f} nats "
+            f"per token, and 10^6 times the ladder's compute would give {made[-1].loss:.3f}; more or other data moves it."
         )
     return middle, where([p.low for p in made]), where([p.high for p in made])

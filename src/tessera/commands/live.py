@@ -100,7 +100,9 @@ class LiveLine:
             place = "" if event["final"] else self.watch.words(event["step"], event["loss"])
             self._say(f"step {event['step']:,}/{self.steps:,}  {measured}" + (f"  {place}" if place else ""))
             if place and self.watch.leaves(event["step"], event["loss"]):
-                self._say("the run has left the 99 % band of its forecast: something differs from the ladder; look at data and rates.")
+                self._say(
+                    "the run has left the 99 % band of its forecast: something differs from the ladder; look at data and rates."
+                )
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {first[:100]}")

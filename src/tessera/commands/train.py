@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -32,13 +33,16 @@ from tessera.commands.foretell import (
     conclude,
     describe,
     ingredients_of,
+    invert,
     launched,
+    outlook,
     page,
     room,
+    room_of_flops,
     words,
     write,
 )
-from tessera.commands.live import BandWatch, LiveLine, check_tracker, tracker
+from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, tracker
 from tessera.data.corpus import Corpus, gather
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
@@ -48,7 +52,7 @@ from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
 from tessera.run import RunFolder, cache_folder, disk_may_be_full
-from tessera.scaling import ladder, rules, seal
+from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, parallel, speed
 from tessera.train.job import assemble
@@ -69,6 +73,8 @@ def train(
     out: str | None,
     resume: bool,
     forecast: bool = True,
+    target_loss: float | None = None,
+    yes: bool = False,
 ) -> Path:
     """Trains a model; returns the run's folder.
 
@@ -80,6 +86,8 @@ def train(
         out: the run's folder; by default `runs/NAME`.
         resume: go on from the last checkpoint in that folder.
         forecast: train a ladder first and seal what it says of the run.
+        target_loss: held-out loss to reach; the ladder says for what budget, which takes the place of the recipe's.
+        yes: do not ask before that budget is spent.
 
     Raises:
         UserError: anything that the person can set right.
@@ -88,6 +96,11 @@ def train(
     """
     begin = time.monotonic()
     intent = load(recipe, budget, overrides)
+    if target_loss is not None and (resume or init is not None or not forecast or not target_loss > 0):
+        raise UserError(
+            "--target-loss is a positive loss, and needs the forecast of a run from nothing: "
+            "leave --resume, --init and --no-forecast out."
+        )
     path = Path(out or f"runs/{intent.name}")
     if resume:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
@@ -97,6 +110,9 @@ def train(
     try:
         with disk_may_be_full(path):
             if world.first and not resume:
+                RunFolder.refuse_occupied(path)
+                if target_loss is not None:
+                    intent = aim(intent, target_loss, yes)
                 prepare(intent, path, init, begin, world.size, forecast)
             world.barrier()
             launch(path, world, resume)
@@ -150,20 +166,28 @@ def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool) -> None:
-    """Prints what would be trained, each value with its reason."""
+def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool = True) -> None:
+    """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
     intent = load(recipe, budget, overrides)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
-    facts = _facts(machine, clock, devices.matmul_peak(machine))
-    planned = _measured_plan(intent, facts, machine, clock)
-    if as_json:
-        page = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
-        derived = [asdict(d) for d in planned.derived]
-        print(json.dumps({**page, "parameters": planned.shape.matmul_parameters, "derived": derived}, indent=1))
-    else:
+    peak = devices.matmul_peak(machine)
+    facts = _facts(machine, clock, peak)
+    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
+    page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
+    page |= {"parameters": planned.shape.matmul_parameters, "derived": [asdict(d) for d in planned.derived]}
+    if not as_json:
         show(planned, print)
+    if forecast:
+        cache = cache_folder()
+        corpus = gather(intent.data, cache, say)
+        vocabulary = _tokenizer(corpus, planned.recipe, cache)
+        shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
+        page["forecast"] = outlook(rungs, planned, peak, ledger.read(Path("runs") / ledger.FILE), None if as_json else print)
+    if as_json:
+        print(json.dumps(page, indent=1))
 
 
 def show(planned: rules.Plan, out: Say) -> None:
@@ -173,6 +197,47 @@ def show(planned: rules.Plan, out: Say) -> None:
     for item in planned.derived:
         value = f"{item.value:.4g}" if isinstance(item.value, float) else str(item.value)
         out(f"  {item.name:<28} {value:>12}   {item.reason}")
+
+
+def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
+    """The recipe with the budget that reaches a held-out loss, as a ladder foretells it; asks before that is spent.
+
+    The ladder begins below the recipe's own budget and moves up while the loss lies far beyond it; the vocabulary is that of the
+    first plan throughout, since a loss in nats per token means nothing without it.
+
+    Raises:
+        UserError: the loss is out of reach, the ladder is refused, the person says no, or nobody is there to be asked.
+    """
+    machine = devices.detect(intent.train.precision, intent.train.threads)
+    peak, cache = devices.matmul_peak(machine), cache_folder()
+    corpus = gather(intent.data, cache, say)
+    facts = _facts(machine, Clock(time.monotonic(), _seconds(intent)), peak)
+    planned = rules.resolve(intent, replace(facts, own_share=room(intent)))
+    vocabulary = _tokenizer(corpus, planned.recipe, cache)
+    shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
+    tokenizer = planned.recipe.tokenizer
+    say(f"a loss of {loss:g} nats per token, with {vocabulary.text_size:,} text entries:")
+    for _ in range(3):
+        rungs = ladder.design(intent, planned, vocabulary, shards, machine, cache)
+        flops, least, most = invert(climb(rungs, vocabulary, shards, machine, say), loss)
+        intent = intent.model_copy(update={"budget": f"{flops / room_of_flops():.4e}", "tokenizer": tokenizer})
+        planned = rules.resolve(intent, replace(facts, seconds=None, own_share=room_of_flops()))
+        if flops < 1.5 * ladder.REACH * rungs[0].flops:
+            break
+    speed_found = speed.tokens_per_second(planned.shape, planned.recipe.train, machine)
+    rate = speed_found * planned.shape.flops_per_token(intent.train.context)
+
+    def price(amount: float) -> str:
+        return f"{amount:.2e} FLOPs, {duration(amount / rate)} here" if math.isfinite(amount) else "no budget"
+
+    say(f"{loss:g} should take {price(flops)}; 90 % between {price(least)}, and {price(most)}")
+    if yes:
+        return intent
+    if not sys.stdin.isatty():
+        raise UserError("nobody is here to be asked whether to spend that; give --yes.")
+    if input("Spend it? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise UserError("nothing was spent but the ladder, which is kept.")
+    return intent
 
 
 def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool = False) -> None:
@@ -271,7 +336,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     steps = loop.total_steps(recipe)
     if start is not None and start.step == steps and folder.model.is_dir():
         if world.first:
-            conclude(folder, ingredients_of(recipe, vocabulary, shards), say)
+            conclude(folder, ingredients_of(recipe, vocabulary, shards))
             say(f"the run is finished: model {folder.model}, report {write_report(path)}")
         return
     if world.first:
@@ -296,7 +361,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     if world.first:
         special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
         weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, recipe.train.context))
-        verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards), say)
+        verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards))
         report = write_report(path)
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
@@ -356,7 +421,7 @@ def _rungs(
     try:
         return ladder.design(intent, planned, vocabulary, shards, machine, cache)
     except ladder.NoLadder as why:
-        say(f"no forecast: {why}.")
+        say(f"no forecast: {why}")
         return []
 
 
@@ -368,10 +433,11 @@ def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clo
     """
     if facts.seconds is None:
         return planned if climbed else rules.resolve(intent, facts)
-    train = intent.train.model_copy(update={"compile": planned.recipe.train.compile})
+    pinned = {f"train.{key}": getattr(planned.recipe.train, key) for key in ("compile", "evaluate_tokens", "final_tokens")}
+    train = intent.train.model_copy(update={name.removeprefix("train."): value for name, value in pinned.items()})
     fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer, "train": train})
     again = rules.resolve(fixed, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
-    kept = {d.name: d for d in planned.derived if not d.name.startswith("train.") or d.name == "train.compile"}
+    kept = {d.name: d for d in planned.derived if not d.name.startswith("train.") or d.name in pinned}
     return replace(again, derived=tuple(kept.get(d.name, d) for d in again.derived))
 
 

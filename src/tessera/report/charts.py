@@ -36,6 +36,22 @@ class Series:
     points: bool = False
 
 
+@dataclass(frozen=True)
+class Band:
+    """The ground between two lines, drawn behind the series.
+
+    Args:
+        name: shown in the legend.
+        xs, lows, highs: as long as each other, finite.
+    """
+
+    name: str
+    xs: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    style: str = "band"
+
+
 def line_chart(
     series: Sequence[Series],
     x_label: str,
@@ -44,14 +60,18 @@ def line_chart(
     height: int = 340,
     log_y: bool = False,
     from_zero: bool = False,
+    log_x: bool = False,
+    bands: Sequence[Band] = (),
 ) -> str:
-    """Lines over a common x axis that includes 0, with ticks at round numbers; an empty string where nothing is finite.
+    """Lines over a common x axis, with ticks at round numbers; an empty string where nothing is finite.
 
     Args:
         x_label, y_label: with their units.
         width, height: of the drawing; the page scales it to its column.
         log_y: logarithmic y; values that are not positive are left out.
         from_zero: the y axis starts at 0.
+        log_x: logarithmic x, all of it positive; else the x axis includes 0.
+        bands: drawn first.
     """
     kept = [(one, _thinned([(x, y) for x, y in zip(one.xs, one.ys, strict=True) if math.isfinite(x)])) for one in series]
     if log_y:
@@ -59,7 +79,13 @@ def line_chart(
     finite = [(x, y) for _, points in kept for x, y in points if math.isfinite(y)]
     if not finite:
         return ""
-    x_low, x_high = _padded(min(0.0, *(x for x, _ in finite)), max(x for x, _ in finite), 0.0)
+    finite += [(x, y) for band in bands for ys in (band.lows, band.highs) for x, y in zip(band.xs, ys, strict=True)]
+    if log_x:
+        x_low, x_high = _padded(min(math.log(x) for x, _ in finite), max(math.log(x) for x, _ in finite), 0.03)
+        x_ticks = _decade_ticks(math.exp(x_low), math.exp(x_high))
+    else:
+        x_low, x_high = _padded(min(0.0, *(x for x, _ in finite)), max(x for x, _ in finite), 0.0)
+        x_ticks = _ticks(x_low, x_high, width / 110)
     if log_y:
         bottom, top = _padded(min(math.log(y) for _, y in finite), max(math.log(y) for _, y in finite), 0.04)
         y_ticks = _log_ticks(math.exp(bottom), math.exp(top))
@@ -70,7 +96,7 @@ def line_chart(
         y_ticks = _ticks(bottom, top, height / 55)
 
     def at_x(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (width - LEFT - RIGHT)
+        return LEFT + ((math.log(x) if log_x else x) - x_low) / (x_high - x_low) * (width - LEFT - RIGHT)
 
     def at_y(y: float) -> float:
         return height - BOTTOM - ((math.log(y) if log_y else y) - bottom) / (top - bottom) * (height - TOP - BOTTOM)
@@ -80,12 +106,16 @@ def line_chart(
         y = at_y(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{width - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in _ticks(x_low, x_high, width / 110):
+    for tick in x_ticks:
         parts.append(f'<text x="{at_x(tick):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>')
     middle = (TOP + height - BOTTOM) / 2
     parts.append(f'<path class="axis" d="M{LEFT} {height - BOTTOM}H{width - RIGHT}"/>')
     parts.append(f'<text x="{(LEFT + width - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    for band in bands:
+        there = [(at_x(x), at_y(y)) for x, y in zip(band.xs, band.lows, strict=True)]
+        back = [(at_x(x), at_y(y)) for x, y in zip(band.xs, band.highs, strict=True)][::-1]
+        parts.append(f'<path class="{band.style}" d="{_path([*there, *back])}Z"/>')
     for one, points in kept:
         if one.line:
             drawn = _path([(at_x(x), at_y(y)) if math.isfinite(y) else None for x, y in points])
@@ -100,7 +130,7 @@ def line_chart(
     return "".join(parts) + "</svg>"
 
 
-def legend(series: Sequence[Series]) -> str:
+def legend(series: Sequence[Series | Band]) -> str:
     """The names of the series with their colours, as HTML."""
     return '<p class="legend">' + "".join(f'<span><i class="{s.style}"></i>{escape(s.name)}</span>' for s in series) + "</p>"
 
@@ -121,6 +151,8 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], unit: str, width: int = 86
 
 def short(value: float) -> str:
     """A number for people: 1.2M, 30k, 0.05."""
+    if abs(value) >= 1e15:
+        return f"{value:.2g}".replace("e+", "e")
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size * 0.99995:
             return f"{value / size:.3g}{unit}"
@@ -162,6 +194,13 @@ def _ticks(low: float, high: float, wanted: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _decade_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, with 2 and 5 times these where the axis is short."""
+    decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    steps = (1,) if high / low > 1e6 else (1, 2, 5) if high / low < 1e3 else (1, 3)
+    return [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -23,6 +23,7 @@ import yaml
 
 from tessera.errors import UserError
 from tessera.report.charts import Series, bar_chart, legend, line_chart, short
+from tessera.report.forecast import course_band, forecast_figure
 from tessera.report.style import STYLE
 
 Event = dict[str, Any]
@@ -47,6 +48,8 @@ class RunRecord:
         baselines: `baselines.json`: bits per byte of other models on the same held-out documents.
         completions: `completions.json`.
         skipped: `skipped.jsonl`: files that were not read, and why.
+        forecast: `forecast.json`: what was foretold before the run.
+        verdict: `verdict.json`: what became of it.
     """
 
     folder: Path
@@ -62,6 +65,8 @@ class RunRecord:
     baselines: dict[str, Any] = field(default_factory=dict)
     completions: list[Any] = field(default_factory=list)
     skipped: list[Event] = field(default_factory=list)
+    forecast: dict[str, Any] = field(default_factory=dict)
+    verdict: dict[str, Any] = field(default_factory=dict)
 
 
 def write_report(run_folder: Path) -> Path:
@@ -101,6 +106,8 @@ def read_run(run_folder: Path) -> RunRecord:
         baselines=_mapping(_read_json(run_folder / "baselines.json")),
         completions=_items(_read_json(run_folder / "completions.json")),
         skipped=_read_lines(run_folder / "skipped.jsonl"),
+        forecast=_mapping(_read_json(run_folder / "forecast.json")),
+        verdict=_mapping(_read_json(run_folder / "verdict.json")),
     )
     kinds = {
         "step": run.steps,
@@ -158,6 +165,11 @@ def _warnings(run: RunRecord) -> str:
     return _section("Worth knowing", f"<ul>{items}</ul>", style="warnings") if lines else ""
 
 
+def _forecast(run: RunRecord) -> str:
+    figure = forecast_figure(run.forecast, run.verdict)
+    return _section("Forecast and verdict", figure) if figure else ""
+
+
 def _loss(run: RunRecord) -> str:
     tokens, losses = _column(run.steps, "tokens"), _column(run.steps, "loss")
     measured = _column(run.evaluations, "tokens"), _column(run.evaluations, "loss")
@@ -167,8 +179,9 @@ def _loss(run: RunRecord) -> str:
         Series("held-out loss", *measured, "second", line=False, points=True),
     ]
     drawn = [curve for curve in curves if any(math.isfinite(y) for y in curve.ys)]
-    chart = line_chart(drawn, "training tokens", "loss (nats per token, log scale)", log_y=True)
-    return _section("Loss", legend(drawn) + chart) if chart else ""
+    bands = course_band(run.forecast, _number(_mapping(run.recipe.get("train")), "tokens"))
+    chart = line_chart(drawn, "training tokens", "loss (nats per token, log scale)", log_y=True, bands=bands)
+    return _section("Loss", legend([*drawn, *bands]) + chart) if chart else ""
 
 
 def _course(run: RunRecord) -> str:
@@ -293,6 +306,7 @@ def _next(run: RunRecord) -> str:
 
 SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
     _headline,
+    _forecast,
     _warnings,
     _loss,
     _comparison,

@@ -52,6 +52,8 @@ i.accent { background: var(--accent); }
 i.second { background: var(--second); }
 i.faint { background: var(--faint); }
 i.ink { background: var(--ink); }
+.band { fill: var(--faint); opacity: .35; }
+i.band { background: var(--faint); height: 10px; vertical-align: 0; opacity: .6; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 20px 26px; }
 .two > * { min-width: 0; }
 .three { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 20px 18px; }

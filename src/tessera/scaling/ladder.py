@@ -1,9 +1,9 @@
 """The ladder: the same recipe at smaller budgets, trained before the run it is to foretell.
 
 A recipe, its budget in FLOPs, a vocabulary and token files go in; the table of finished rungs (N, D, C, loss) comes out, for
-`scaling.forecast` to fit. Every rung is what the rules make of its smaller budget, with the target's vocabulary and held-out rows.
-Rungs are trained side by side in processes of their own, the largest first, and are kept by the hash of everything that
-decides their loss: a second ladder of the same recipe costs nothing, and one that was stopped goes on.
+`scaling.forecast` to fit. Every rung is what the rules make of its smaller budget, with the target's vocabulary and held-out
+rows. Rungs are trained side by side in processes of their own, the largest first, and are kept by the hash of everything
+that decides their loss: a second ladder of the same recipe costs nothing, and one that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 Say = Callable[[str], None]
 
 
-class NoLadder(Exception):
+class NoLadder(UserError):
     """There is no ladder for this run; the text says why and what would help."""
 
 
@@ -121,7 +121,9 @@ def design(
     """
     options = [_rungs(intent, target, top, vocabulary, shards, machine, cache) for top in _tops(target.flops)]
     # What was trained before is free; else the one whose reach is nearest to the wanted one.
-    return max(options, key=lambda rungs: (sum(r.flops for r in rungs if r.done), -abs(math.log(target.flops / rungs[0].budget / REACH))))
+    return max(
+        options, key=lambda rungs: (sum(r.flops for r in rungs if r.done), -abs(math.log(target.flops / rungs[0].budget / REACH)))
+    )
 
 
 def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say) -> None:
@@ -159,8 +161,9 @@ def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine
                 done += rung.flops
                 found = rung.result
                 say(
-                    f"  rung {found['C']:.2e} FLOPs: {found['N']:,} parameters, {found['D']:,} tokens, seed {rung.recipe.train.seed}, "
-                    f"loss {found['loss']:.4f}  ({done / total:.0%} of the ladder in {time.monotonic() - begin:.0f} s)"
+                    f"  rung {found['C']:.2e} FLOPs: {found['N']:,} parameters, {found['D']:,} tokens, "
+                    f"seed {rung.recipe.train.seed}, loss {found['loss']:.4f}  "
+                    f"({done / total:.0%} of the ladder in {time.monotonic() - begin:.0f} s)"
                 )
 
 
@@ -182,7 +185,7 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
     noise = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
     return Runs(
         N=mean("N"), D=mean("D"), C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
-        weight=np.ones(len(budgets)), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise,
+        weight=np.ones(len(budgets)), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
     )  # fmt: skip
 
 
@@ -230,12 +233,12 @@ def _rungs(
             plan = rules.resolve(asked, rules.Facts(None, 1e12, kind=machine.kind, compiler=False))
         except UserError as error:
             raise NoLadder(f"the smallest runs of its ladder would be too small: {error}") from None
-        per_parameter = plan.recipe.train.tokens / plan.shape.matmul_parameters  # type: ignore[operator]
-        if intent.model.width is None and not 0.5 < per_parameter / rules.TOKENS_PER_PARAMETER < 2:
-            least = top / RATIO ** max(number - 1, 0)
+        tokens, parameters = plan.recipe.train.tokens, plan.shape.matmul_parameters
+        assert tokens
+        if intent.model.width is None and not 0.5 < tokens / parameters / rules.TOKENS_PER_PARAMETER < 2:
             raise NoLadder(
-                f"its ladder would need a model smaller than the smallest there is (a rung of {budget:.2e} FLOPs); "
-                f"a budget {budget and math.ceil(10 * least / budget) / 10:.1f} times as large would do"
+                f"its ladder would begin at {top / RATIO ** (len(SEEDS) - 1):.2e} FLOPs, for which the smallest model there is, "
+                f"of {parameters:,} parameters, is too large: give a larger budget, or --no-forecast to leave the ladder out."
             )
         for seed in range(seeds):
             seeded = plan.recipe.model_copy(update={"train": plan.recipe.train.model_copy(update={"seed": settings.seed + seed})})
@@ -267,7 +270,9 @@ def _prepare(rung: Rung, vocabulary: Vocabulary, shards: Shards, machine: Machin
     rows = rung.recipe.train.batch_rows
     assert rows
     workers = min(threads, rows) if machine.kind == "cpu" else 1
-    recipe = rung.recipe.model_copy(update={"train": rung.recipe.train.model_copy(update={"threads": threads, "workers": workers})})
+    recipe = rung.recipe.model_copy(
+        update={"train": rung.recipe.train.model_copy(update={"threads": threads, "workers": workers})}
+    )
     folder = RunFolder.create(rung.path, recipe)
     vocabulary.save(rung.path / "tokenizer", recipe.train.context)
     folder.write_info({

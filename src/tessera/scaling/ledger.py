@@ -1,8 +1,8 @@
 """The ledger: every forecast that was ever sealed here and what became of it, one JSON line each, in one unbroken chain.
 
 `runs/ledger.jsonl` is only ever appended to. Each line holds the digest of the line before, so that taking one out shows. A
-forecast has a line `sealed` when its run is launched and a line `verdict` when the run has ended; one that has no verdict is open,
-and stays in the list.
+forecast has a line `sealed` when its run is launched and a line `verdict` when the run has ended; one that has no verdict is
+open, and stays in the list.
 """
 
 from __future__ import annotations
@@ -111,11 +111,9 @@ def read(path: Path) -> Ledger:
 def calibration(entries: Sequence[Entry]) -> list[tuple[float, float]]:
     """For the calibration plot: nominal level and share of the judged runs that the central interval of that level holds.
 
-    Computed from each verdict's z, as if forecasts were normal; one point per judged run, so that every hit and miss is a stair.
+    One point per judged run, so that every hit and miss is a stair.
     """
-    from statistics import NormalDist
-
-    levels = sorted(2 * NormalDist().cdf(abs(e.verdict["z"])) - 1 for e in entries if e.verdict)
+    levels = sorted(e.verdict["level"] for e in entries if e.verdict)
     return [(level, (number + 1) / len(levels)) for number, level in enumerate(levels)]
 
 

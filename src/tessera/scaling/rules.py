@@ -114,7 +114,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         fixed if facts.shape else "512 (D / 5M)^0.5, a power of two: more data, longer words",
     )
     choose("model.width", shape.width, fixed if facts.shape else why_shape)
-    choose("model.layers", shape.layers, fixed if facts.shape else f"width / {LAYER_WIDTH}, up or down, whichever brings N nearer")
+    choose(
+        "model.layers", shape.layers, fixed if facts.shape else f"width / {LAYER_WIDTH}, up or down, whichever brings N nearer"
+    )
     choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
     choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
@@ -214,7 +216,14 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
     """Widths and layers to choose from, in steps small enough that a law over sizes has no stairs in it."""
     if facts.shape is not None:
         return [(facts.shape.width, facts.shape.layers)]
-    widths = [*range(16, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, 1024, 64), *range(1024, 2048, 128), *range(2048, 8193, 256)]
+    widths = [
+        *range(16, 128, 8),
+        *range(128, 256, 16),
+        *range(256, 512, 32),
+        *range(512, 1024, 64),
+        *range(1024, 2048, 128),
+        *range(2048, 8193, 256),
+    ]
     if recipe.model.width is not None:
         widths = [recipe.model.width]
     deep = {width: {max(2, width // LAYER_WIDTH), max(2, math.ceil(width / LAYER_WIDTH))} for width in widths}
@@ -286,7 +295,8 @@ def _micro_rows(rows: int, most: int, even: bool) -> int:
 
 
 def _held_out_tokens(tokens: float, recipe: Recipe) -> int:
-    return max(4 * recipe.train.context, min(1_000_000, int(tokens)))
+    """A power of two, so that runs of nearly the same budget are measured on the same rows, up to a million."""
+    return int(max(4 * recipe.train.context, min(2**20, 2 ** round(math.log2(max(tokens, 1.0))))))
 
 
 def _count(number: float) -> str:

@@ -1,8 +1,8 @@
 """A forecast is sealed before its run starts and judged after it has ended.
 
-`forecast.json` in the run's folder holds what is foretold, with the hashes of code, data, tokenizer and recipe, and a digest over all
-of it: whatever is changed later shows. The verdict compares the finished run with it; a run that was stopped early or whose
-ingredients changed is void, and is not counted.
+`forecast.json` in the run's folder holds what is foretold, with the hashes of code, data, tokenizer and recipe, and a digest
+over all of it: whatever is changed later shows. The verdict compares the finished run with it; a run that was stopped early
+or whose ingredients changed is void, and is not counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.special import stdtr
 
 from tessera.errors import UserError
 from tessera.run import RunFolder, write_text
@@ -35,7 +38,8 @@ class Verdict:
         inside: per level ("0.9"), whether the loss lies in that interval.
         miss: loss / foretold - 1.
         z: the miss in standard deviations of the forecast.
-        interval_score: of the 90 % interval, relative to the foretold loss; smaller is better (Gneiting and Raftery 2007, eq. 43).
+        level: of the narrowest central interval that holds the loss, between 0 and 1.
+        interval_score: of the 90 % interval, relative to the foretold loss; less is better (Gneiting, Raftery 2007, eq. 43).
         void: why it is not counted, or None.
     """
 
@@ -44,6 +48,7 @@ class Verdict:
     inside: dict[str, bool]
     miss: float | None
     z: float | None
+    level: float | None
     interval_score: float | None
     void: str | None = None
 
@@ -57,7 +62,8 @@ def seal(folder: Path, page: Mapping[str, Any], ingredients: Mapping[str, str]) 
 
     Args:
         folder: of the run.
-        page: what is foretold: at least `loss`, `intervals` (level -> [low, high]) and `sd`, the relative standard deviation.
+        page: what is foretold: at least `loss`, `intervals` (level -> [low, high]), `sd`, the relative standard deviation, and
+            `degrees` of freedom of Student's t.
         ingredients: hash of each of INGREDIENTS.
     """
     sealed = {**page, **{name: ingredients[name] for name in INGREDIENTS}}
@@ -78,7 +84,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
-        raise UserError(f"{path} is not JSON, so that nothing can be said of its forecast; bring back the file as it was written.") from None
+        raise UserError(f"{path} is not JSON; bring the file back as it was written.") from None
 
 
 def digest(page: Mapping[str, Any]) -> str:
@@ -101,12 +107,14 @@ def judge(page: Mapping[str, Any], loss: float) -> Verdict:
     miss = loss / foretold - 1
     low, high = (bound / foretold for bound in page["intervals"]["0.9"])
     outside = max(low - loss / foretold, 0.0) + max(loss / foretold - high, 0.0)
-    return Verdict(loss, foretold, inside, miss, math.log(loss / foretold) / sd, high - low + 2 / 0.1 * outside)
+    z = math.log(loss / foretold) / sd
+    level = 2 * float(stdtr(page["degrees"], abs(z))) - 1
+    return Verdict(loss, foretold, inside, miss, z, level, high - low + 2 / 0.1 * outside)
 
 
 def void(page: Mapping[str, Any], why: str) -> Verdict:
     """The verdict on a run that cannot be compared with its forecast."""
-    return Verdict(None, float(page["loss"]), {}, None, None, None, why)
+    return Verdict(None, float(page["loss"]), {}, None, None, None, None, why)
 
 
 def outcome(folder: RunFolder, steps: int) -> float | None:
@@ -125,8 +133,8 @@ def outcome(folder: RunFolder, steps: int) -> float | None:
 def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float, float, float]]:
     """How far above its final loss a run of that size stands on its way, from the curves of the ladder's rungs.
 
-    All runs have the same schedule in parts of their length, so that loss / final loss at one part changes slowly with size; it is
-    taken as linear in log C.
+    All runs have the same schedule in parts of their length, so that loss / final loss at one part changes slowly with size;
+    its logarithm is taken as linear in log C.
 
     Args:
         rows: of the ladder, with `C`, `loss` and `curve` (part of the run, held-out loss).
@@ -135,8 +143,6 @@ def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float,
     Returns:
         Part of the run, loss / final loss there, and the relative standard deviation of that.
     """
-    import numpy as np
-
     parts = [p / 10 for p in range(1, 10)]
     reached = [r for r in rows if len(r["curve"]) >= 5]
     if len(reached) < 4:
@@ -145,7 +151,7 @@ def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float,
     design = np.stack([np.ones_like(x), x - math.log(flops)], axis=1)
     found = []
     for part in parts:
-        y = np.log([np.interp(part, *zip(*r["curve"], strict=True)) / r["loss"] for r in reached])
+        y = np.log([_at(part, r["curve"]) / r["loss"] for r in reached])
         solved, *_ = np.linalg.lstsq(design, y, rcond=None)
         sd = math.sqrt(float(((y - design @ solved) ** 2).sum()) / (len(y) - 2))
         leverage = float(np.linalg.inv(design.T @ design)[0, 0])
@@ -153,9 +159,12 @@ def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float,
     return found
 
 
-def band(
-    page: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], flops: float
-) -> list[dict[str, Any]]:
+def _at(part: float, curve: Sequence[Sequence[float]]) -> float:
+    """The held-out loss at a part of the run, between its evaluations."""
+    return float(np.interp(part, [point[0] for point in curve], [point[1] for point in curve]))
+
+
+def band(page: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], flops: float) -> list[dict[str, Any]]:
     """Where the held-out loss is to stand along the run: the forecast times the course, with intervals at each level.
 
     Returns:

@@ -33,6 +33,8 @@ from tessera.train.parallel import World
 Observer = Callable[[dict[str, Any]], None]
 WINDOW = 128
 """Steps that say what a usual loss and gradient norm is, as in OLMo-core's skip-step optimizer."""
+USUAL_LOSS, USUAL_NORM = 0.1, 0.5
+"""Least deviation, as a part of the mean. Norms may double within a few steps where a model learns to copy (docs/LOG.md)."""
 MOST_SKIPPED = 10
 AGAIN_SECONDS = 2.0
 
@@ -184,7 +186,8 @@ def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], p
     loss = float(world.sum(nats)) / max(learned, 1.0)
     parameters = [p for p in job.decoder.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
-    skip = not (math.isfinite(loss) and math.isfinite(norm)) or _unusual(loss, progress.losses) or _unusual(norm, progress.norms)
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    skip = not finite or _unusual(loss, progress.losses, USUAL_LOSS) or _unusual(norm, progress.norms, USUAL_NORM)
     if skip:
         progress.skipped += 1
         progress.skipped_in_a_row += 1
@@ -216,12 +219,12 @@ def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], p
         )
 
 
-def _unusual(value: float, usual: list[float]) -> bool:
-    """Six standard deviations above the recent mean; the deviation is taken as at least 10 % of the mean."""
+def _unusual(value: float, usual: list[float], least: float) -> bool:
+    """Six standard deviations above the recent mean; the deviation is taken as at least that part of the mean."""
     if len(usual) < WINDOW // 4:
         return False
     mean = statistics.fmean(usual)
-    return value > mean + 6 * max(statistics.pstdev(usual, mean), 0.1 * mean)
+    return value > mean + 6 * max(statistics.pstdev(usual, mean), least * mean)
 
 
 def _agreed(world: World, wish: bool, job: Job) -> bool:

@@ -1,0 +1,168 @@
+"""A run with its forecast: the ladder, the seal, the band on the way, the verdict, the ledger; and where there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.commands import foretell
+from tessera.scaling import ladder, ledger, rules, seal
+from tessera.scaling.rung import RESULT
+
+# Rungs of hundreds of tokens: what they lose is written by the test, so that no time is spent on them.
+SMALL = (
+    "train.compile=false",
+    "train.context=16",
+    "model.width=16",
+    "train.batch_rows=16",
+    "train.micro_rows=16",
+    "train.evaluate_every=20",
+)
+
+
+def law(flops: float, bend: float = 0.0) -> float:
+    """A loss that follows the frontier's form, or bends away from it."""
+    return 1.5 + 60 * flops**-0.15 - bend * math.log10(flops) ** 2
+
+
+@pytest.fixture
+def known_ladder(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Every rung that is asked for is there already, with the loss of `law`."""
+    options = {"bend": 0.0}
+    design = ladder.design
+
+    def with_results(*args: Any, **kwargs: Any) -> list[ladder.Rung]:
+        rungs = design(*args, **kwargs)
+        for rung in rungs:
+            rung.path.mkdir(parents=True, exist_ok=True)
+            loss = law(rung.flops, options["bend"])
+            curve = [[p / 10, loss * math.exp(0.3 * (1 - p / 10))] for p in range(1, 10)]
+            found = {"N": rung.shape.matmul_parameters, "D": rung.tokens, "C": rung.flops, "loss": loss, "curve": curve}
+            (rung.path / RESULT).write_text(json.dumps({**found, "padding": 0.0}))
+        return rungs
+
+    monkeypatch.setattr(ladder, "design", with_results)
+    return options
+
+
+def train(corner: Any, out: Path, *more: str, budget: str = "120ktok") -> str:
+    code, said = corner.call(*corner.words(out, *SMALL, *more, budget=budget))
+    assert code == 0, said
+    return str(said)
+
+
+def test_a_sealed_forecast_is_judged_and_entered(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
+    run = tmp_path / "runs" / "one"
+    said = train(corner, run)
+    assert "forecast: held-out loss" in said and "sealed as" in said and "verdict: " in said
+    page = json.loads((run / seal.FILE).read_text())
+    assert page["loss"] == pytest.approx(law(page["target"]["C"]), rel=0.01)
+    assert page["intervals"]["0.5"][0] > page["intervals"]["0.9"][0] and 7.5 < page["reach"] < 10.5
+    verdict = json.loads((run / foretell.VERDICT).read_text())
+    measured = corner.events(run, "evaluation")[-1]
+    assert measured["final"] and verdict["loss"] == measured["loss"] and verdict["void"] is None
+    assert verdict["miss"] == pytest.approx(measured["loss"] / page["loss"] - 1)
+    book = ledger.read(tmp_path / "runs" / ledger.FILE)
+    assert [(e.seal, e.state) for e in book.entries] == [(page["seal"], "judged")]
+    # A second look changes nothing.
+    code, said = corner.call("verdict", str(run))
+    assert code == 0 and len((tmp_path / "runs" / ledger.FILE).read_text().splitlines()) == 2
+    html = (run / "report.html").read_text()
+    assert "Forecast and verdict" in html and "forecast of the held-out loss, 90 %" in html
+
+
+def test_a_run_that_leaves_its_band_says_so_once(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
+    # The law of this test has nothing to do with the text, so the run is far outside.
+    said = train(corner, tmp_path / "run")
+    assert said.count("has left the 99 % band") == 1 and "OUTSIDE its 99 % band" in said
+
+
+def test_a_ladder_that_accelerates_is_refused_and_the_run_goes_on(
+    corner: Any, tmp_path: Path, known_ladder: dict[str, float]
+) -> None:
+    known_ladder["bend"] = 0.02
+    said = train(corner, tmp_path / "run")
+    assert "the forecast is refused, and is not sealed" in said and "verdict" not in said
+    page = json.loads((tmp_path / "run" / seal.FILE).read_text())
+    assert page["refused"] and page["reasons"] and "seal" not in page
+    assert not (tmp_path / ledger.FILE).exists() and "Not sealed." in (tmp_path / "run" / "report.html").read_text()
+    code, said = corner.call("verdict", str(tmp_path / "run"))
+    assert code == 2 and "was refused and never sealed" in said
+
+
+def test_a_forecast_that_is_touched_makes_the_verdict_void(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
+    run = tmp_path / "run"
+    train(corner, run)
+    page = json.loads((run / seal.FILE).read_text())
+    page["intervals"]["0.9"][1] *= 2
+    (run / seal.FILE).write_text(json.dumps(page))
+    (tmp_path / ledger.FILE).unlink()
+    code, _said = corner.call("verdict", str(run))
+    assert code == 0
+    entry = ledger.read(tmp_path / ledger.FILE).entries[0]
+    assert entry.state == "void" and entry.verdict and "was changed after it was sealed" in entry.verdict["void"]
+
+
+def test_a_run_stopped_early_is_void_until_it_is_finished(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
+    run = tmp_path / "run"
+    train(corner, run)
+    kept = [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"final": true' not in line]
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    (tmp_path / ledger.FILE).unlink()
+    corner.call("verdict", str(run))
+    assert ledger.read(tmp_path / ledger.FILE).entries[0].state == "void"
+    (run / "metrics.jsonl").write_text(whole)
+    corner.call("verdict", str(run))
+    assert ledger.read(tmp_path / ledger.FILE).entries[0].state == "judged"
+
+
+def test_a_run_without_a_ladder_is_trained_and_says_why(corner: Any, tmp_path: Path) -> None:
+    code, said = corner.call(*corner.words(tmp_path / "run"))
+    assert code == 0 and "no forecast: the smallest runs of its ladder would be too small" in said
+    assert not (tmp_path / "run" / seal.FILE).exists()
+    code, said = corner.call("verdict", str(tmp_path / "run"))
+    assert code == 2 and "has no forecast" in said
+    code, said = corner.call("ledger", str(tmp_path))
+    assert code == 2 and "no forecast was sealed" in said
+
+
+def test_no_forecast_is_made_for_a_run_that_goes_on_from_a_model(corner: Any, tmp_path: Path) -> None:
+    words = ["train", "text", "--out", str(tmp_path / "run"), "--budget", "5ktok", "--init", str(corner.unbroken)]
+    for setting in (f'data.sources=["files:{corner.text}"]', "train.context=64", "train.batch_rows=4", "train.sample_prompts=[]"):
+        words += ["--set", setting]
+    code, said = corner.call(*words)
+    assert code == 0 and "this one goes on from a model" in said, said
+
+
+def test_a_target_loss_finds_its_budget_and_asks(
+    corner: Any, tmp_path: Path, known_ladder: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = law(3e9)
+    words = corner.words(tmp_path / "run", *SMALL, budget="2e9")
+    code, said = corner.call(*words, "--target-loss", f"{wanted:.4f}")
+    assert code == 2 and "give --yes" in said and "should take" in said and not (tmp_path / "run").exists()
+    code, said = corner.call(*words, "--target-loss", f"{wanted:.4f}", "--yes")
+    assert code == 0, said
+    page = json.loads((tmp_path / "run" / seal.FILE).read_text())
+    assert page["target"]["C"] == pytest.approx(3e9, rel=0.1) and page["loss"] == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"), [("1.2", "is out of reach of this recipe"), ("-1", "is a positive loss"), ("0", "is a positive loss")]
+)
+def test_a_loss_that_cannot_be_had_is_refused(
+    corner: Any, tmp_path: Path, known_ladder: dict[str, float], loss: str, sentence: str
+) -> None:
+    code, said = corner.call(*corner.words(tmp_path / "run", *SMALL, budget="2e9"), "--target-loss", loss, "--yes")
+    assert code == 2 and sentence in said and not (tmp_path / "run").exists()
+
+
+def test_the_ladders_part_of_the_budget_is_left_to_it() -> None:
+    assert foretell.room_of_flops() == pytest.approx(1 / (1 + ladder.share()))
+    assert 0.15 < ladder.share() < 0.5
+    assert rules.Facts(None, 1e11).own_share == 1.0
