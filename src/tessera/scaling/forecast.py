@@ -249,13 +249,15 @@ def forecast(
 
 
 def walk_forward(points: Runs, form: str) -> tuple[BackTest, ...]:
-    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets."""
+    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets.
+
+    A surface is only tried where three sizes and two runs more than it needs lie below: from fewer nobody would forecast.
+    """
     budgets = np.unique(points.budget)
     prefixes = []
     for last in range(2, len(budgets) - 1):
         below = points.take(points.budget <= budgets[last])
-        spread = len(np.unique(below.N)) >= 2 or form == "frontier"
-        if len(below) >= FEWEST_RUNS[form] and spread:
+        if form == "frontier" or (len(below) >= FEWEST_RUNS[form] + 2 and len(np.unique(below.N)) >= 3):
             prefixes.append((below, points.take(points.budget > budgets[last])))
     if len(prefixes) > _MOST_PREFIXES:
         prefixes = [prefixes[i] for i in np.unique(np.linspace(0, len(prefixes) - 1, _MOST_PREFIXES).round().astype(int))]

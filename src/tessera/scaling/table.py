@@ -405,7 +405,7 @@ def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
         (high if above[i] >= below[i] else low).append(i)
         clash[i], clash[:, i] = False, False
     for budget in np.unique(runs.budget):
-        rows = np.array([i for i in np.flatnonzero(runs.budget == budget) if i not in high])
+        rows = np.array([i for i in np.flatnonzero(runs.budget == budget) if i not in high], np.int64)
         rows = rows[np.argsort(N[rows], kind="stable")]
         for before, i, after in zip(rows, rows[1:], rows[2:], strict=False):
             if loss[i] > 1.03 * max(loss[before], loss[after]) and N[before] < N[i] < N[after]:
