@@ -53,7 +53,7 @@ def test_a_sound_ladder_is_forecast_within_its_interval() -> None:
         true = 1.7 + 86 * 1e20**-0.092
         inside += one.low <= true <= one.high
         assert abs(one.loss / true - 1) < 0.01 and one.high / one.loss - 1 < 0.04
-        assert one.factor == pytest.approx(10) and one.N * one.D * 6 == pytest.approx(1e20)
+        assert one.factor == pytest.approx(10) and pytest.approx(1e20) == one.N * one.D * 6
     assert inside >= 5
 
 
@@ -61,8 +61,8 @@ def test_a_forecast_goes_through_json_without_losing_a_bit() -> None:
     found = forecast(ladder(), [Target(C=1e20), Target(C=3e20)], seed_noise=2e-3, warnings=["w"], notes=["n"])
     text = json.dumps(found.to_json())
     assert Forecast.from_json(json.loads(text)) == found
-    keys = "form coefficients intervals objective residual_sd identified refused reasons warnings backtest predictions".split()
-    assert set(keys) <= json.loads(text).keys()
+    keys = "form coefficients intervals objective residual_sd identified refused reasons warnings backtest predictions"
+    assert set(keys.split()) <= json.loads(text).keys()
     assert {"N", "D", "C", "loss", "low", "high", "level"} <= json.loads(text)["predictions"][0].keys()
     refused = forecast(ladder(2, 1))
     assert Forecast.from_json(json.loads(json.dumps(refused.to_json()))) == refused and refused.refused
@@ -137,6 +137,11 @@ def test_another_ratio_of_tokens_than_a_path_has_is_refused() -> None:
     assert "other sizes" in said(forecast(runs, [Target(N=1e8, D=1e13)]))
     N = float(0.1 * 1e20**0.5)
     assert not forecast(runs, [Target(N=N, D=1e20 / 6 / N)]).refused
+
+
+def test_no_surface_is_told_from_one_path() -> None:
+    found = forecast(ladder(8), [Target(C=1e20)], "coupled")
+    assert found.refused and "one path" in said(found) and found.predictions == ()
 
 
 def test_far_and_over_trained_targets_are_warned_about() -> None:

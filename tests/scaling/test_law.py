@@ -61,7 +61,7 @@ def test_the_optimum_of_a_surface_is_its_least_loss_at_that_compute() -> None:
     for form in ("additive", "coupled", "tied"):
         law = Law(form, LAWS[form], 0, 0, 0)
         N, D = law.optimum(1e20)
-        assert 6 * N * D == pytest.approx(1e20)
+        assert pytest.approx(1e20) == 6 * N * D
         for factor in (0.9, 1.1):
             assert law.loss(N * factor, D / factor, 1e20) > law.loss(N, D, 1e20)
 
@@ -143,7 +143,7 @@ def test_the_optimum_of_each_budget_is_found_within_a_tenth_of_a_per_mille() -> 
     law = Law("additive", LAWS["additive"], 0, 0, 0)
     for one in optima(sweep()):
         N, D = law.optimum(one.C)
-        assert one.loss == pytest.approx(float(law.loss(N, D, 0)), rel=1e-4) and one.N == pytest.approx(N, rel=0.1)
+        assert one.loss == pytest.approx(float(law.loss(N, D, 0)), rel=1e-4) and pytest.approx(N, rel=0.1) == one.N
         assert not one.edge and one.disagreement < 3e-3
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tessera.errors import UserError
 from tessera.scaling.law import Target
-from tessera.scaling.table import Table, parse_target, read, read_targets
+from tessera.scaling.table import Table, clean, make, parse_target, read, read_targets
 
 Write = Callable[[str], Path]
 
@@ -199,3 +199,10 @@ def test_targets_are_read(tmp_path: Path) -> None:
 def test_a_target_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="target"):
         parse_target(text)
+
+
+def test_runs_made_by_a_program_are_cleaned_like_a_file(write: Write) -> None:
+    N, D, loss = [1e7, 2e7, 2e7, 4e7], [2e8, 4e8, 4e8, 8e8], [4, 3.5, 3.507, 3.1]
+    runs = make(N, D, [6 * n * d for n, d in zip(N, D, strict=True)], loss, budget=["a", "b", "b", "c"])
+    found = clean(runs)
+    assert found.runs.budget.tolist() == [0, 1, 2] and found.runs.loss[1] == pytest.approx(3.5035) and found.notes

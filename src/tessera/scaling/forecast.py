@@ -40,7 +40,7 @@ FEWEST_BUDGETS, FEWEST_DECADES = 4, 1.5
 USUAL_DRIFT, USUAL_WEIGHT = 0.01, 4.0
 """What is thought of a ladder before its back-tests: a miss of 1 % per tenfold compute, worth four back-tests (docs/LOG.md)."""
 ALARMING_DRIFT = 0.02
-"""Back-tests that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, untuned ones above."""
+"""Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
 SLOPE_GROWTH = 0.2
 """Growth of the slope of log loss over log compute, from one end of the ladder to the other, that counts as accelerating."""
 ACCELERATION_NOISE = 2e-3
@@ -52,6 +52,7 @@ OFF_RECIPE = 1.3
 LEVEL = 0.9
 _SHORTEST_STEP = math.log10(2.0)
 _MOST_PREFIXES = 8
+_FEWEST_UPPER = 6
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,7 @@ def forecast(
         "budgets": ladder.budgets, "decades": ladder.decades,
     }  # fmt: skip
     if chosen not in laws:
-        few = f"{len(points)} usable {'budgets' if chosen == 'frontier' else 'runs'} cannot carry the form {chosen}"
-        reasons.append(f"{few}: add runs until there are {max(FEWEST_RUNS[chosen], FEWEST_BUDGETS)}.")
+        reasons.append(_too_few(ladder, chosen))
         return Forecast(
             **facts, coefficients={}, intervals={}, objective=None, residual_sd=None, identified=False, refused=True,
             reasons=tuple(reasons), warnings=tuple(said), backtest=(), predictions=(), forms=_forms(ladder, laws, []),
@@ -232,7 +232,7 @@ def forecast(
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     reasons += _lowest_rung(ladder, law, filled, predictions, degrees, said)
     reasons += _off_path(ladder, chosen, asked, said)
-    if seen > ALARMING_DRIFT:
+    if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
         said.append(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
             "rungs that are not equally well tuned do this."
@@ -348,7 +348,7 @@ def _structure(ladder: _Ladder) -> list[str]:
             f"There are {ladder.budgets} budgets; two or three never pin down where the loss levels off: add runs until there "
             f"are at least {FEWEST_BUDGETS}."
         )
-    if ladder.decades < FEWEST_DECADES:
+    if ladder.decades < FEWEST_DECADES - 1e-6:
         said.append(
             f"The budgets span {ladder.decades:.2f} decades of compute: add smaller or larger ones until the largest has "
             f"{10**FEWEST_DECADES:.0f} times the compute of the smallest ({FEWEST_DECADES} decades)."
@@ -370,6 +370,18 @@ def _structure(ladder: _Ladder) -> list[str]:
             "the smallest runs better (smaller batch, smaller vocabulary, tuned rates) or leave them out, and add larger ones."
         )
     return said
+
+
+def _too_few(ladder: _Ladder, form: str) -> str:
+    """Why a form cannot be fitted at all."""
+    if form != "frontier" and ladder.front is not None and ladder.front.kind != "sweeps":
+        return (
+            f"All runs follow one path, along which no {form} surface can be told: add runs of other sizes at the same budgets."
+        )
+    count, what = len(ladder.points(form)), "budgets" if form == "frontier" else "runs"
+    return (
+        f"{count} usable {what} cannot carry the form {form}: add some until there are {max(FEWEST_RUNS[form], FEWEST_BUDGETS)}."
+    )
 
 
 def _reading(front: Frontier | None) -> tuple[str, ...]:
@@ -428,12 +440,24 @@ def _loss(law: Law, target: Target) -> float:
 def _predict(law: Law, target: Target, ladder: _Ladder, drift: float, degrees: float, noise: float, level: float) -> Prediction:
     assert target.N is not None and target.D is not None and target.C is not None
     loss = _loss(law, target)
-    factor = _factor(ladder.points(law.form), law.form, target.N, target.D, target.C)
-    # A fit through as many points as it has coefficients has no residual: then half a per cent, as digitised tables have.
-    residual = 5e-3 if math.isnan(law.residual_sd) else law.residual_sd
-    sd = math.sqrt((drift * math.log10(factor)) ** 2 + residual**2 + noise**2)
+    points = ladder.points(law.form)
+    factor = _factor(points, law.form, target.N, target.D, target.C)
+    sd = math.sqrt((drift * math.log10(factor)) ** 2 + _residual(points, law) ** 2 + noise**2)
     low, high = _interval(loss, sd, degrees, level)
     return Prediction(target.N, target.D, target.C, loss, low, high, level, factor, sd)
+
+
+def _residual(points: Runs, law: Law) -> float:
+    """How far runs near the target scatter about the law: of many runs, the upper half in compute, as mistuned runs are small."""
+    if math.isnan(law.residual_sd):
+        # A fit through as many points as it has coefficients has no residual: half a per cent, as digitised tables have.
+        return 5e-3
+    n, free = len(points), len(points) - len(law.coefficients)
+    if n < 2 * _FEWEST_UPPER:
+        return law.residual_sd
+    upper = points.take(np.argsort(points.C, kind="stable")[n // 2 :])
+    residual = np.log(law.loss(upper.N, upper.D, upper.C) / upper.loss)
+    return float(np.sqrt((residual**2).mean() * n / free))
 
 
 def _interval(loss: float, sd: float, degrees: float, level: float) -> tuple[float, float]:

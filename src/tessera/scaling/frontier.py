@@ -64,9 +64,8 @@ class Frontier:
     def recipe(self, C: float) -> tuple[float, float]:
         """N and D that the path takes at C, by power laws through its points."""
         slope, level = power_law(self.runs.C, self.runs.N)
-        N = level * C**slope
-        ratio = self.runs.C / (self.runs.N * self.runs.D)
-        return N, C / (ratio[int(self.runs.C.argmax())] * N)
+        N, last = level * C**slope, int(self.runs.C.argmax())
+        return N, C / N * float(self.runs.N[last] * self.runs.D[last] / self.runs.C[last])
 
 
 def power_law(x: Array, y: Array) -> tuple[float, float]:
