@@ -42,14 +42,14 @@ class Bar:
     Args:
         name: of the case.
         value: reached.
-        bar: to be met.
+        bar: to be met; None: shown for looking at.
         met: whether.
         unit: of both.
     """
 
     name: str
     value: float
-    bar: float
+    bar: float | None
     met: bool
     unit: str = "%"
 
@@ -115,7 +115,7 @@ def olmo() -> list[Bar]:
     flagged = any("beyond the ladder" in warning and "schedule" in warning for warning in found.warnings)
     return [
         Bar("OLMo 190M-1.3B -> 3B, mean of four lengths", mean, 0.6, mean <= 0.6),
-        Bar("OLMo 190M-1.3B -> 3B, worst of four (no bar)", worst, float("nan"), True),
+        Bar("OLMo 190M-1.3B -> 3B, worst of four", worst, None, True),
         Bar("OLMo -> 13B-5T, additive (published -3.835), flagged", 100 * error, -3.835, abs(error + 0.03835) < 5e-5 and flagged),
     ]
 
@@ -135,9 +135,7 @@ def porian() -> list[Bar]:
         where = porian_where(base) + " and C<=8e17"
         found, errors = forecast_table("porian_isoflops.csv", where, "loss_star", porian_targets(base, 2e19))
         met = found.refused or bool(found.warnings)
-        bars.append(
-            Bar(f"Porian rw base, {decay} cosine, 7 budgets -> 32x, refused or warned", 100 * errors[-1], float("nan"), met)
-        )
+        bars.append(Bar(f"Porian rw base, {decay} cosine, 7 budgets -> 32x, refused or warned", 100 * errors[-1], None, met))
     return bars
 
 
@@ -344,7 +342,8 @@ def main() -> None:
     )
     print("\nBars")
     for one in bars:
-        print(f"  {'met   ' if one.met else 'MISSED'} {one.name:<66} {one.value:8.3f} {one.unit} (bar {one.bar:g})")
+        bar = "no bar" if one.bar is None else f"bar {one.bar:g}"
+        print(f"  {'met   ' if one.met else 'MISSED'} {one.name:<66} {one.value:8.3f} {one.unit} ({bar})")
     result = {
         **facts(), "bars": [vars(one) for one in bars], "henighan": modalities, "calibration": summary, "synthetic": made,
         "seconds": seconds, "forecasts": forecasts,

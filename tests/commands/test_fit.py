@@ -54,7 +54,7 @@ def test_the_screen_shows_law_backtest_forecast_and_warnings(table: Path) -> Non
 
 
 def test_a_refusal_is_printed_in_words_with_the_numbers_and_is_no_error(table: Path) -> None:
-    text = run(table, "--where", "C<=1.1e17 or name=run3", "--target", "C=1e20")
+    text = run(table, "--where", "C<=1.1e17 or name=run0", "--target", "C=1e20")
     assert "REFUSED" in text and "1e+20" in text and "decades" in text
     assert json.loads(run(table, "--where", "C<=1.1e17", "--target", "C=1e20", "--json"))["refused"] is True
 

@@ -154,6 +154,24 @@ def test_an_optimum_at_the_edge_of_its_sizes_is_marked_and_kept_off_the_frontier
     assert front is not None and len(front.runs) == 4
 
 
+def one_budget(sizes: list[float], loss: list[float]) -> Runs:
+    N = np.array(sizes)
+    return runs_of(N, 1e18 / 6 / N, np.array(loss), np.zeros(len(N), np.int64))
+
+
+def test_a_model_that_a_digitised_table_holds_twice_is_one_size() -> None:
+    (found,) = optima(one_budget([1e7, 2e7, 4e7, 4.00001e7, 8e7, 1.6e8], [4.0, 3.8, 3.7, 3.71, 3.8, 4.0]))
+    assert found.sizes == 5 and not found.edge and found.loss == pytest.approx(3.705, rel=2e-3)
+
+
+def test_an_end_that_is_better_by_noise_only_is_no_edge() -> None:
+    sizes = [1e7, 2e7, 4e7, 8e7, 1.6e8]
+    (level,) = optima(one_budget(sizes, [3.7, 3.7, 3.75, 3.8, 3.9]))
+    (hump,) = optima(one_budget(sizes, [3.695, 3.72, 3.70, 3.8, 3.9]))
+    (falling,) = optima(one_budget(sizes, [3.6, 3.7, 3.75, 3.8, 3.9]))
+    assert not level.edge and not hump.edge and falling.edge
+
+
 def test_one_run_per_budget_along_a_rule_is_a_path_and_a_cloud_is_none() -> None:
     C = np.geomspace(1e16, 1e19, 6)
     N = 0.3 * C**0.5 * np.array([1.1, 0.9, 1.2, 1.0, 0.85, 1.05])

@@ -47,6 +47,8 @@ ACCELERATION_NOISE = 2e-3
 """Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 FAR, VERY_FAR = 40.0, 100.0
 """Times beyond the largest run: no published calibration beyond the first; forecasts of 100 to 300x missed by .2 to 6 %."""
+MOST_REPEATS = 40.0
+"""Passes over the data beyond which more are worth nothing (arXiv 2305.16264, section 6) and losses rise again."""
 OFF_RECIPE = 1.3
 """Factor in N from the ladder's own path within which a target still follows it (it costs about .3 % of loss)."""
 LEVEL = 0.9
@@ -237,6 +239,7 @@ def forecast(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
             "rungs that are not equally well tuned do this."
         )
+    said += _repeat_warnings(runs)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
     said += _distance_warnings(ladder, asked, predictions) if targets else []
@@ -344,9 +347,10 @@ def _structure(ladder: _Ladder) -> list[str]:
     """Why the ladder itself cannot support a forecast."""
     said = []
     if ladder.budgets < FEWEST_BUDGETS:
+        usable = " whose best size lies inside its sizes" if ladder.front is not None and ladder.front.kind == "sweeps" else ""
         said.append(
-            f"There are {ladder.budgets} budgets; two or three never pin down where the loss levels off: add runs until there "
-            f"are at least {FEWEST_BUDGETS}."
+            f"There are {ladder.budgets} budgets{usable}; two or three never pin down where the loss levels off: add runs until "
+            f"there are at least {FEWEST_BUDGETS}."
         )
     if ladder.decades < FEWEST_DECADES - 1e-6:
         said.append(
@@ -358,10 +362,10 @@ def _structure(ladder: _Ladder) -> list[str]:
         return said
     edges = [o for o in front.optima if o.edge]
     for one in edges:
-        rows = ladder.runs.budget == one.budget
-        side = "smaller" if ladder.runs.N[rows].min() == one.N else "larger"
+        middle = float(np.median(ladder.runs.N[ladder.runs.budget == one.budget]))
+        side, end = ("smaller", "smallest") if middle > one.N else ("larger", "largest")
         said.append(
-            f"The best size at {one.C:.3g} FLOPs is the {'smallest' if side == 'smaller' else 'largest'} that was run "
+            f"The best size at {one.C:.3g} FLOPs is the {end} that was run "
             f"(N = {one.N:.3g}), so the optimum may lie beyond: add {side} sizes there, or leave that budget out."
         )
     if len(front.runs) and accelerates(front.runs.C, front.runs.loss):
@@ -507,6 +511,16 @@ def _optimum_warnings(front: Frontier | None) -> list[str]:
         return []
     where = ", ".join(f"{o.C:.3g} FLOPs ({o.disagreement:.1%})" for o in apart)
     return [f"Two ways to read the optimum differ by more than {DISAGREEMENT:.1%} at {where}: run sizes between, or repeat one."]
+
+
+def _repeat_warnings(runs: Runs) -> list[str]:
+    often = 0 if runs.U is None else int((runs.D > MOST_REPEATS * runs.U).sum())
+    if not often:
+        return []
+    return [
+        f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and the correction for it no "
+        f"longer holds: leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
+    ]
 
 
 def _distance_warnings(ladder: _Ladder, targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[str]:
