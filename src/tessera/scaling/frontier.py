@@ -145,7 +145,7 @@ def _best(loss: Array) -> int:
 
 
 def _sizes(runs: Runs) -> tuple[Array, Array]:
-    """Log N and mean loss of each size; runs within SAME_SIZE of each other are one, or interpolation would swing between them."""
+    """Log N and mean loss of each size; runs within SAME_SIZE of each other are one, or interpolation would swing."""
     log_N = np.log(runs.N)
     number = np.concatenate([[0], np.cumsum(np.diff(log_N) > np.log(SAME_SIZE))])
     count = np.bincount(number)
