@@ -158,6 +158,13 @@ def test_far_and_over_trained_targets_are_warned_about() -> None:
     assert not forecast(runs, [Target(N=3e9, D=6e10)]).warnings
 
 
+def test_repeated_data_is_warned_about_where_the_law_does_not_hold() -> None:
+    runs = ladder()
+    assert not forecast(replace(runs, U=runs.D / 2), [Target(C=1e20)]).warnings
+    assert any("6.0 times" in warning for warning in forecast(replace(runs, U=runs.D / 6), [Target(C=1e20)]).warnings)
+    assert any("D/U<=40" in warning for warning in forecast(replace(runs, U=runs.D / 60), [Target(C=1e20)]).warnings)
+
+
 def test_several_seeds_and_sizes_beside_a_path_do_not_break_it() -> None:
     runs = ladder()
     extra = replace(runs.take([2]), N=runs.N[[2]] * 1.8, D=runs.D[[2]] / 1.8, loss=runs.loss[[2]] * 1.01, name=("beside",))

@@ -47,8 +47,8 @@ ACCELERATION_NOISE = 2e-3
 """Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 FAR, VERY_FAR = 40.0, 100.0
 """Times beyond the largest run: no published calibration beyond the first; forecasts of 100 to 300x missed by .2 to 6 %."""
-MOST_REPEATS = 40.0
-"""Passes over the data beyond which more are worth nothing (arXiv 2305.16264, section 6) and losses rise again."""
+FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
+"""Passes over the data that are nearly as good as new data; passes beyond which more are worth nothing (arXiv 2305.16264)."""
 OFF_RECIPE = 1.3
 """Factor in N from the ladder's own path within which a target still follows it (it costs about .3 % of loss)."""
 LEVEL = 0.9
@@ -239,7 +239,7 @@ def forecast(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
             "rungs that are not equally well tuned do this."
         )
-    said += _repeat_warnings(runs)
+    said += _repeat_warnings(runs, chosen)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
     said += _distance_warnings(ladder, asked, predictions) if targets else []
@@ -513,14 +513,21 @@ def _optimum_warnings(front: Frontier | None) -> list[str]:
     return [f"Two ways to read the optimum differ by more than {DISAGREEMENT:.1%} at {where}: run sizes between, or repeat one."]
 
 
-def _repeat_warnings(runs: Runs) -> list[str]:
-    often = 0 if runs.U is None else int((runs.D > MOST_REPEATS * runs.U).sum())
-    if not often:
+def _repeat_warnings(runs: Runs, form: str) -> list[str]:
+    if runs.U is None:
         return []
-    return [
-        f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and the correction for it no "
-        f"longer holds: leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
-    ]
+    passes, said = runs.D / runs.U, []
+    if form == "frontier" and passes.max() > FREE_REPEATS:
+        said.append(
+            f"Some runs see their data {passes.max():.1f} times, but the frontier counts compute only: a target with other "
+            "passes lies off it."
+        )
+    often = int((passes > MOST_REPEATS).sum())
+    if often:
+        said.append(
+            f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and no correction holds: leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
+        )
+    return said
 
 
 def _distance_warnings(ladder: _Ladder, targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[str]:

@@ -172,7 +172,7 @@ def _points(runs: Runs, found: tuple[Optimum, ...]) -> Runs:
 
 def _path(runs: Runs, groups: Sequence[npt.NDArray[np.int64]]) -> Frontier | None:
     """One run per budget along a power law N(C); of a budget with more sizes the one nearest to it."""
-    single = np.array([g[0] for g in groups if len(g) == 1], np.int64)
+    single = np.array([g[0] for g in groups if _different(runs.N[g]) == 1], np.int64)
     if len(groups) < 3 or len(single) < max(2, len(groups) / 2):
         return None
     exponent, factor = power_law(runs.C[single], runs.N[single])
