@@ -20,6 +20,7 @@ SCRIPTS = {
     "kills": "kill_resume.py",
     "checkpoints": "checkpoint_cost.py",
     "tokenizer": "tokenizer.py",
+    "fit": "fit.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

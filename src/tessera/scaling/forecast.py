@@ -40,18 +40,21 @@ FEWEST_BUDGETS, FEWEST_DECADES = 4, 1.5
 USUAL_DRIFT, USUAL_WEIGHT = 0.01, 4.0
 """What is thought of a ladder before its back-tests: a miss of 1 % per tenfold compute, worth four back-tests (docs/LOG.md)."""
 ALARMING_DRIFT = 0.02
-"""Back-tests that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, untuned ones above."""
+"""Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
 SLOPE_GROWTH = 0.2
 """Growth of the slope of log loss over log compute, from one end of the ladder to the other, that counts as accelerating."""
 ACCELERATION_NOISE = 2e-3
 """Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 FAR, VERY_FAR = 40.0, 100.0
 """Times beyond the largest run: no published calibration beyond the first; forecasts of 100 to 300x missed by .2 to 6 %."""
+FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
+"""Passes over the data that are nearly as good as new data; passes beyond which more are worth nothing (arXiv 2305.16264)."""
 OFF_RECIPE = 1.3
 """Factor in N from the ladder's own path within which a target still follows it (it costs about .3 % of loss)."""
 LEVEL = 0.9
 _SHORTEST_STEP = math.log10(2.0)
 _MOST_PREFIXES = 8
+_FEWEST_UPPER = 6
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,7 @@ def forecast(
         "budgets": ladder.budgets, "decades": ladder.decades,
     }  # fmt: skip
     if chosen not in laws:
-        few = f"{len(points)} usable {'budgets' if chosen == 'frontier' else 'runs'} cannot carry the form {chosen}"
-        reasons.append(f"{few}: add runs until there are {max(FEWEST_RUNS[chosen], FEWEST_BUDGETS)}.")
+        reasons.append(_too_few(ladder, chosen))
         return Forecast(
             **facts, coefficients={}, intervals={}, objective=None, residual_sd=None, identified=False, refused=True,
             reasons=tuple(reasons), warnings=tuple(said), backtest=(), predictions=(), forms=_forms(ladder, laws, []),
@@ -232,11 +234,12 @@ def forecast(
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     reasons += _lowest_rung(ladder, law, filled, predictions, degrees, said)
     reasons += _off_path(ladder, chosen, asked, said)
-    if seen > ALARMING_DRIFT:
+    if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
         said.append(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
             "rungs that are not equally well tuned do this."
         )
+    said += _repeat_warnings(runs, chosen)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
     said += _distance_warnings(ladder, asked, predictions) if targets else []
@@ -249,13 +252,15 @@ def forecast(
 
 
 def walk_forward(points: Runs, form: str) -> tuple[BackTest, ...]:
-    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets."""
+    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets.
+
+    A surface is only tried where three sizes and two runs more than it needs lie below: from fewer nobody would forecast.
+    """
     budgets = np.unique(points.budget)
     prefixes = []
     for last in range(2, len(budgets) - 1):
         below = points.take(points.budget <= budgets[last])
-        spread = len(np.unique(below.N)) >= 2 or form == "frontier"
-        if len(below) >= FEWEST_RUNS[form] and spread:
+        if form == "frontier" or (len(below) >= FEWEST_RUNS[form] + 2 and len(np.unique(below.N)) >= 3):
             prefixes.append((below, points.take(points.budget > budgets[last])))
     if len(prefixes) > _MOST_PREFIXES:
         prefixes = [prefixes[i] for i in np.unique(np.linspace(0, len(prefixes) - 1, _MOST_PREFIXES).round().astype(int))]
@@ -342,11 +347,12 @@ def _structure(ladder: _Ladder) -> list[str]:
     """Why the ladder itself cannot support a forecast."""
     said = []
     if ladder.budgets < FEWEST_BUDGETS:
+        usable = " whose best size lies inside its sizes" if ladder.front is not None and ladder.front.kind == "sweeps" else ""
         said.append(
-            f"There are {ladder.budgets} budgets; two or three never pin down where the loss levels off: add runs until there "
-            f"are at least {FEWEST_BUDGETS}."
+            f"There are {ladder.budgets} budgets{usable}; two or three never pin down where the loss levels off: add runs until "
+            f"there are at least {FEWEST_BUDGETS}."
         )
-    if ladder.decades < FEWEST_DECADES:
+    if ladder.decades < FEWEST_DECADES - 1e-6:
         said.append(
             f"The budgets span {ladder.decades:.2f} decades of compute: add smaller or larger ones until the largest has "
             f"{10**FEWEST_DECADES:.0f} times the compute of the smallest ({FEWEST_DECADES} decades)."
@@ -356,10 +362,10 @@ def _structure(ladder: _Ladder) -> list[str]:
         return said
     edges = [o for o in front.optima if o.edge]
     for one in edges:
-        rows = ladder.runs.budget == one.budget
-        side = "smaller" if ladder.runs.N[rows].min() == one.N else "larger"
+        middle = float(np.median(ladder.runs.N[ladder.runs.budget == one.budget]))
+        side, end = ("smaller", "smallest") if middle > one.N else ("larger", "largest")
         said.append(
-            f"The best size at {one.C:.3g} FLOPs is the {'smallest' if side == 'smaller' else 'largest'} that was run "
+            f"The best size at {one.C:.3g} FLOPs is the {end} that was run "
             f"(N = {one.N:.3g}), so the optimum may lie beyond: add {side} sizes there, or leave that budget out."
         )
     if len(front.runs) and accelerates(front.runs.C, front.runs.loss):
@@ -368,6 +374,18 @@ def _structure(ladder: _Ladder) -> list[str]:
             "the smallest runs better (smaller batch, smaller vocabulary, tuned rates) or leave them out, and add larger ones."
         )
     return said
+
+
+def _too_few(ladder: _Ladder, form: str) -> str:
+    """Why a form cannot be fitted at all."""
+    if form != "frontier" and ladder.front is not None and ladder.front.kind != "sweeps":
+        return (
+            f"All runs follow one path, along which no {form} surface can be told: add runs of other sizes at the same budgets."
+        )
+    count, what = len(ladder.points(form)), "budgets" if form == "frontier" else "runs"
+    return (
+        f"{count} usable {what} cannot carry the form {form}: add some until there are {max(FEWEST_RUNS[form], FEWEST_BUDGETS)}."
+    )
 
 
 def _reading(front: Frontier | None) -> tuple[str, ...]:
@@ -426,12 +444,24 @@ def _loss(law: Law, target: Target) -> float:
 def _predict(law: Law, target: Target, ladder: _Ladder, drift: float, degrees: float, noise: float, level: float) -> Prediction:
     assert target.N is not None and target.D is not None and target.C is not None
     loss = _loss(law, target)
-    factor = _factor(ladder.points(law.form), law.form, target.N, target.D, target.C)
-    # A fit through as many points as it has coefficients has no residual: then half a per cent, as digitised tables have.
-    residual = 5e-3 if math.isnan(law.residual_sd) else law.residual_sd
-    sd = math.sqrt((drift * math.log10(factor)) ** 2 + residual**2 + noise**2)
+    points = ladder.points(law.form)
+    factor = _factor(points, law.form, target.N, target.D, target.C)
+    sd = math.sqrt((drift * math.log10(factor)) ** 2 + _residual(points, law) ** 2 + noise**2)
     low, high = _interval(loss, sd, degrees, level)
     return Prediction(target.N, target.D, target.C, loss, low, high, level, factor, sd)
+
+
+def _residual(points: Runs, law: Law) -> float:
+    """How far runs near the target scatter about the law: of many runs, the upper half in compute, as mistuned runs are small."""
+    if math.isnan(law.residual_sd):
+        # A fit through as many points as it has coefficients has no residual: half a per cent, as digitised tables have.
+        return 5e-3
+    n, free = len(points), len(points) - len(law.coefficients)
+    if n < 2 * _FEWEST_UPPER:
+        return law.residual_sd
+    upper = points.take(np.argsort(points.C, kind="stable")[n // 2 :])
+    residual = np.log(law.loss(upper.N, upper.D, upper.C) / upper.loss)
+    return float(np.sqrt((residual**2).mean() * n / free))
 
 
 def _interval(loss: float, sd: float, degrees: float, level: float) -> tuple[float, float]:
@@ -481,6 +511,23 @@ def _optimum_warnings(front: Frontier | None) -> list[str]:
         return []
     where = ", ".join(f"{o.C:.3g} FLOPs ({o.disagreement:.1%})" for o in apart)
     return [f"Two ways to read the optimum differ by more than {DISAGREEMENT:.1%} at {where}: run sizes between, or repeat one."]
+
+
+def _repeat_warnings(runs: Runs, form: str) -> list[str]:
+    if runs.U is None:
+        return []
+    passes, said = runs.D / runs.U, []
+    if form == "frontier" and passes.max() > FREE_REPEATS:
+        said.append(
+            f"Some runs see their data {passes.max():.1f} times, but the frontier counts compute only: a target with other "
+            "passes lies off it."
+        )
+    often = int((passes > MOST_REPEATS).sum())
+    if often:
+        said.append(
+            f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and no correction holds: leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
+        )
+    return said
 
 
 def _distance_warnings(ladder: _Ladder, targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[str]:

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import Akima1DInterpolator
 
-from tessera.scaling.law import Array, Runs
+from tessera.scaling.law import MEASURABLE, Array, Runs
 
 WIDEST_STEP_OFF_PATH = 1.6
 """A path's sizes stay within this factor of a power law of C: then D/N is within 2.6 of the rule's, and loss within about 1 %."""
+SAME_SIZE = 1.01
+"""Digitised tables hold one model twice with slightly different N."""
 DISAGREEMENT = 0.003
 """Relative difference between the two extractors from which an optimum is not trusted."""
 
@@ -64,9 +66,8 @@ class Frontier:
     def recipe(self, C: float) -> tuple[float, float]:
         """N and D that the path takes at C, by power laws through its points."""
         slope, level = power_law(self.runs.C, self.runs.N)
-        N = level * C**slope
-        ratio = self.runs.C / (self.runs.N * self.runs.D)
-        return N, C / (ratio[int(self.runs.C.argmax())] * N)
+        N, last = level * C**slope, int(self.runs.C.argmax())
+        return N, C / N * float(self.runs.N[last] * self.runs.D[last] / self.runs.C[last])
 
 
 def power_law(x: Array, y: Array) -> tuple[float, float]:
@@ -83,7 +84,7 @@ def frontier(runs: Runs) -> Frontier | None:
         order = np.argsort(runs.C, kind="stable")
         return Frontier("given", runs.take(order), (), ())
     groups = [np.flatnonzero(runs.budget == b) for b in np.unique(runs.budget)]
-    sizes = [len(np.unique(runs.N[g])) for g in groups]
+    sizes = [_different(runs.N[g]) for g in groups]
     if sum(n >= 3 for n in sizes) > len(groups) / 2:
         found = optima(runs)
         few = [f"the budget of {runs.C[g].mean():.3g} FLOPs" for g, n in zip(groups, sizes, strict=True) if n < 3]
@@ -102,19 +103,24 @@ def optima(runs: Runs) -> tuple[Optimum, ...]:
     for budget in np.unique(runs.budget):
         rows = np.flatnonzero(runs.budget == budget)
         rows = rows[np.argsort(runs.N[rows], kind="stable")]
-        if len(np.unique(runs.N[rows])) >= 3:
+        if _different(runs.N[rows]) >= 3:
             found.append(_optimum(runs.take(rows)))
     return tuple(sorted(found, key=lambda o: o.C))
 
 
+def _different(N: Array) -> int:
+    """How many sizes there are."""
+    return int(1 + (np.diff(np.log(np.sort(N))) > np.log(SAME_SIZE)).sum())
+
+
 def _optimum(runs: Runs) -> Optimum:
-    """Of one budget's runs, in order of N, sizes all different."""
-    x, loss = np.log(runs.N), runs.loss
-    best = int(loss.argmin())
+    """Of one budget's runs, in order of N."""
+    x, loss = _sizes(runs)
+    best = _best(loss)
     C = float(np.median(runs.C))
     product = float(np.median(runs.N * runs.D))
     if best in (0, len(x) - 1):
-        N = float(runs.N[best])
+        N = float(np.exp(x[best]))
         return Optimum(int(runs.budget[0]), N, product / N, C, float(loss[best]), len(x), True, 0.0)
     fine = np.linspace(x[best - 1], x[best + 1], 401)
     near = slice(max(0, best - 2), best + 3)
@@ -124,6 +130,26 @@ def _optimum(runs: Runs) -> Optimum:
     loss_star = (local_loss + akima_loss) / 2
     difference = abs(local_loss - akima_loss) / loss_star
     return Optimum(int(runs.budget[0]), N, product / N, C, loss_star, len(x), False, difference)
+
+
+def _best(loss: Array) -> int:
+    """Index of the best size; of one inside where the ends are no better than noise makes them."""
+    best = int(loss.argmin())
+    if best not in (0, len(loss) - 1):
+        return best
+    inner = 1 + int(loss[1:-1].argmin())
+    gain = loss[inner] / loss[best] - 1
+    # Where a size between the two is worse than both, loss does not fall towards that end.
+    hump = loss[min(best, inner) : max(best, inner) + 1].max() > loss[inner]
+    return inner if gain <= MEASURABLE or (hump and gain <= DISAGREEMENT) else best
+
+
+def _sizes(runs: Runs) -> tuple[Array, Array]:
+    """Log N and mean loss of each size; runs within SAME_SIZE of each other are one, or interpolation would swing."""
+    log_N = np.log(runs.N)
+    number = np.concatenate([[0], np.cumsum(np.diff(log_N) > np.log(SAME_SIZE))])
+    count = np.bincount(number)
+    return np.bincount(number, log_N) / count, np.bincount(number, runs.loss) / count
 
 
 def _polynomial(x: Array, loss: Array, at: Array) -> Array:
@@ -146,7 +172,7 @@ def _points(runs: Runs, found: tuple[Optimum, ...]) -> Runs:
 
 def _path(runs: Runs, groups: Sequence[npt.NDArray[np.int64]]) -> Frontier | None:
     """One run per budget along a power law N(C); of a budget with more sizes the one nearest to it."""
-    single = np.array([g[0] for g in groups if len(g) == 1], np.int64)
+    single = np.array([g[0] for g in groups if _different(runs.N[g]) == 1], np.int64)
     if len(groups) < 3 or len(single) < max(2, len(groups) / 2):
         return None
     exponent, factor = power_law(runs.C[single], runs.N[single])

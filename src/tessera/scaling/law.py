@@ -32,7 +32,7 @@ FEWEST_RUNS = {"additive": 6, "coupled": 8, "tied": 5, "frontier": 3}
 """Below this a form is not fitted; only the frontier is let go through as many points as it has coefficients."""
 HUBER_DELTA = 1e-3
 """In log loss, as in Hoffmann et al. (arXiv 2203.15556, D.2) and most refits since."""
-REPEATS_TOKENS, REPEATS_PARAMETERS = 15.39, 5.31
+REPEATS = 15.39
 """R* of arXiv 2305.16264, section 6: after how many repeats 1 - 1/e of what repeating can give has been had."""
 MEASURABLE = 5e-4
 """Relative noise of a loss between seeds: .03 to .1 % in published repeats; no residual is believed below it."""
@@ -159,7 +159,7 @@ def fit(runs: Runs, form: str, delta: float = HUBER_DELTA) -> Law:
         delta: of Huber's loss.
     """
     problem = _Problem.of(runs, form)
-    theta = _descend(problem, _starts(problem), np.inf)
+    theta = _descend(problem, _starts(problem), np.inf, steps=40)
     theta = _descend(problem, theta[:_BEST_VALLEYS], delta)
     return problem.law(theta[0], delta)
 
@@ -176,11 +176,19 @@ def profile(runs: Runs, law: Law) -> dict[str, tuple[float, float]]:
     best = _descend(problem, problem.theta(law)[None], delta)[0]
     lowest = problem.cost(best[None], delta)[0]
     curvature = problem.curvature(best, delta)
-    found = {}
-    for i, name in enumerate(problem.names):
-        if not name.startswith("log"):
-            low, high = (_crossing(problem, delta, best, curvature, i, side, noise, lowest) for side in (-1.0, 1.0))
-            found[name] = (min(low, law.coefficients[name]), max(high, law.coefficients[name]))
+    wanted = [(i, side) for i, name in enumerate(problem.names) if not name.startswith("log") for side in (-1.0, 1.0)]
+    rays = [_ray(problem, best, curvature, i, side, noise) for i, side in wanted]
+    held = np.concatenate([np.full(len(distances), i) for (i, _), (distances, _) in zip(wanted, rays, strict=True)])
+    refitted = _descend(problem, np.concatenate([starts for _, starts in rays]), delta, held, steps=60)
+    rise = 2 * (problem.cost(refitted, delta) - lowest) / noise**2
+    found: dict[str, tuple[float, float]] = {}
+    at = 0
+    for (i, side), (distances, _) in zip(wanted, rays, strict=True):
+        end = float(best[i] + side * _crossing(distances, rise[at : at + len(distances)]))
+        at += len(distances)
+        value = law.coefficients[problem.names[i]]
+        low, high = found.get(problem.names[i], (value, value))
+        found[problem.names[i]] = (min(low, end), max(high, end))
     return found
 
 
@@ -207,26 +215,17 @@ def effective_tokens(D: npt.ArrayLike, U: npt.ArrayLike) -> Array:
     """What D tokens with U unique ones are worth: U + U R* (1 - exp(-R/R*)), R = D/U - 1 (arXiv 2305.16264, equation 5)."""
     tokens, unique = np.asarray(D, np.float64), np.minimum(np.asarray(U, np.float64), np.asarray(D, np.float64))
     repeats = tokens / unique - 1
-    return np.asarray(unique * (1 + REPEATS_TOKENS * -np.expm1(-repeats / REPEATS_TOKENS)), np.float64)
+    return np.asarray(unique * (1 + REPEATS * -np.expm1(-repeats / REPEATS)), np.float64)
 
 
-def effective_parameters(N: npt.ArrayLike, best: npt.ArrayLike) -> Array:
-    """The same for parameters beyond `best`, the size that U unique tokens call for (equation 6)."""
-    size = np.asarray(N, np.float64)
-    base = np.minimum(np.asarray(best, np.float64), size)
-    return np.asarray(base * (1 + REPEATS_PARAMETERS * -np.expm1(-(size / base - 1) / REPEATS_PARAMETERS)), np.float64)
+def without_repeats(runs: Runs) -> Runs:
+    """Runs with D replaced by what it is worth where data was repeated; N and C stay.
 
-
-def without_repeats(runs: Runs, tokens_per_parameter: float = 20.0) -> Runs:
-    """Runs with N and D replaced by what they are worth where data was repeated; C stays what was spent.
-
-    Args:
-        tokens_per_parameter: that unique tokens call for, 20 for Hoffmann et al.
+    The like correction of N (equation 6) is left out: it overcorrects the published runs (docs/LOG.md, "The law").
     """
     if runs.U is None or not (runs.U < runs.D).any():
         return runs
-    N = np.where(runs.U < runs.D, effective_parameters(runs.N, runs.U / tokens_per_parameter), runs.N)
-    return replace(runs, N=N, D=effective_tokens(runs.D, runs.U))
+    return replace(runs, D=effective_tokens(runs.D, runs.U))
 
 
 @dataclass(frozen=True)
@@ -418,11 +417,11 @@ def _valleys(cost: Array) -> npt.NDArray[np.int64]:
     return flat[np.argsort(cost.ravel()[flat], kind="stable")][: 2 * _BEST_VALLEYS]
 
 
-def _descend(problem: _Problem, theta: Array, delta: float, held: int | None = None, steps: int = 150) -> Array:
+def _descend(problem: _Problem, theta: Array, delta: float, held: npt.NDArray[np.int64] | None = None, steps: int = 150) -> Array:
     """Levenberg-Marquardt with Huber's loss from S starts (S, P) at once, within bounds; returns them best first.
 
     Args:
-        held: index of a parameter that stays as it is; the order is then kept.
+        held: (S) index of the parameter that stays as it is; the order is then kept.
     """
     log_loss, lower, upper = np.log(problem.loss), problem.lower, problem.upper
     theta = theta.copy()
@@ -439,7 +438,7 @@ def _descend(problem: _Problem, theta: Array, delta: float, held: int | None = N
         hessian = np.swapaxes(jacobian * pull[..., None], 1, 2) @ jacobian
         stuck = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
         if held is not None:
-            stuck[:, held] = True
+            stuck[np.arange(len(theta)), held] = True
         gradient = np.where(stuck, 0.0, gradient)
         hessian = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, hessian)
         hessian[:, diagonal, diagonal] = hessian[:, diagonal, diagonal] * (1 + damping[:, None]) + np.where(stuck, 1.0, 1e-16)
@@ -459,30 +458,30 @@ def _descend(problem: _Problem, theta: Array, delta: float, held: int | None = N
     return theta if held is not None else theta[np.argsort(cost, kind="stable")]
 
 
-def _crossing(
-    problem: _Problem, delta: float, best: Array, curvature: Array, held: int, side: float, noise: float, lowest: float
-) -> float:
-    """Where the profile of one parameter rises by 2.7 on one side of the optimum."""
+def _ray(problem: _Problem, best: Array, curvature: Array, held: int, side: float, noise: float) -> tuple[Array, Array]:
+    """Distances (S) from the optimum along one parameter, to the end of its range, and where to begin the refits there (S, P)."""
     end = float((problem.lower if side < 0 else problem.upper)[held])
     others = [i for i in range(len(best)) if i != held]
     inner = curvature[np.ix_(others, others)]
     # How the others follow when this one moves, to first order.
     follow = -np.linalg.solve(inner + 1e-12 * np.trace(inner) * np.eye(len(others)), curvature[others, held])
     stiffness = max(float(curvature[held, held] + curvature[held, others] @ follow), 1e-12)
-    deviation = noise / stiffness**0.5
     reach = abs(end - best[held])
-    # Distances up to the end of the range; densest about where a parabola would cross.
-    distances = np.unique(np.minimum(deviation * np.array([0.4, 0.8, 1.2, 1.6, 2, 2.5, 3.2, 4.5, 7, 12, 25, 60]), reach))
-    distances = np.unique(np.append(distances, reach))
+    # Densest about where a parabola would cross.
+    steps = noise / stiffness**0.5 * np.array([0.4, 0.8, 1.2, 1.6, 2, 2.5, 3.2, 4.5, 7, 12, 25, 60, np.inf])
+    distances = np.unique(np.minimum(steps, reach))
     theta = np.repeat(best[None], len(distances), 0)
     theta[:, held] += side * distances
     theta[:, others] += np.clip(side * distances[:, None] * follow, -3, 3)
-    theta = _descend(problem, np.clip(theta, problem.lower, problem.upper), delta, held, steps=60)
-    rise = 2 * (problem.cost(theta, delta) - lowest) / noise**2
+    return distances, np.clip(theta, problem.lower, problem.upper)
+
+
+def _crossing(distances: Array, rise: Array) -> float:
+    """The distance at which the profile has risen by 2.7; the last where it never does."""
     before_distance, before_rise = 0.0, 0.0
     for distance, value in zip(distances, rise, strict=True):
         if value >= _CHI_SQUARE_90:
-            share = (_CHI_SQUARE_90 - before_rise) / max(value - before_rise, 1e-12)
-            return float(best[held] + side * (before_distance + share * (distance - before_distance)))
+            share = (_CHI_SQUARE_90 - before_rise) / max(float(value) - before_rise, 1e-12)
+            return before_distance + share * (float(distance) - before_distance)
         before_distance, before_rise = float(distance), max(float(value), 0.0)
-    return end
+    return before_distance

@@ -87,13 +87,50 @@ def read(path: str | Path, where: str | None = None, loss: str = "loss") -> Tabl
     if np.unique(runs.N).size == 1:
         raise UserError(f"{path}: all runs have the same N = {runs.N[0]:.4g}; a law needs runs of different sizes.")
     runs, notes = _given_optima(runs, rows)
+    found = clean(runs, str(path))
+    empty = [f"{_counted(len(unfinished), 'row')} without a {loss} left out."] if unfinished else []
+    return Table(found.runs, (*empty, *found.warnings), (*notes, *found.notes))
+
+
+def make(
+    N: npt.ArrayLike,
+    D: npt.ArrayLike,
+    C: npt.ArrayLike,
+    loss: npt.ArrayLike,
+    budget: Sequence[object] | None = None,
+    name: Sequence[str] | None = None,
+    U: npt.ArrayLike | None = None,
+) -> Runs:
+    """Runs from columns that a program has at hand, checked by nobody.
+
+    Args:
+        N, D, C, loss, U: as in `Runs`.
+        budget: labels; None: found by gaps in compute.
+        name: of the runs; None: their numbers.
+    """
+    compute = np.asarray(C, np.float64)
+    labels = None if budget is None else [str(label) for label in budget]
+    names = tuple(name) if name is not None else tuple(f"run {i}" for i in range(len(compute)))
+    columns = (np.asarray(N, np.float64), np.asarray(D, np.float64), compute, np.asarray(loss, np.float64))
+    unique = None if U is None else np.asarray(U, np.float64)
+    return Runs(*columns, _budgets(compute, labels), np.ones(len(compute)), names, unique)
+
+
+def clean(runs: Runs, source: str = "the ladder") -> Table:
+    """Duplicated rows dropped, seeds averaged, diverged runs left out.
+
+    Args:
+        source: what the error says the runs are from.
+
+    Raises:
+        UserError: rows of several ladders under one N and D, or one run left.
+    """
     runs, repeated = _without_duplicates(runs)
-    runs, seeds, apart = _average_seeds(path, runs)
+    runs, seeds, apart = _average_seeds(source, runs)
     runs, diverged = _without_diverged(runs)
     if len(runs) < 2:
-        raise UserError(f"{path}: one run is left after duplicated and diverged rows; a law needs at least four budgets.")
-    empty = [f"{_counted(len(unfinished), 'row')} without a {loss} left out."] if unfinished else []
-    return Table(runs, tuple(empty + repeated + apart + diverged), tuple(notes + seeds))
+        raise UserError(f"{source}: one run is left after duplicated and diverged rows; a law needs at least four budgets.")
+    return Table(runs, tuple(repeated + apart + diverged), tuple(seeds))
 
 
 def read_targets(path: str | Path) -> list[Target]:
@@ -405,7 +442,7 @@ def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
         (high if above[i] >= below[i] else low).append(i)
         clash[i], clash[:, i] = False, False
     for budget in np.unique(runs.budget):
-        rows = np.array([i for i in np.flatnonzero(runs.budget == budget) if i not in high])
+        rows = np.array([i for i in np.flatnonzero(runs.budget == budget) if i not in high], np.int64)
         rows = rows[np.argsort(N[rows], kind="stable")]
         for before, i, after in zip(rows, rows[1:], rows[2:], strict=False):
             if loss[i] > 1.03 * max(loss[before], loss[after]) and N[before] < N[i] < N[after]:
