@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from tessera.commands.terminal import printable
 from tessera.errors import UserError
 from tessera.train.loop import Observer
 
@@ -55,7 +56,7 @@ class LiveLine:
             self._say(f"step {event['step']:,}/{self.steps:,}  {measured}")
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
-            self._say(f"  {first[:100]}")
+            self._say(f"  {printable(first[:100])}")
         elif kind == "note":
             self._say(event["text"])
 
