@@ -54,6 +54,14 @@ def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
         RunFolder.refuse_occupied(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer"])
+def test_what_a_start_writes_is_not_replaced_where_somebody_else_put_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        RunFolder.create(tmp_path, recipe.load("text"))
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

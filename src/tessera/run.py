@@ -21,7 +21,8 @@ from tessera import recipe as recipes
 from tessera.errors import RunFailed, UserError, disk_full
 from tessera.recipe import Recipe
 
-_BEFORE_TRAINING = {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"}
+_LOCK = ".lock"
+_BEFORE_TRAINING = frozenset({"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"})
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
 
@@ -94,7 +95,14 @@ class RunFolder:
         """Raises UserError where something stands already, but for what a start that was broken off has left."""
         if not path.exists():
             return
-        if not path.is_dir() or (any(p.name not in _BEFORE_TRAINING for p in path.iterdir() if not p.name.startswith("."))):
+        if path.is_dir():
+            names = {p.name for p in path.iterdir()}
+            # What a start leaves, it leaves beside its lock; a recipe.yaml or a tokenizer without one is somebody's own.
+            left_by_a_start = _BEFORE_TRAINING if _LOCK in names else frozenset()
+            occupied = any(not name.startswith(".") and name not in left_by_a_start for name in names)
+        else:
+            occupied = True
+        if occupied:
             raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
 
     @classmethod
@@ -115,7 +123,7 @@ class RunFolder:
             UserError: another process owns it, or it cannot be written.
         """
         try:
-            self._lock = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
+            self._lock = open(self.path / _LOCK, "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
