@@ -41,6 +41,13 @@ def recipe_file(tmp_path: Path, text: str) -> str:
         (["--set", "train.context"], "is not key=value"),
         (["--set", "train.precision=float16"], "train.precision: input should be"),
         (["--set", "data.sources=[]"], "data.sources"),
+        (["--set", "data.seed=-1"], "data.seed: input should be greater than or equal to 0"),
+        (["--set", "train.seed=9223372036854775808"], "train.seed: input should be less than"),
+        (["--set", "model.head_size=9"], "model.head_size: input should be a multiple of 2"),
+        (["--set", "train.adam_betas=[0.9, 2]"], "train.adam_betas.1: input should be less than 1"),
+        (["--set", "train.matrix_rate=.inf"], "train.matrix_rate: input should be a finite number"),
+        (["--set", "data.sources=[{{uri: 'files:{folder}/text', epochs: 0.1}}]"], "data.sources.epochs allow"),
+        (["--budget", ""], "budget '' is not a time"),
         (["--budget", "0s"], "budget '0s' is nothing"),
         (["--budget", "soon"], "budget 'soon' is not a time"),
         (["--budget", "it's"], "is not a time"),
@@ -188,11 +195,13 @@ def words_from(corner: Any, out: Path, init: Path) -> list[str]:
 
 def test_a_run_goes_on_from_an_own_model(corner: Any) -> None:
     run = corner.folder / "from-own"
-    code, said = corner.call(*words_from(corner, run, corner.unbroken))
+    # An empty prompt is one that begins a document.
+    code, said = corner.call(*words_from(corner, run, corner.unbroken), "--set", "train.sample_prompts=['']")
     assert code == 0, said
     recorded, expected = first_loss(run)
     assert recorded == pytest.approx(expected, rel=1e-5) and recorded < 3.7
     assert RunFolder(run).recipe.model == RunFolder(corner.unbroken).recipe.model
+    assert corner.events(run, "sample")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +223,7 @@ def llama(corner: Any) -> Iterator[Path]:
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         bos_token_id=0,
         eos_token_id=1,
         tie_word_embeddings=False,
@@ -231,6 +240,8 @@ def test_a_run_goes_on_from_a_model_that_others_trained(corner: Any, llama: Path
     assert recorded == pytest.approx(expected, rel=1e-5)
     config = json.loads((run / "model" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and config["vocab_size"] == 320 and config["eos_token_id"] == 1
+    assert RunFolder(run).recipe.train.context == 64 and config["max_position_embeddings"] == 128
+    assert json.loads((run / "model" / "tokenizer_config.json").read_text())["model_max_length"] == 128
     batch_ids = torch.arange(2, 40)[None]
     theirs, ours = LlamaForCausalLM.from_pretrained(run / "model"), weights.load(run / "model")
     with torch.no_grad():

@@ -29,7 +29,7 @@ from tessera import device as devices
 from tessera import recipe as recipes
 from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.data.corpus import Corpus, gather
-from tessera.data.loader import Loader, validation_batches
+from tessera.data.loader import Loader, refuse_missing_rows, validation_batches
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
 from tessera.engine.engine import Engine
@@ -73,7 +73,7 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     path = Path(out or f"runs/{intent.name}")
     if resume:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
-        said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget else [])}
+        said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
         refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
     world = parallel.join()
     try:
@@ -91,7 +91,7 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
 
 def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
     """The recipe with what the command line sets."""
-    return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget else []))
+    return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget is not None else []))
 
 
 def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
@@ -178,8 +178,11 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
     planned = _settled(intent, planned, facts, clock)
     show(planned, say)
-    assert planned.recipe.train.tokens
-    epochs = planned.recipe.train.tokens / max(1, shards.train_tokens)
+    settings = planned.recipe.train
+    assert settings.tokens and settings.batch_rows
+    steps = loop.total_steps(planned.recipe)
+    refuse_missing_rows(shards, planned.recipe.data, settings.context, settings.batch_rows, settings.seed, steps)
+    epochs = settings.tokens / max(1, shards.train_tokens)
     if epochs > rules.MOST_EPOCHS:
         say(
             f"the run reads its {shards.train_tokens:,} tokens {epochs:.1f} times; "
@@ -269,7 +272,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         live.close()
     if world.first:
         special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
-        weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, settings.context))
+        weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, decoder.config.context))
         report = write_report(path)
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
@@ -386,7 +389,8 @@ def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machi
     """With the weights that a run starts from."""
     if info["init"] is not None:
         decoder = weights.load(info["init"], machine.torch_dtype)
-        decoder.config = replace(decoder.config, context=recipe.train.context)
+        # It goes on reading what it could read before, also where the rows are shorter now.
+        decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))
     else:
         decoder = Decoder(rules.shape_of(recipe, vocabulary.size), machine.torch_dtype)
         decoder.initialise(recipe.train.seed)
@@ -398,7 +402,8 @@ def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
 
     def sample(prompt: str) -> str:
         params = SamplingParams(max_tokens=48, temperature=0.0)
-        return Engine(decoder, vocabulary).generate([vocabulary.encode_text(prompt)], params)[0].text
+        ids = vocabulary.encode_text(prompt) or [vocabulary.end_id]
+        return Engine(decoder, vocabulary).generate([ids], params)[0].text
 
     return sample
 
