@@ -63,6 +63,22 @@ def disk_may_be_full(path: Path) -> Iterator[None]:
         raise RunFailed(f"the disk is full: {path} could not be written ({why}); {then}.") from None
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what keeps the block from writing `path`, which a person named, into one sentence.
+
+    Raises:
+        UserError: the disk is full, or the place is none that this user can write.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = disk_full(error) or (error.strerror if isinstance(error, OSError) else None)
+        if why is None:
+            raise
+        raise UserError(f"{path} cannot be written: {why}.") from None
+
+
 class RunFolder:
     """Reads and writes one run's folder."""
 
