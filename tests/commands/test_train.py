@@ -139,13 +139,8 @@ def test_a_checkpoint_is_not_resumed_with_another_tokenizer(corner: Any) -> None
     assert everything(run / "checkpoints") == before and not (run / "model").exists()
 
 
-def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = corner.folder / "one", corner.folder / "two"
-    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
-    assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
-    corner.copy("two", one)
-    for made in ("checkpoints", "model"):
-        shutil.rmtree(two / made)
+def two_processes(corner: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[int], list[str]]:
+    """Exit codes and standard errors of both processes of a group that trains."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,13 +156,29 @@ def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.M
             "MASTER_PORT": str(port),
         }.items():
             monkeypatch.setenv(name, value)
-        started.append(corner.start(*corner.words(two, "--resume", *settings, budget="5ktok")))
+        started.append(corner.start(*words))
     said = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    return [process.returncode for process in started], said
+
+
+def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = corner.folder / "one", corner.folder / "two"
+    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
+    assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
+    corner.copy("two", one)
+    for made in ("checkpoints", "model"):
+        shutil.rmtree(two / made)
+    codes, said = two_processes(corner, monkeypatch, *corner.words(two, "--resume", *settings, budget="5ktok"))
+    assert codes == [0, 0], said
     assert "held-out loss" in said[0] and not said[1]
     ours, theirs = ([e["loss"] for e in corner.events(run, "step")] for run in (two, one))
     assert len(ours) == 20
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_what_is_wrong_is_said_once_by_two_processes(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, said = two_processes(corner, monkeypatch, *corner.words(corner.unbroken))
+    assert codes == [2, 2] and "exists already" in said[0] and "Traceback" not in said[0] and not said[1], said
 
 
 def first_loss(run: Path) -> tuple[float, float]:
@@ -225,7 +236,7 @@ def llama(corner: Any) -> Iterator[Path]:
         intermediate_size=64,
         max_position_embeddings=128,
         bos_token_id=0,
-        eos_token_id=1,
+        eos_token_id=[1, 2],
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -239,7 +250,8 @@ def test_a_run_goes_on_from_a_model_that_others_trained(corner: Any, llama: Path
     recorded, expected = first_loss(run)
     assert recorded == pytest.approx(expected, rel=1e-5)
     config = json.loads((run / "model" / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"] and config["vocab_size"] == 320 and config["eos_token_id"] == 1
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["vocab_size"] == 320
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, [1, 2])
     assert RunFolder(run).recipe.train.context == 64 and config["max_position_embeddings"] == 128
     assert json.loads((run / "model" / "tokenizer_config.json").read_text())["model_max_length"] == 128
     batch_ids = torch.arange(2, 40)[None]

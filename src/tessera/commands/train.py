@@ -78,9 +78,15 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     world = parallel.join()
     try:
         with disk_may_be_full(path):
+            refusal: UserError | None = None
             if world.first and not resume:
-                prepare(intent, path, init, begin, world.size)
-            world.barrier()
+                try:
+                    prepare(intent, path, init, begin, world.size)
+                except UserError as error:
+                    refusal = error
+            # All end alike: a process that waits for one that has gone would speak of lost connections.
+            if (refusal := world.share(refusal)) is not None:
+                raise refusal
             launch(path, world, resume)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
@@ -271,7 +277,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     finally:
         live.close()
     if world.first:
-        special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
+        special = _special(info, vocabulary)
         weights.save(decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, decoder.config.context))
         report = write_report(path)
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
@@ -395,6 +401,12 @@ def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machi
         decoder = Decoder(rules.shape_of(recipe, vocabulary.size), machine.torch_dtype)
         decoder.initialise(recipe.train.seed)
     return decoder.to(machine.torch_device)
+
+
+def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
+    """Ids for the config files; a model to go on from keeps its own, which say whether it ends its turns."""
+    own = weights.SpecialIds() if info["init"] is None else weights.read_special(info["init"])
+    return weights.SpecialIds(own.begin, own.end or (vocabulary.end_id,), vocabulary.pad_id if own.pad is None else own.pad)
 
 
 def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
