@@ -78,15 +78,16 @@ def train(recipe: str, budget: str | None, overrides: list[str], init: str | Non
     world = parallel.join()
     try:
         with disk_may_be_full(path):
-            refusal: UserError | None = None
+            refusal: tuple[type[UserError], str] | None = None
             if world.first and not resume:
                 try:
                     prepare(intent, path, init, begin, world.size)
                 except UserError as error:
-                    refusal = error
+                    # Its words alone: the error holds this frame, and the folder's lock with it.
+                    refusal = type(error), str(error)
             # All end alike: a process that waits for one that has gone would speak of lost connections.
             if (refusal := world.share(refusal)) is not None:
-                raise refusal
+                raise refusal[0](refusal[1])
             launch(path, world, resume)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
