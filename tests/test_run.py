@@ -47,6 +47,15 @@ def test_a_start_that_was_broken_off_is_replaced_and_a_prepared_run_is_not(folde
         RunFolder.create(folder.path, folder.recipe)
 
 
+@pytest.mark.parametrize(("name", "part"), [("run.json", "info"), ("recipe.yaml", "recipe")])
+@pytest.mark.parametrize("content", [b'{"command": "tess', b"\xff"])
+def test_a_damaged_page_is_said_in_one_sentence(folder: RunFolder, name: str, part: str, content: bytes) -> None:
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is damaged") as caught:
+        getattr(RunFolder.open(folder.path), part)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["letter.txt", "model", "run.json", "checkpoints"])
 def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()

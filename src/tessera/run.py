@@ -154,15 +154,22 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
+        """The resolved recipe; UserError where the page is damaged."""
         page = self.path / "recipe.yaml"
-        return recipes.validate(yaml.safe_load(page.read_text(encoding="utf-8")), str(page))
+        try:
+            tree = yaml.safe_load(page.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise _damaged(page, error) from None
+        return recipes.validate(tree, str(page))
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`: command, versions, machine, data; what a resumed run must not measure again."""
+        """`run.json`: command, versions, machine, data; what a resumed run must not measure again. UserError if damaged."""
         path = self.path / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise _damaged(path, error) from None
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replaces `run.json`."""
@@ -202,3 +209,8 @@ class RunFolder:
         """Drops the events of steps after `step`, which a resumed run will take again."""
         kept = [e for e in self.events() if e.get("step", 0) <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    said = " ".join(str(error).split())
+    return UserError(f"{path} is damaged ({said}); put a copy of it back, or start a new run with another --out.")
