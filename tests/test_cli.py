@@ -29,7 +29,9 @@ def test_the_version_is_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().out == f"tessera {tessera.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["--nonsense"], ["train"], ["no-such-command"], ["generate", "nowhere", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--nonsense"], ["train"], ["no-such-command"], ["generate", "nowhere", "x"], ["eval", "x", "--samples", "0"]]
+)
 def test_bad_input_exits_with_2(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     assert call(monkeypatch, *words) == 2
 

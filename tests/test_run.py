@@ -47,11 +47,28 @@ def test_a_start_that_was_broken_off_is_replaced_and_a_prepared_run_is_not(folde
         RunFolder.create(folder.path, folder.recipe)
 
 
+@pytest.mark.parametrize(("name", "part"), [("run.json", "info"), ("recipe.yaml", "recipe")])
+@pytest.mark.parametrize("content", [b'{"command": "tess', b"\xff"])
+def test_a_damaged_page_is_said_in_one_sentence(folder: RunFolder, name: str, part: str, content: bytes) -> None:
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is damaged") as caught:
+        getattr(RunFolder.open(folder.path), part)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["letter.txt", "model", "run.json", "checkpoints"])
 def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match="exists already"):
         RunFolder.refuse_occupied(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer"])
+def test_what_a_start_writes_is_not_replaced_where_somebody_else_put_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        RunFolder.create(tmp_path, recipe.load("text"))
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

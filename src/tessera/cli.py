@@ -174,7 +174,7 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option(help="Source to measure on; repeatable. By default the held-out documents.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="At most this many documents.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="At most this many documents.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model: bits per byte on held-out documents."""

@@ -12,18 +12,24 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tessera.errors import UserError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""What every generator of random numbers takes: torch nothing larger, NumPy nothing negative."""
+
 
 class Part(BaseModel):
     """Base of all parts of a recipe: unknown keys and wrong types are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class Source(Part):
@@ -52,7 +58,7 @@ class Data(Part):
     """`best_fit` packs whole documents into rows (arXiv 2404.10830); `stream` cuts one endless stream."""
     document_mask: bool = False
     """Let a token attend only within its own document; needed where packed samples have nothing to do with each other."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the split, the shuffle and the fill-in-the-middle cuts."""
 
     @field_validator("sources", mode="before")
@@ -82,12 +88,12 @@ class Model(Part):
     """D, the residual stream."""
     heads: int | None = Field(None, ge=1)
     kv_heads: int | None = Field(None, ge=1)
-    head_size: int | None = Field(None, ge=8)
+    head_size: int | None = Field(None, ge=8, multiple_of=2)
     """64 or 128 run fast everywhere."""
     mlp_width: int | None = Field(None, ge=8)
     tied: bool | None = None
     """One matrix for embedding and head."""
-    rope_theta: float = 10_000.0
+    rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary wavelengths (arXiv 2104.09864)."""
 
 
@@ -110,7 +116,7 @@ class Train(Part):
     """Learning rate of Muon (RMS of an update's entries is 0.2 times this, as in arXiv 2502.16982)."""
     adam_rate: float | None = Field(None, gt=0)
     """Learning rate of AdamW."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's, Nesterov."""
     weight_decay: float | None = Field(None, ge=0)
@@ -126,7 +132,7 @@ class Train(Part):
     compile: bool | None = None
     """torch.compile for the blocks; left out: where it wins back its cost within the budget."""
     threads: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights."""
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between evaluations on the held-out rows."""

@@ -21,7 +21,8 @@ from tessera import recipe as recipes
 from tessera.errors import RunFailed, UserError, disk_full
 from tessera.recipe import Recipe
 
-_BEFORE_TRAINING = {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"}
+_LOCK = ".lock"
+_BEFORE_TRAINING = frozenset({"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl"})
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
 
@@ -62,6 +63,22 @@ def disk_may_be_full(path: Path) -> Iterator[None]:
         raise RunFailed(f"the disk is full: {path} could not be written ({why}); {then}.") from None
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what keeps the block from writing `path`, which a person named, into one sentence.
+
+    Raises:
+        UserError: the disk is full, or the place is none that this user can write.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = disk_full(error) or (error.strerror if isinstance(error, OSError) else None)
+        if why is None:
+            raise
+        raise UserError(f"{path} cannot be written: {why}.") from None
+
+
 class RunFolder:
     """Reads and writes one run's folder."""
 
@@ -94,7 +111,14 @@ class RunFolder:
         """Raises UserError where something stands already, but for what a start that was broken off has left."""
         if not path.exists():
             return
-        if not path.is_dir() or (any(p.name not in _BEFORE_TRAINING for p in path.iterdir() if not p.name.startswith("."))):
+        if path.is_dir():
+            names = {p.name for p in path.iterdir()}
+            # What a start leaves, it leaves beside its lock; a recipe.yaml or a tokenizer without one is somebody's own.
+            left_by_a_start = _BEFORE_TRAINING if _LOCK in names else frozenset()
+            occupied = any(not name.startswith(".") and name not in left_by_a_start for name in names)
+        else:
+            occupied = True
+        if occupied:
             raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
 
     @classmethod
@@ -115,7 +139,7 @@ class RunFolder:
             UserError: another process owns it, or it cannot be written.
         """
         try:
-            self._lock = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
+            self._lock = open(self.path / _LOCK, "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
@@ -130,15 +154,22 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
+        """The resolved recipe; UserError where the page is damaged."""
         page = self.path / "recipe.yaml"
-        return recipes.validate(yaml.safe_load(page.read_text(encoding="utf-8")), str(page))
+        try:
+            tree = yaml.safe_load(page.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise _damaged(page, error) from None
+        return recipes.validate(tree, str(page))
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`: command, versions, machine, data; what a resumed run must not measure again."""
+        """`run.json`: command, versions, machine, data; what a resumed run must not measure again. UserError if damaged."""
         path = self.path / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise _damaged(path, error) from None
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replaces `run.json`."""
@@ -178,3 +209,8 @@ class RunFolder:
         """Drops the events of steps after `step`, which a resumed run will take again."""
         kept = [e for e in self.events() if e.get("step", 0) <= step]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    said = " ".join(str(error).split())
+    return UserError(f"{path} is damaged ({said}); put a copy of it back, or start a new run with another --out.")

@@ -88,6 +88,44 @@ def test_chat_continues_text_with_a_base_model_and_leaves_cleanly(
     assert "continues your text" in printed.err and printed.out.count("\n") >= 2
 
 
+@pytest.fixture
+def hostile(tmp_path: Path, vocabulary: Vocabulary) -> Path:
+    """A model that says nothing but the beginning of escape sequences."""
+    write_model(tmp_path, vocabulary, (vocabulary.end_id,))
+    decoder = weights.load(tmp_path / "model")
+    with torch.no_grad():
+        decoder.head_weight.fill_(0.01)
+        decoder.head_weight[vocabulary.encode_text("\x1b")[0]] = 1.0
+    weights.save(decoder, tmp_path / "model", companions=vocabulary.save)
+    return tmp_path
+
+
+class Terminal(io.StringIO):
+    """What was printed on it can be read back."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (
+        lambda: generate(str(hostile), "a\x1b", suffix=None, max_tokens=3, temperature=0),
+        lambda: chat(str(hostile), max_tokens=3, temperature=0),
+    ):
+        screen = Terminal()
+        monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+        monkeypatch.setattr("sys.stdout", screen)
+        command()
+        assert "\u241b" * 3 in screen.getvalue() and "\x1b" not in screen.getvalue()
+    # A program gets what was said.
+    page = io.StringIO()
+    monkeypatch.setattr("sys.stdout", page)
+    generate(str(hostile), "a", max_tokens=3, temperature=0, as_json=True)
+    generate(str(hostile), "a", max_tokens=3, temperature=0)
+    first, second = page.getvalue().splitlines()
+    assert json.loads(first)["text"] == "\x1b" * 3 and second == "a" + "\x1b" * 3
+
+
 def test_a_dialogue_is_the_rendered_conversation_and_forgets_its_oldest_turns(vocabulary: Vocabulary) -> None:
     dialogue = Dialogue(vocabulary, tuned=True, room=40)
     end = vocabulary.end_turn_id
@@ -137,6 +175,8 @@ def test_an_imported_llama_computes_the_same_and_opens_everywhere(
     generate(str(tmp_path / "ours"), "def", max_tokens=30, temperature=3.0)
     with pytest.raises(UserError, match="exists already"):
         import_model(str(tmp_path / "theirs"), str(tmp_path / "ours"))
+    with pytest.raises(UserError, match=r"below cannot be written: \w[ \w]+\.$"):
+        import_model(str(tmp_path / "theirs"), str(tmp_path / "ours/config.json/below"))
 
 
 def test_import_refuses_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ def test_training_refuses_an_occupied_folder_and_an_empty_source(folder: Path, t
     with pytest.raises(UserError, match="yields no document"):
         train([f"files:{tmp_path / 'nothing'}"], 300, "qwen2", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match=r"below cannot be written: Not a directory\.$"):
+        train([f"files:{folder}"], 300, "qwen2", str(folder / "tokenizer.json" / "below"))
 
 
 def test_inspecting_counts_the_bytes_of_each_token(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

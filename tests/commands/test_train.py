@@ -41,6 +41,13 @@ def recipe_file(tmp_path: Path, text: str) -> str:
         (["--set", "train.context"], "is not key=value"),
         (["--set", "train.precision=float16"], "train.precision: input should be"),
         (["--set", "data.sources=[]"], "data.sources"),
+        (["--set", "data.seed=-1"], "data.seed: input should be greater than or equal to 0"),
+        (["--set", "train.seed=9223372036854775808"], "train.seed: input should be less than"),
+        (["--set", "model.head_size=9"], "model.head_size: input should be a multiple of 2"),
+        (["--set", "train.adam_betas=[0.9, 2]"], "train.adam_betas.1: input should be less than 1"),
+        (["--set", "train.matrix_rate=.inf"], "train.matrix_rate: input should be a finite number"),
+        (["--set", "data.sources=[{{uri: 'files:{folder}/text', epochs: 0.1}}]"], "data.sources.epochs allow"),
+        (["--budget", ""], "budget '' is not a time"),
         (["--budget", "0s"], "budget '0s' is nothing"),
         (["--budget", "soon"], "budget 'soon' is not a time"),
         (["--budget", "it's"], "is not a time"),
@@ -132,13 +139,8 @@ def test_a_checkpoint_is_not_resumed_with_another_tokenizer(corner: Any) -> None
     assert everything(run / "checkpoints") == before and not (run / "model").exists()
 
 
-def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = corner.folder / "one", corner.folder / "two"
-    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
-    assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
-    corner.copy("two", one)
-    for made in ("checkpoints", "model"):
-        shutil.rmtree(two / made)
+def two_processes(corner: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[int], list[str]]:
+    """Exit codes and standard errors of both processes of a group that trains."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -154,13 +156,29 @@ def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.M
             "MASTER_PORT": str(port),
         }.items():
             monkeypatch.setenv(name, value)
-        started.append(corner.start(*corner.words(two, "--resume", *settings, budget="5ktok")))
+        started.append(corner.start(*words))
     said = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    return [process.returncode for process in started], said
+
+
+def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = corner.folder / "one", corner.folder / "two"
+    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
+    assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
+    corner.copy("two", one)
+    for made in ("checkpoints", "model"):
+        shutil.rmtree(two / made)
+    codes, said = two_processes(corner, monkeypatch, *corner.words(two, "--resume", *settings, budget="5ktok"))
+    assert codes == [0, 0], said
     assert "held-out loss" in said[0] and not said[1]
     ours, theirs = ([e["loss"] for e in corner.events(run, "step")] for run in (two, one))
     assert len(ours) == 20
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_what_is_wrong_is_said_once_by_two_processes(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, said = two_processes(corner, monkeypatch, *corner.words(corner.unbroken))
+    assert codes == [2, 2] and "exists already" in said[0] and "Traceback" not in said[0] and not said[1], said
 
 
 def first_loss(run: Path) -> tuple[float, float]:
@@ -188,11 +206,13 @@ def words_from(corner: Any, out: Path, init: Path) -> list[str]:
 
 def test_a_run_goes_on_from_an_own_model(corner: Any) -> None:
     run = corner.folder / "from-own"
-    code, said = corner.call(*words_from(corner, run, corner.unbroken))
+    # An empty prompt is one that begins a document.
+    code, said = corner.call(*words_from(corner, run, corner.unbroken), "--set", "train.sample_prompts=['']")
     assert code == 0, said
     recorded, expected = first_loss(run)
     assert recorded == pytest.approx(expected, rel=1e-5) and recorded < 3.7
     assert RunFolder(run).recipe.model == RunFolder(corner.unbroken).recipe.model
+    assert corner.events(run, "sample")
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +234,9 @@ def llama(corner: Any) -> Iterator[Path]:
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         bos_token_id=0,
-        eos_token_id=1,
+        eos_token_id=[1, 2],
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -230,7 +250,10 @@ def test_a_run_goes_on_from_a_model_that_others_trained(corner: Any, llama: Path
     recorded, expected = first_loss(run)
     assert recorded == pytest.approx(expected, rel=1e-5)
     config = json.loads((run / "model" / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"] and config["vocab_size"] == 320 and config["eos_token_id"] == 1
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["vocab_size"] == 320
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, [1, 2])
+    assert RunFolder(run).recipe.train.context == 64 and config["max_position_embeddings"] == 128
+    assert json.loads((run / "model" / "tokenizer_config.json").read_text())["model_max_length"] == 128
     batch_ids = torch.arange(2, 40)[None]
     theirs, ours = LlamaForCausalLM.from_pretrained(run / "model"), weights.load(run / "model")
     with torch.no_grad():

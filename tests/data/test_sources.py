@@ -150,6 +150,7 @@ def test_a_very_long_text_becomes_pieces_that_join_to_it(tmp_path: Path, monkeyp
         ("http://x", "none of files:"),
         ("builtin:nothing", "none of files:"),
         ("hub:", "none of files:"),
+        ("files:/*.[!]", "hold no set of characters"),
         ("python:nodots", "package.module.function"),
         ("python:no_such_module.f", "cannot be imported"),
     ],
@@ -182,6 +183,11 @@ def test_generators_by_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read("python:my_generator.wrong")
     with pytest.raises(UserError, match="raised ValueError: two lines"):
         read("python:my_generator.broken")
+    for name, text in (("half", "def f(:\n"), ("sick", "raise RuntimeError('two\\nlines')\n")):
+        (tmp_path / f"{name}.py").write_text(text)
+        with pytest.raises(UserError, match=r"cannot be imported: (SyntaxError: \w|RuntimeError: two lines)") as caught:
+            read(f"python:{name}.f")
+        assert "\n" not in str(caught.value)
     assert str(tmp_path) not in sys.path
 
 

@@ -129,6 +129,17 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
     assert all(b > a for a, b in zip(tokens[::15], tokens[15::15], strict=False)) and rows[-1] > rows[0]
 
 
+@pytest.mark.parametrize(("width", "kv_heads", "heads"), [(64, 2, 2), (192, 2, 2), (320, 2, 4), (384, 3, 6), (128, 8, 8)])
+def test_heads_are_chosen_to_fit_the_key_heads_that_are_set(width: int, kv_heads: int, heads: int) -> None:
+    plan = rules.resolve(page(f"model.kv_heads={kv_heads}", f"model.width={width}", "budget=1Mtok"), MACHINE)
+    assert (plan.recipe.model.heads, plan.shape.heads, plan.shape.kv_heads) == (heads, heads, kv_heads)
+
+
+def test_key_heads_that_are_set_leave_the_width_to_the_budget() -> None:
+    small, large = (rules.resolve(page("model.kv_heads=3", f"budget={b}"), MACHINE).shape for b in ("2Mtok", "500Mtok"))
+    assert (small.heads, large.heads % 3) == (3, 0) and large.width > small.width
+
+
 def test_a_model_to_go_on_from_keeps_its_shape() -> None:
     shape = DecoderConfig(
         vocab_size=500,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,15 @@ def test_ten_bad_steps_in_a_row_stop_the_run_and_name_the_checkpoint(tmp_path: P
         and "step 20" in str(caught.value)
     )
     assert caught.value.exit_code == 1
+
+
+def test_the_workers_of_a_run_that_fails_are_gone() -> None:
+    def stop(event: dict[str, Any]) -> None:
+        raise RunFailed("no more")
+
+    with pytest.raises(RunFailed) as caught:  # held, as a notebook holds the last traceback, and with it the run's frames
+        train(make(observers=(stop,), workers=2))
+    assert caught.value and not [thread.name for thread in threading.enumerate() if thread.name.startswith("worker")]
 
 
 def test_nine_bad_steps_are_survived() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from dataclasses import dataclass, field
 
+from tessera.commands import terminal
 from tessera.commands.generate import open_engine
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
@@ -64,17 +65,17 @@ def chat(model: str, max_tokens: int = 256, temperature: float = 0.8, top_p: flo
     tuned = speaks_dialogue(model, engine.vocabulary)
     context = engine.decoder.config.context
     dialogue = Dialogue(engine.vocabulary, tuned, room=context - min(max_tokens, context // 2))
-    terminal = sys.stdin.isatty()
-    if terminal:
+    asks = sys.stdin.isatty()
+    if asks:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() its line editing and history
     if not tuned:
         print("This model knows no dialogue in Tessera's turns: it continues your text. Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
-            line = input("> " if terminal else "")
+            line = input("> " if asks else "")
         except (EOFError, KeyboardInterrupt):
-            if terminal:
+            if asks:
                 print()
             return
         if line.strip():
@@ -92,7 +93,7 @@ def _turn(engine: Engine, dialogue: Dialogue, line: str, params: SamplingParams)
 
     def show(index: int, token: int, text: str) -> None:
         said.append(token)
-        print(text, end="", flush=True)
+        terminal.write(text)
 
     prompt = dialogue.ask(line)
     # Only a running text may be empty of ids: a line that the vocabulary has no bytes for.

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tessera.commands import terminal
 from tessera.device import detect
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
@@ -56,9 +57,9 @@ def generate(
     else:
         ids = fill_prompt(engine.vocabulary, text, suffix, room=context - min(max_tokens, context // 2))
     if not as_json:
-        print(text, end="", flush=True)
+        terminal.write(text)
     start = time.perf_counter()
-    show = None if as_json else lambda index, token, piece: print(piece, end="", flush=True)
+    show = None if as_json else lambda index, token, piece: terminal.write(piece)
     completion = engine.generate([ids], params, show)[0]
     seconds = time.perf_counter() - start
     if as_json:
@@ -74,7 +75,7 @@ def generate(
         }
         print(json.dumps(report, ensure_ascii=False))
     else:
-        print(suffix or "")
+        terminal.write(suffix or "", end="\n")
     if completion.cut_tokens:
         print(f"note: the model reads {context} tokens; the first {completion.cut_tokens} were left out.", file=sys.stderr)
 

@@ -11,6 +11,7 @@ import torch
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder
+from tessera.run import writing
 from tessera.tokens.vocabulary import Vocabulary
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "LICENSE*"]
@@ -27,7 +28,7 @@ def import_model(source: str, target: str) -> None:
         target: a folder that does not exist yet or is empty.
 
     Raises:
-        UserError: no such model, one that is not supported (see `model.weights`), an occupied target.
+        UserError: no such model, one that is not supported (see `model.weights`), a target that is occupied or cannot be written.
     """
     folder = Path(target)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -47,7 +48,8 @@ def import_model(source: str, target: str) -> None:
     before = _probe(decoder, vocabulary)
     if not torch.isfinite(before).all():
         raise UserError(f"{source} computes numbers that are not finite; its weights are damaged.")
-    weights.save(decoder, folder, dtype, weights.read_special(origin), companions)
+    with writing(folder):
+        weights.save(decoder, folder, dtype, weights.read_special(origin), companions)
     if not torch.equal(before, _probe(weights.load(folder), Vocabulary.load(folder))):
         shutil.rmtree(folder)
         raise UserError(f"the copy in {target} did not compute what {source} does and was removed; is the disk sound?")

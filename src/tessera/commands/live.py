@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
+from tessera.commands.terminal import printable
 from tessera.errors import UserError
 from tessera.train.loop import Observer
 
@@ -105,7 +106,7 @@ class LiveLine:
                 )
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
-            self._say(f"  {first[:100]}")
+            self._say(f"  {printable(first[:100])}")
         elif kind == "note":
             self._say(event["text"])
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tessera.commands import terminal
 from tessera.commands import train as training
 from tessera.commands.generate import open_engine
 from tessera.commands.live import duration
@@ -107,5 +108,7 @@ def _complete(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:
     print("\nFunctions from held-out files, completed:")
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     for entry in completions:
-        print(f"\n--- {entry['title']}\n{entry['prompt']}{bold}{entry['completion']}{plain}")
+        print(f"\n--- {entry['title']}")
+        terminal.write(entry["prompt"], end=bold)
+        terminal.write(entry["completion"], end=f"{plain}\n")
     write_text(folder.path / "completions.json", json.dumps(completions, indent=1))

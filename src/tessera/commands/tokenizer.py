@@ -11,6 +11,7 @@ from pathlib import Path
 from tessera.data.sources import Skipped, documents
 from tessera.errors import UserError
 from tessera.model import weights
+from tessera.run import writing
 from tessera.tokens.vocabulary import Vocabulary
 
 
@@ -24,7 +25,7 @@ def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> Non
         out: a folder that is new or empty.
 
     Raises:
-        UserError: a source that yields nothing, a size below 257, an occupied folder.
+        UserError: a source that yields nothing, a size below 257, a folder that is occupied or cannot be written.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -41,7 +42,8 @@ def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> Non
                 yield document.text
 
     vocabulary = Vocabulary.train(texts(), size, pretokenizer)
-    vocabulary.save(folder)
+    with writing(folder):
+        vocabulary.save(folder)
     seconds = time.perf_counter() - begin
     left_out = f", {len(skipped):,} files or rows skipped" if skipped else ""
     print(f"{out}: {vocabulary.text_size:,} entries from {text_bytes / 1e6:,.1f} MB in {seconds:.1f} s{left_out}")

@@ -44,6 +44,7 @@ from tessera.commands.foretell import (
 )
 from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, tracker
 from tessera.data.corpus import Corpus, gather
+from tessera.data.loader import refuse_missing_rows
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
 from tessera.errors import Interrupted, UserError
@@ -104,17 +105,24 @@ def train(
     path = Path(out or f"runs/{intent.name}")
     if resume:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
-        said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget else [])}
+        said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
         refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
     world = parallel.join()
     try:
         with disk_may_be_full(path):
+            refusal: tuple[type[UserError], str] | None = None
             if world.first and not resume:
-                RunFolder.refuse_occupied(path)
-                if target_loss is not None:
-                    intent = aim(intent, target_loss, yes)
-                prepare(intent, path, init, begin, world.size, forecast)
-            world.barrier()
+                try:
+                    RunFolder.refuse_occupied(path)
+                    if target_loss is not None:
+                        intent = aim(intent, target_loss, yes)
+                    prepare(intent, path, init, begin, world.size, forecast)
+                except UserError as error:
+                    # Its words alone: the error holds this frame, and the folder's lock with it.
+                    refusal = type(error), str(error)
+            # All end alike: a process that waits for one that has gone would speak of lost connections.
+            if (refusal := world.share(refusal)) is not None:
+                raise refusal[0](refusal[1])
             launch(path, world, resume)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
@@ -125,7 +133,7 @@ def train(
 
 def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
     """The recipe with what the command line sets."""
-    return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget else []))
+    return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget is not None else []))
 
 
 def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
@@ -279,8 +287,11 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
     planned = _settled(intent, planned, facts, clock, climbed is not None)
     show(planned, say)
-    assert planned.recipe.train.tokens
-    epochs = planned.recipe.train.tokens / max(1, shards.train_tokens)
+    settings = planned.recipe.train
+    assert settings.tokens and settings.batch_rows
+    steps = loop.total_steps(planned.recipe)
+    refuse_missing_rows(shards, planned.recipe.data, settings.context, settings.batch_rows, settings.seed, steps)
+    epochs = settings.tokens / max(1, shards.train_tokens)
     if epochs > rules.MOST_EPOCHS:
         say(
             f"the run reads its {shards.train_tokens:,} tokens {epochs:.1f} times; "
@@ -359,8 +370,9 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     finally:
         live.close()
     if world.first:
-        special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
-        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, recipe.train.context))
+        special = _special(info, vocabulary)
+        context = job.decoder.config.context
+        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, context))
         verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards))
         report = write_report(path)
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
@@ -491,6 +503,12 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
             )
     world.barrier()
     return open_shards(folder)
+
+
+def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
+    """Ids for the config files; a model to go on from keeps its own, which say whether it ends its turns."""
+    own = weights.SpecialIds() if info["init"] is None else weights.read_special(info["init"])
+    return weights.SpecialIds(own.begin, own.end or (vocabulary.end_id,), vocabulary.pad_id if own.pad is None else own.pad)
 
 
 def commit() -> str | None:

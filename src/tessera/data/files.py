@@ -60,7 +60,10 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
     # A folder may really be called `a[1]`.
     if wild and not os.path.exists(path):
         base = Path(*path.parts[: wild[0]])
-        matches = _glob_matcher(path.parts[wild[0] :])
+        try:
+            matches = _glob_matcher(path.parts[wild[0] :])
+        except re.error as error:
+            raise UserError(f"files:{pattern}: its brackets hold no set of characters ({error.msg}); write [a-z].") from None
     else:
         base, matches = path, lambda name: True
     if not os.path.exists(base):

@@ -158,6 +158,24 @@ def validation_batches(shards: Shards, context: int, rows: int, max_tokens: int,
     return batches
 
 
+def refuse_missing_rows(shards: Shards, data: recipe.Data, context: int, rows: int, seed: int, steps: int) -> None:
+    """Raises UserError where the `epochs` of the sources allow fewer batches than `steps`; arguments as of `Loader`."""
+    if any(source.epochs is None for source in data.sources):
+        return
+    loader = Loader(shards, data, context, rows, seed)
+    there = 0
+    for feed in loader._feeds:
+        while there < steps * rows and (plan := feed.packer.plan(feed.block)) is not None:
+            there += len(plan)
+            feed.block += 1
+    # The last batch may be filled up with padding.
+    if there <= (steps - 1) * rows:
+        raise UserError(
+            f"{steps:,} updates of {rows} rows need {steps * rows:,} rows and data.sources.epochs allow {there:,}; "
+            f"raise the epochs, or spend less: {max(1, there // rows) * rows * context}tok."
+        )
+
+
 class _Feed:
     """The rows of one source, one after the other.
 

@@ -120,8 +120,10 @@ def _python(dotted: str) -> Iterator[Document]:
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"python:{dotted} cannot be imported: {error}.") from error
+    # A person's module may fail in any way while it is read.
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UserError(f"python:{dotted} cannot be imported: {kind}{' '.join(str(error).split())}.") from error
     finally:
         sys.path.remove(os.getcwd())
     try:

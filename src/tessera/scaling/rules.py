@@ -118,7 +118,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         "model.layers", shape.layers, fixed if facts.shape else f"width / {LAYER_WIDTH}, up or down, whichever brings N nearer"
     )
     choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
-    choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs")
+    choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs, a multiple of the key heads")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
     choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
@@ -240,7 +240,7 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
     head_size = model.head_size or 64
-    heads = model.heads or (2 * int(width / (2 * head_size) + 0.5) or 1)
+    heads = model.heads or _heads(2 * int(width / (2 * head_size) + 0.5) or 1, model.kv_heads or 1)
     kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     if heads % kv_heads:
         raise UserError(f"model.heads={heads} is not a multiple of model.kv_heads={kv_heads}.")
@@ -250,6 +250,11 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
         mlp_width=model.mlp_width or 3 * width, tied=tied, context=recipe.train.context, rope_theta=model.rope_theta,
     )  # fmt: skip
     return shape, text
+
+
+def _heads(wanted: int, kv_heads: int) -> int:
+    """The multiple of `kv_heads` next below `wanted`, or `kv_heads` itself: each shares one key head with as many others."""
+    return max(kv_heads, wanted // kv_heads * kv_heads)
 
 
 def _vocabulary(tokens: float) -> int:

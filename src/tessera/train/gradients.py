@@ -24,7 +24,7 @@ from tessera.train.parallel import World
 
 
 class Gradients:
-    """Computes gradients of `decoder` into its parameters.
+    """Computes gradients of `decoder` into its parameters; a context, at whose end the workers are gone.
 
     Args:
         decoder: on its device.
@@ -70,10 +70,13 @@ class Gradients:
                     copy.grad = None
         return nats
 
-    def close(self) -> None:
-        """Ends the workers."""
+    def __enter__(self) -> Gradients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the workers, also where one of them failed; what none has begun is dropped."""
         if self.pool is not None:
-            self.pool.shutdown()
+            self.pool.shutdown(cancel_futures=True)
 
     def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
         """One worker's rows, micro-batch by micro-batch."""

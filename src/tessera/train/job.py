@@ -100,7 +100,8 @@ def assemble(
 def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
     if info["init"] is not None:
         decoder = weights.load(info["init"], machine.torch_dtype)
-        decoder.config = replace(decoder.config, context=recipe.train.context)
+        # It goes on reading what it could read before, also where the rows are shorter now.
+        decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))
     else:
         decoder = Decoder(shape_of(recipe, vocabulary.size), machine.torch_dtype)
         decoder.initialise(recipe.train.seed)
@@ -112,7 +113,8 @@ def _sampler(decoder: Decoder, vocabulary: Vocabulary) -> Callable[[str], str]:
 
     def sample(prompt: str) -> str:
         params = SamplingParams(max_tokens=48, temperature=0.0)
-        return Engine(decoder, vocabulary).generate([vocabulary.encode_text(prompt)], params)[0].text
+        ids = vocabulary.encode_text(prompt) or [vocabulary.end_id]
+        return Engine(decoder, vocabulary).generate([ids], params)[0].text
 
     return sample
 

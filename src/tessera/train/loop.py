@@ -118,8 +118,6 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         start.restore(decoder, opts)
         job.loader.restore(start.state["loader"])
         progress = Progress(**start.state["progress"])
-    gradients = Gradients(decoder, settings, job.machine, world)
-    optim.share_work(opts, gradients.pool)
 
     def save(wait: bool = False) -> None:
         if job.writer is not None:
@@ -146,7 +144,8 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
 
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
     saved_at = time.perf_counter()
-    with _signals() as asked:
+    with Gradients(decoder, settings, job.machine, world) as gradients, _signals() as asked:
+        optim.share_work(opts, gradients.pool)
         while progress.step < steps:
             begin = time.perf_counter()
             optim.set_rates(opts, optim.schedule(progress.step, steps, settings.warmup_steps, settings.cooldown_steps))
@@ -166,7 +165,6 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
                 saved_at = time.perf_counter()
         result = look(final=True)
         save(wait=True)
-    gradients.close()
     return result
 
 

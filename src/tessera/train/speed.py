@@ -28,14 +28,12 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, sec
     assert train.batch_rows and train.micro_rows
     decoder = Decoder(config, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
-    gradients = Gradients(decoder, train, machine, World())
     opts = optim.build(decoder, train, machine.torch_dtype)
-    optim.share_work(opts, gradients.pool)
     rows = train.micro_rows * (train.workers or 1)
     ids = np.random.default_rng(0).integers(config.vocab_size, size=(rows, train.context + 1))
     batch = Batch(ids, np.ones((rows, train.context), bool), None, rows * train.context)
 
-    def compute() -> float:
+    def compute(gradients: Gradients) -> float:
         begin = time.perf_counter()
         gradients.add(batch, float(batch.tokens))
         synchronise(machine)
@@ -50,15 +48,16 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, sec
         synchronise(machine)
         return time.perf_counter() - begin
 
-    compute()
-    update()
     computing: list[float] = []
     updating: list[float] = []
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(computing) < 3:
-        computing.append(compute())
-        updating.append(update())
-    gradients.close()
+    with Gradients(decoder, train, machine, World()) as gradients:
+        optim.share_work(opts, gradients.pool)
+        compute(gradients)
+        update()
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds or len(computing) < 3:
+            computing.append(compute(gradients))
+            updating.append(update())
     # The mean, not the best: the budget is met by what the machine does, not by what it could do.
     per_batch = sum(computing) / len(computing) * (train.batch_rows / rows) + sum(updating) / len(updating)
     return train.batch_rows * train.context / per_batch
