@@ -462,7 +462,7 @@ def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
 
 
 def _far_above(runs: Runs, rows: list[int]) -> list[int]:
-    """Of these rows, those whose loss is far above the law of the others; sweeps are left alone, whose far sizes are bad rightly."""
+    """Of these rows, those far above the law of the others; sweeps, whose far sizes are rightly bad, are left alone."""
     kept = runs.take(rows)
     front = frontier(kept) if len(kept) >= 6 else None
     if front is not None and front.kind == "path" and len(front.runs) == len(kept):
