@@ -230,6 +230,12 @@ def walk_forward() -> list[dict[str, Any]]:
     return found
 
 
+def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Every forecast at up to 40x as a line of CSV, the header first."""
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in f.values()] for f in found if f["factor"] <= 40]
+    return [",".join(line) for line in [list(found[0]), *cells]]
+
+
 def _inside(one: Forecast, prediction: Any, actual: float, level: float) -> bool:
     low, high = one.interval(prediction, level)
     return low <= actual <= high
@@ -346,7 +352,7 @@ def main() -> None:
         print(f"  {'met   ' if one.met else 'MISSED'} {one.name:<66} {one.value:8.3f} {one.unit} ({bar})")
     result = {
         **facts(), "bars": [vars(one) for one in bars], "henighan": modalities, "calibration": summary, "synthetic": made,
-        "seconds": seconds, "forecasts": forecasts,
+        "seconds": seconds, "forecasts": _lines(forecasts),
     }  # fmt: skip
     store(result_path("fit"), result)
     if options.json:

@@ -157,6 +157,22 @@ def test_diverged_runs_are_left_out_by_name(write: Write) -> None:
     assert list(found.runs.name) == ["two", "three", "four"] and "Too good" in found.warnings[0]
 
 
+@pytest.mark.parametrize("bad", range(7))
+def test_a_diverged_rung_is_found_wherever_it_stands(bad: int) -> None:
+    C = 1e16 * np.geomspace(1, 1e3, 7)
+    loss = (1.7 + 86 * C**-0.092) * np.exp(1e-3 * np.random.default_rng(0).standard_normal(7))
+    loss[bad] *= 1.3
+    N = 0.1 * C**0.5
+    found = clean(make(N, C / 6 / N, C, loss, name=[f"rung {i}" for i in range(7)]))
+    assert len(found.runs) == 6 and f"rung {bad}" not in found.runs.name and f"rung {bad};" in found.warnings[0]
+
+
+def test_a_ladder_that_bends_keeps_all_its_runs() -> None:
+    C = np.array([8.8e11, 2.2e12, 5.1e12, 1.3e13, 2.8e13, 5e13])
+    found = clean(make(0.1 * C**0.5, C**0.5 / 0.6, C, [4.986, 4.438, 3.988, 3.437, 2.592, 2.1]))
+    assert len(found.runs) == 6 and not found.warnings
+
+
 def test_a_bad_size_inside_a_sweep_is_left_out_by_name(write: Write) -> None:
     rows = [
         f"{N:.6g},{1e17 / 6 / N:.6g},{loss},{name}"

@@ -525,7 +525,8 @@ def _repeat_warnings(runs: Runs, form: str) -> list[str]:
     often = int((passes > MOST_REPEATS).sum())
     if often:
         said.append(
-            f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and no correction holds: leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
+            f"{often} runs see their data more than {MOST_REPEATS:.0f} times, where models overfit and no correction holds: "
+            f"leave them out by --where 'D/U<={MOST_REPEATS:.0f}'."
         )
     return said
 

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.errors import UserError
-from tessera.scaling.law import Array, Runs, Target
+from tessera.scaling.frontier import frontier
+from tessera.scaling.law import Array, Runs, Target, fit
 
 FLOPS_PER_PAIR = 6.0
 """C / (N D): two operations per weight forward, four backward (Kaplan et al., arXiv 2001.08361, section 2.1)."""
@@ -29,6 +30,8 @@ WIDEST_BUDGET = 1.35
 """From largest to smallest compute of what is still one budget."""
 DIVERGED = 1.05
 """A run with no less data and no fewer parameters than another does not lose by this factor; published repeats differ by .1 %."""
+FAR_ABOVE = 1.15
+"""A run this far above the law of all others, and ten times as far as they scatter, diverged."""
 FEWEST_TOKENS_PER_PARAMETER = 2.0
 """Below it a run takes too few steps for its size, and more of both may well be worse; such runs are not called diverged."""
 LADDERS_DIFFER = 1.02
@@ -447,12 +450,37 @@ def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
         for before, i, after in zip(rows, rows[1:], rows[2:], strict=False):
             if loss[i] > 1.03 * max(loss[before], loss[after]) and N[before] < N[i] < N[after]:
                 high.append(int(i))
+    high += [i for i in _far_above(runs, [i for i in range(len(runs)) if i not in high and i not in low]) if usual[i]]
     said = []
     if high:
-        said.append(f"Diverged, left out: {_listed([runs.name[i] for i in sorted(high)])}: worse than smaller runs.")
+        said.append(
+            f"Diverged, left out: {_listed([runs.name[i] for i in sorted(high)])}; the other runs speak for a lower loss."
+        )
     if low:
-        said.append(f"Too good to be true, left out: {_listed([runs.name[i] for i in sorted(low)])}: better than larger runs.")
+        said.append(f"Too good to be true, left out: {_listed([runs.name[i] for i in sorted(low)])}; larger runs do worse.")
     return runs.take([i for i in range(len(runs)) if i not in high and i not in low]), said
+
+
+def _far_above(runs: Runs, rows: list[int]) -> list[int]:
+    """Of these rows, those far above the law of the others; sweeps, whose far sizes are rightly bad, are left alone."""
+    kept = runs.take(rows)
+    front = frontier(kept) if len(kept) >= 6 else None
+    if front is not None and front.kind == "path" and len(front.runs) == len(kept):
+        found = []
+        for i, row in enumerate(rows):
+            others = kept.take([j for j in range(len(kept)) if j != i])
+            law = fit(others, "frontier")
+            excess = np.log(kept.loss[i] / law.loss(0.0, 0.0, kept.C[i]))
+            if excess > max(np.log(FAR_ABOVE), 10 * law.residual_sd):
+                found.append((float(excess), row))
+        # Beside one bad run its neighbours look bad too; the worst goes, and the rest is looked at again.
+        worst = [max(found)[1]] if found else []
+        return worst + _far_above(runs, [row for row in rows if row not in worst]) if worst else []
+    if front is None and len(kept) >= 10:
+        residual = np.log(kept.loss / fit(kept, "tied").loss(kept.N, kept.D, kept.C))
+        far = residual > max(np.log(FAR_ABOVE), 10 * 1.4826 * float(np.median(np.abs(residual))))
+        return [rows[i] for i in np.flatnonzero(far)]
+    return []
 
 
 def _counted(number: int, word: str) -> str:
