@@ -132,15 +132,18 @@ class RunFolder:
             raise UserError(f"{path} holds no run (no recipe.yaml); start one without --resume.")
         return cls(path)
 
-    def lock(self) -> None:
+    def lock(self, wait: bool = False) -> None:
         """Owns the folder until the process ends.
 
+        Args:
+            wait: until another process gives it free.
+
         Raises:
-            UserError: another process owns it, or it cannot be written.
+            UserError: another process owns it and `wait` is not given, or it cannot be written.
         """
         try:
             self._lock = open(self.path / _LOCK, "w", encoding="utf-8")  # noqa: SIM115 (held as long as the process lives)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(f"another process is training in {self.path}; wait for it, or give another --out.") from None
         except OSError as error:

@@ -277,15 +277,15 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     climbed = None
     if forecast:
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
-        if facts.seconds is not None and rungs and all(rung.done for rung in rungs):
-            # Nothing is to be paid for it, so all of the time is the run's; whose ladder may then be another one.
-            larger = rules.resolve(intent, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))
+        if all(rung.done for rung in rungs):
+            # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
+            larger = _whole(intent, planned, facts, clock)
             its = materials(larger)
-            above = _rungs(intent, larger, *its, machine, cache)
-            if above and all(rung.done for rung in above):
-                planned, rungs, (vocabulary, shards) = replace(larger, utilisation=planned.utilisation), above, its
+            above = _rungs(intent, larger, *its, machine, cache) if rungs else []
+            if all(rung.done for rung in above):
+                planned, rungs, (vocabulary, shards) = larger, above, its
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
-    planned = _settled(intent, planned, facts, clock, climbed is not None)
+    planned = _settled(intent, planned, facts, clock)
     show(planned, say)
     settings = planned.recipe.train
     assert settings.tokens and settings.batch_rows
@@ -426,6 +426,14 @@ def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: 
     return replace(planned, utilisation=facts.utilisation)
 
 
+def _whole(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock) -> rules.Plan:
+    """The plan for all of the budget, at the speed that was measured for the part of it."""
+    if facts.seconds is None:
+        return rules.resolve(intent, facts)
+    measured = replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True)
+    return replace(rules.resolve(intent, measured), utilisation=planned.utilisation)
+
+
 def _rungs(
     intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
 ) -> list[ladder.Rung]:
@@ -437,14 +445,10 @@ def _rungs(
         return []
 
 
-def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock, climbed: bool) -> rules.Plan:
-    """The plan with what preparation has left of the budget; shape and vocabulary stay as they were planned.
-
-    Args:
-        climbed: whether a ladder was trained; without one, its part of a budget in FLOPs is the run's.
-    """
+def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock) -> rules.Plan:
+    """The plan with the time that preparation has left; shape and vocabulary stay as they were planned."""
     if facts.seconds is None:
-        return planned if climbed else rules.resolve(intent, facts)
+        return planned
     pinned = {f"train.{key}": getattr(planned.recipe.train, key) for key in ("compile", "evaluate_tokens", "final_tokens")}
     train = intent.train.model_copy(update={name.removeprefix("train."): value for name, value in pinned.items()})
     fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer, "train": train})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import functools
 import hashlib
 import json
@@ -28,7 +29,7 @@ import numpy as np
 
 import tessera
 from tessera.data.shards import Shards
-from tessera.device import PROCESS_SETTINGS, Machine
+from tessera.device import PROCESS_SETTINGS, Machine, memory_bytes
 from tessera.errors import RunFailed, UserError
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Recipe
@@ -40,12 +41,11 @@ from tessera.tokens.vocabulary import Vocabulary
 
 RATIO = 2.0
 """Between the budgets of neighbouring rungs."""
-RUNGS = 6
-"""Five ratios of 2 are 1.505 decades, the least that a forecast may rest on."""
 REACH = 8.5
 """The target's FLOPs over those of the largest rung."""
 SEEDS = (1, 1, 2, 2, 3, 3)
-"""Runs of each rung, largest first: the small ones are noisy and cheap."""
+"""Runs of each rung, largest first: the small ones are noisy and cheap. Five ratios of 2 are 1.505 decades, the least that a
+forecast may rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
@@ -220,6 +220,7 @@ def _rungs(
     intent: Recipe, target: rules.Plan, top: float, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
 ) -> list[Rung]:
     settings = target.recipe.train
+    facts = rules.Facts(None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False)
     rungs = []
     for number, seeds in enumerate(SEEDS):
         budget = top / RATIO**number
@@ -230,7 +231,7 @@ def _rungs(
         tokenizer = target.recipe.tokenizer
         asked = intent.model_copy(update={"budget": f"{budget:.6e}", "train": train, "tokenizer": tokenizer})
         try:
-            plan = rules.resolve(asked, rules.Facts(None, 1e12, kind=machine.kind, compiler=False))
+            plan = rules.resolve(asked, facts)
         except UserError as error:
             raise NoLadder(f"the smallest runs of its ladder would be too small: {error}") from None
         tokens, parameters = plan.recipe.train.tokens, plan.shape.matmul_parameters
@@ -264,22 +265,23 @@ def _threads(rungs: Sequence[Rung], machine: Machine) -> dict[Path, int]:
 
 
 def _prepare(rung: Rung, vocabulary: Vocabulary, shards: Shards, machine: Machine, threads: int) -> None:
-    """Writes the rung's folder, or leaves the one that a ladder before has begun."""
-    if (rung.path / "run.json").is_file():
-        return
+    """Writes the rung's folder, or leaves the one that this or another command has begun."""
     rows = rung.recipe.train.batch_rows
     assert rows
     workers = min(threads, rows) if machine.kind == "cpu" else 1
-    recipe = rung.recipe.model_copy(
-        update={"train": rung.recipe.train.model_copy(update={"threads": threads, "workers": workers})}
-    )
-    folder = RunFolder.create(rung.path, recipe)
-    vocabulary.save(rung.path / "tokenizer", recipe.train.context)
-    folder.write_info({
-        "machine": {"dtype": machine.dtype, "threads": threads, "matmul_peak_gflops": 1.0},
-        "shards": str(shards.folder), "init": None,
-    })  # fmt: skip
-    folder.unlock()
+    train = rung.recipe.train.model_copy(update={"threads": threads, "workers": workers})
+    rung.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(rung.path.parent / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (rung.path / "run.json").is_file():
+            return
+        folder = RunFolder.create(rung.path, rung.recipe.model_copy(update={"train": train}))
+        vocabulary.save(rung.path / "tokenizer", train.context)
+        folder.write_info({
+            "machine": {"dtype": machine.dtype, "threads": threads, "matmul_peak_gflops": 1.0},
+            "shards": str(shards.folder), "init": None,
+        })  # fmt: skip
+        folder.unlock()
 
 
 def _start(rung: Rung, threads: int) -> subprocess.Popen[str]:

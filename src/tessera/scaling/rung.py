@@ -19,8 +19,10 @@ RESULT = "rung.json"
 def train_rung(path: Path) -> None:
     """Trains the run in `path` to its end and writes `rung.json`: sizes, FLOPs, losses, the curve of held-out losses.
 
+    Where another command trains the same rung, this waits for it.
+
     Raises:
-        UserError: the folder is damaged, another process is training in it.
+        UserError: the folder is damaged.
         Interrupted: a signal asked to stop, or the process that started this one is gone; a checkpoint was written.
     """
     from tessera import device
@@ -31,7 +33,7 @@ def train_rung(path: Path) -> None:
     from tessera.train.job import assemble
 
     folder = RunFolder.open(path)
-    folder.lock()
+    folder.lock(wait=True)
     if (path / RESULT).is_file():
         return
     info, recipe = folder.info, folder.recipe
