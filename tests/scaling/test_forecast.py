@@ -145,7 +145,7 @@ def test_no_surface_is_told_from_one_path() -> None:
 
 
 def test_few_sizes_that_no_rule_chose_are_refused_with_both_ways_out() -> None:
-    found = forecast(path([5e11, 2.3e12, 1e13, 4.7e13], [2.72, 2.39, 2.10, 1.91], [4.3e4, 2.8e5, 2.8e5, 5.9e5]), [Target(C=4e14)])
+    found = forecast(path([5e11, 2.3e12, 1e13, 4.7e13], [2.72, 2.39, 2.10, 1.91], [4.3e4, 4e5, 1.5e5, 5.9e5]), [Target(C=4e14)])
     assert found.refused and "one rule" in said(found) and "until there are 5" in said(found)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from tessera.errors import UserError
-from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, frontier
+from tessera.scaling.frontier import DISAGREEMENT, Frontier, frontier
 from tessera.scaling.law import (
     FEWEST_RUNS,
     FORMS,
