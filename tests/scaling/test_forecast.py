@@ -144,6 +144,11 @@ def test_no_surface_is_told_from_one_path() -> None:
     assert found.refused and "one path" in said(found) and found.predictions == ()
 
 
+def test_few_sizes_that_no_rule_chose_are_refused_with_both_ways_out() -> None:
+    found = forecast(path([5e11, 2.3e12, 1e13, 4.7e13], [2.72, 2.39, 2.10, 1.91], [4.3e4, 4e5, 1.5e5, 5.9e5]), [Target(C=4e14)])
+    assert found.refused and "one rule" in said(found) and "until there are 5" in said(found)
+
+
 def test_far_and_over_trained_targets_are_warned_about() -> None:
     dice = np.random.default_rng(0)
     N = np.repeat(10 ** np.arange(7, 9.1, 0.5), 3)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from tessera.errors import UserError
-from tessera.scaling.frontier import DISAGREEMENT, Frontier, frontier
+from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, frontier
 from tessera.scaling.law import (
     FEWEST_RUNS,
     FORMS,
@@ -383,9 +383,12 @@ def _too_few(ladder: _Ladder, form: str) -> str:
             f"All runs follow one path, along which no {form} surface can be told: add runs of other sizes at the same budgets."
         )
     count, what = len(ladder.points(form)), "budgets" if form == "frontier" else "runs"
-    return (
-        f"{count} usable {what} cannot carry the form {form}: add some until there are {max(FEWEST_RUNS[form], FEWEST_BUDGETS)}."
+    said = (
+        f"{count} usable {what} cannot carry the form {form}: add some until there are {max(FEWEST_RUNS[form], FEWEST_BUDGETS)}"
     )
+    if ladder.front is None:
+        said += f", or choose all sizes by one rule, within a factor of {WIDEST_STEP_OFF_PATH:g} of a power law of C"
+    return said + "."
 
 
 def _reading(front: Frontier | None) -> tuple[str, ...]:
