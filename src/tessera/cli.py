@@ -38,7 +38,12 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ForecastOption = Annotated[
-    bool, typer.Option("--forecast/--no-forecast", help="Train a ladder of small runs first and seal what it foretells.")
+    bool | None,
+    typer.Option(
+        "--forecast/--no-forecast",
+        help="Train a ladder of small runs first and seal what it foretells; by default where a law can be expected to hold.",
+        show_default=False,
+    ),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
@@ -86,7 +91,7 @@ def plan(
     recipe_name: RecipeArgument,
     budget: BudgetOption = None,
     settings: SetOption = None,
-    forecast: ForecastOption = True,
+    forecast: ForecastOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what would be trained, each value with its reason, and what its forecast costs."""
@@ -107,7 +112,7 @@ def train(
         float | None, typer.Option(help="Held-out loss to reach, nats per token: finds the budget, and asks before it is spent.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    forecast: ForecastOption = True,
+    forecast: ForecastOption = None,
 ) -> None:
     """Train a model: a ladder of small runs, a sealed forecast, the run, the verdict."""
     _stop_in_words()

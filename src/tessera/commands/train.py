@@ -73,7 +73,7 @@ def train(
     init: str | None,
     out: str | None,
     resume: bool,
-    forecast: bool = True,
+    forecast: bool | None = None,
     target_loss: float | None = None,
     yes: bool = False,
 ) -> Path:
@@ -86,7 +86,7 @@ def train(
         init: folder of a model to go on from.
         out: the run's folder; by default `runs/NAME`.
         resume: go on from the last checkpoint in that folder.
-        forecast: train a ladder first and seal what it says of the run.
+        forecast: train a ladder first and seal what it says of the run; None: where a law can be expected to hold.
         target_loss: held-out loss to reach; the ladder says for what budget, which takes the place of the recipe's.
         yes: do not ask before that budget is spent.
 
@@ -97,7 +97,7 @@ def train(
     """
     begin = time.monotonic()
     intent = load(recipe, budget, overrides)
-    if target_loss is not None and (resume or init is not None or not forecast or not target_loss > 0):
+    if target_loss is not None and (resume or init is not None or forecast is False or not target_loss > 0):
         raise UserError(
             "--target-loss is a positive loss, and needs the forecast of a run from nothing: "
             "leave --resume, --init and --no-forecast out."
@@ -174,7 +174,7 @@ def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool = True) -> None:
+def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool | None = None) -> None:
     """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
     intent = load(recipe, budget, overrides)
@@ -182,17 +182,17 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
     facts = _facts(machine, clock, peak)
-    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
+    planned = _measured_plan(intent, facts, machine, clock, 1.0 if forecast is False else room(intent))
     page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
     page |= {"parameters": planned.shape.matmul_parameters, "derived": [asdict(d) for d in planned.derived]}
     if not as_json:
         show(planned, print)
-    if forecast:
+    if forecast is not False:
         cache = cache_folder()
         corpus = gather(intent.data, cache, say)
         vocabulary = _tokenizer(corpus, planned.recipe, cache)
         shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, forecast)
         page["forecast"] = outlook(rungs, planned, peak, ledger.read(Path("runs") / ledger.FILE), None if as_json else print)
     if as_json:
         print(json.dumps(page, indent=1))
@@ -248,8 +248,8 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     return intent
 
 
-def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool = False) -> None:
-    """Everything before the first step, written into a new folder; with `forecast` the ladder and the sealed forecast too."""
+def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool | None = False) -> None:
+    """Everything before the first step, written into a new folder: with a forecast its ladder too."""
     check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     RunFolder.refuse_occupied(path)
@@ -261,10 +261,10 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
     facts = _facts(machine, clock, peak, shape, processes)
-    if forecast and model is not None:
+    if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
-    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
+    planned = _measured_plan(intent, facts, machine, clock, 1.0 if forecast is False else room(intent))
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
         if model is None or shape is None:
@@ -275,13 +275,13 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
 
     vocabulary, shards = materials(planned)
     climbed = None
-    if forecast:
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
+    if forecast is not False:
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, forecast)
         if all(rung.done for rung in rungs):
             # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
             larger = _whole(intent, planned, facts, clock)
             its = materials(larger)
-            above = _rungs(intent, larger, *its, machine, cache) if rungs else []
+            above = _rungs(intent, larger, *its, machine, cache, forecast) if rungs else []
             if all(rung.done for rung in above):
                 planned, rungs, (vocabulary, shards) = larger, above, its
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
@@ -435,11 +435,22 @@ def _whole(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock
 
 
 def _rungs(
-    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+    intent: Recipe,
+    planned: rules.Plan,
+    vocabulary: Vocabulary,
+    shards: Shards,
+    machine: Machine,
+    cache: Path,
+    forecast: bool | None,
 ) -> list[ladder.Rung]:
-    """The ladder below a planned run; empty, and it is said why, where there is none."""
+    """The ladder below a planned run; empty, and it is said why, where there is none.
+
+    Args:
+        forecast: None: only where a law can be expected to hold.
+    """
+    least = ladder.LAWFUL_FLOPS if forecast is None else 0.0
     try:
-        return ladder.design(intent, planned, vocabulary, shards, machine, cache)
+        return ladder.design(intent, planned, vocabulary, shards, machine, cache, least)
     except ladder.NoLadder as why:
         say(f"no forecast: {why}")
         return []

@@ -49,6 +49,9 @@ forecast may rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
+LAWFUL_FLOPS = 1e12
+"""Of the smallest rung. Below it models of code learn to copy within the ladder, and their loss falls ever faster: such ladders
+were refused (docs/LOG.md, 2026-11-24, "Ladder")."""
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 
@@ -105,7 +108,13 @@ def share(reach: float = REACH) -> float:
 
 
 def design(
-    intent: Recipe, target: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+    intent: Recipe,
+    target: rules.Plan,
+    vocabulary: Vocabulary,
+    shards: Shards,
+    machine: Machine,
+    cache: Path,
+    least_flops: float = 0.0,
 ) -> list[Rung]:
     """The rungs below a target, largest first.
 
@@ -115,10 +124,17 @@ def design(
         vocabulary, shards: of the target; every rung uses them.
         machine: dtype and threads.
         cache: holds the rungs' folders.
+        least_flops: that the smallest rung must have.
 
     Raises:
-        NoLadder: the smallest rungs would be too small to be the same recipe.
+        NoLadder: the smallest rungs would be smaller than that, or too small to be the same recipe.
     """
+    smallest = target.flops / REACH / RATIO ** (len(SEEDS) - 1)
+    if smallest < least_flops:
+        raise NoLadder(
+            f"its ladder would begin at {smallest:.1e} FLOPs, and below {least_flops:.0e} small models learn too fast for a law; "
+            f"a budget {least_flops / smallest:.0f} times as large has one, or --forecast trains the ladder all the same."
+        )
     options = [_rungs(intent, target, top, vocabulary, shards, machine, cache) for top in _tops(target.flops)]
     # What was trained before is free; else the one whose reach is nearest to the wanted one.
     return max(
