@@ -182,17 +182,18 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
     facts = _facts(machine, clock, peak)
-    planned = _measured_plan(intent, facts, machine, clock, 1.0 if forecast is False else room(intent))
+    forecast = _wants_ladder(intent, facts, forecast)
+    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
     page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
     page |= {"parameters": planned.shape.matmul_parameters, "derived": [asdict(d) for d in planned.derived]}
     if not as_json:
         show(planned, print)
-    if forecast is not False:
+    if forecast:
         cache = cache_folder()
         corpus = gather(intent.data, cache, say)
         vocabulary = _tokenizer(corpus, planned.recipe, cache)
         shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, forecast)
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         page["forecast"] = outlook(rungs, planned, peak, ledger.read(Path("runs") / ledger.FILE), None if as_json else print)
     if as_json:
         print(json.dumps(page, indent=1))
@@ -264,7 +265,8 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
-    planned = _measured_plan(intent, facts, machine, clock, 1.0 if forecast is False else room(intent))
+    forecast = _wants_ladder(intent, facts, forecast)
+    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
         if model is None or shape is None:
@@ -275,13 +277,13 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
 
     vocabulary, shards = materials(planned)
     climbed = None
-    if forecast is not False:
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, forecast)
+    if forecast:
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         if all(rung.done for rung in rungs):
             # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
             larger = _whole(intent, planned, facts, clock)
             its = materials(larger)
-            above = _rungs(intent, larger, *its, machine, cache, forecast) if rungs else []
+            above = _rungs(intent, larger, *its, machine, cache) if rungs else []
             if all(rung.done for rung in above):
                 planned, rungs, (vocabulary, shards) = larger, above, its
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
@@ -434,23 +436,24 @@ def _whole(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock
     return replace(rules.resolve(intent, measured), utilisation=planned.utilisation)
 
 
-def _rungs(
-    intent: Recipe,
-    planned: rules.Plan,
-    vocabulary: Vocabulary,
-    shards: Shards,
-    machine: Machine,
-    cache: Path,
-    forecast: bool | None,
-) -> list[ladder.Rung]:
-    """The ladder below a planned run; empty, and it is said why, where there is none.
-
-    Args:
-        forecast: None: only where a law can be expected to hold.
-    """
-    least = ladder.LAWFUL_FLOPS if forecast is None else 0.0
+def _wants_ladder(intent: Recipe, facts: rules.Facts, forecast: bool | None) -> bool:
+    """What was asked for; where nothing was, whether a law can be expected to hold, and words where it cannot."""
+    if forecast is not None:
+        return forecast
     try:
-        return ladder.design(intent, planned, vocabulary, shards, machine, cache, least)
+        ladder.refuse_lawless(rules.resolve(intent, replace(facts, own_share=room(intent))).flops)
+    except ladder.NoLadder as why:
+        say(f"no forecast: {why}")
+        return False
+    return True
+
+
+def _rungs(
+    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+) -> list[ladder.Rung]:
+    """The ladder below a planned run; empty, and it is said why, where there is none."""
+    try:
+        return ladder.design(intent, planned, vocabulary, shards, machine, cache)
     except ladder.NoLadder as why:
         say(f"no forecast: {why}")
         return []

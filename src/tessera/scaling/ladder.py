@@ -107,14 +107,18 @@ def share(reach: float = REACH) -> float:
     return sum(seeds / RATIO**number for number, seeds in enumerate(SEEDS)) / reach
 
 
+def refuse_lawless(flops: float) -> None:
+    """Raises NoLadder where the ladder below a run of that many FLOPs would begin below LAWFUL_FLOPS."""
+    smallest = flops / REACH / RATIO ** (len(SEEDS) - 1)
+    if smallest < LAWFUL_FLOPS:
+        raise NoLadder(
+            f"its ladder would begin at {smallest:.1e} FLOPs, and below {LAWFUL_FLOPS:.0e} small models learn too fast for a law; "
+            f"a budget {math.ceil(LAWFUL_FLOPS / smallest)} times as large has one, or --forecast trains the ladder all the same."
+        )
+
+
 def design(
-    intent: Recipe,
-    target: rules.Plan,
-    vocabulary: Vocabulary,
-    shards: Shards,
-    machine: Machine,
-    cache: Path,
-    least_flops: float = 0.0,
+    intent: Recipe, target: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
 ) -> list[Rung]:
     """The rungs below a target, largest first.
 
@@ -124,17 +128,10 @@ def design(
         vocabulary, shards: of the target; every rung uses them.
         machine: dtype and threads.
         cache: holds the rungs' folders.
-        least_flops: that the smallest rung must have.
 
     Raises:
-        NoLadder: the smallest rungs would be smaller than that, or too small to be the same recipe.
+        NoLadder: the smallest rungs would be too small to be the same recipe.
     """
-    smallest = target.flops / REACH / RATIO ** (len(SEEDS) - 1)
-    if smallest < least_flops:
-        raise NoLadder(
-            f"its ladder would begin at {smallest:.1e} FLOPs, and below {least_flops:.0e} small models learn too fast for a law; "
-            f"a budget {least_flops / smallest:.0f} times as large has one, or --forecast trains the ladder all the same."
-        )
     options = [_rungs(intent, target, top, vocabulary, shards, machine, cache) for top in _tops(target.flops)]
     # What was trained before is free; else the one whose reach is nearest to the wanted one.
     return max(
