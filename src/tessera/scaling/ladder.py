@@ -112,7 +112,7 @@ def refuse_lawless(flops: float) -> None:
     smallest = flops / REACH / RATIO ** (len(SEEDS) - 1)
     if smallest < LAWFUL_FLOPS:
         raise NoLadder(
-            f"its ladder would begin at {smallest:.1e} FLOPs, and below {LAWFUL_FLOPS:.0e} small models learn too fast for a law; "
+            f"its ladder would begin at {smallest:.1e} FLOPs, and below {LAWFUL_FLOPS:.0e} models learn too fast for a law; "
             f"a budget {math.ceil(LAWFUL_FLOPS / smallest)} times as large has one, or --forecast trains the ladder all the same."
         )
 
