@@ -20,6 +20,8 @@ SCRIPTS = {
     "kills": "kill_resume.py",
     "checkpoints": "checkpoint_cost.py",
     "tokenizer": "tokenizer.py",
+    "rules": "rule_sweep.py",
+    "forecasts": "forecasts.py",
     "fit": "fit.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
