@@ -79,9 +79,8 @@ def conclude(budget: str, asked: list[dict[str, Any]], runs: dict[str, Any]) -> 
     noise = statistics.fmean(statistics.stdev(r["loss"] for r in found) for found in cells.values() if len(found) > 1)
     best = min(means, key=means.__getitem__)
     rule = cells[1.0, 1.0][0]
-    print(
-        f"{budget} FLOPs: N {rule['N']:,}, D {rule['D']:,}, rows {rule['rows']}, rates {rule['rates']}; seeds differ by {noise:.4f}"
-    )
+    print(f"{budget} FLOPs: N {rule['N']:,}, D {rule['D']:,}, rows {rule['rows']}, rates {rule['rates']}")
+    print(f"  seeds differ by {noise:.4f}")
     batches = sorted({batch for _, batch in means})
     print("  rate \\ batch " + "".join(f"{batch:>10g}" for batch in batches))
     for rate in sorted({rate for rate, _ in means}):
