@@ -142,14 +142,14 @@ def test_no_forecast_is_made_for_a_run_that_goes_on_from_a_model(corner: Any, tm
 def test_a_target_loss_finds_its_budget_and_asks(
     corner: Any, tmp_path: Path, known_ladder: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = law(4e9)
-    words = corner.words(tmp_path / "run", *SMALL, budget="3.2e9")
+    wanted = law(9e9)
+    words = corner.words(tmp_path / "run", *SMALL, budget="1e10")
     code, said = corner.call(*words, "--target-loss", f"{wanted:.4f}")
     assert code == 2 and "give --yes" in said and "should take" in said and not (tmp_path / "run").exists()
     code, said = corner.call(*words, "--target-loss", f"{wanted:.4f}", "--yes")
     assert code == 0, said
     page = json.loads((tmp_path / "run" / seal.FILE).read_text())
-    assert page["target"]["C"] == pytest.approx(4e9, rel=0.1) and page["loss"] == pytest.approx(wanted, rel=0.01)
+    assert page["target"]["C"] == pytest.approx(9e9, rel=0.1) and page["loss"] == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_target_loss_finds_its_budget_and_asks(
 def test_a_loss_that_cannot_be_had_is_refused(
     corner: Any, tmp_path: Path, known_ladder: dict[str, float], loss: str, sentence: str
 ) -> None:
-    code, said = corner.call(*corner.words(tmp_path / "run", *SMALL, budget="3.2e9"), "--target-loss", loss, "--yes")
+    code, said = corner.call(*corner.words(tmp_path / "run", *SMALL, budget="1e10"), "--target-loss", loss, "--yes")
     assert code == 2 and sentence in said and not (tmp_path / "run").exists()
 
 

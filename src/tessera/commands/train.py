@@ -115,7 +115,7 @@ def train(
                 try:
                     RunFolder.refuse_occupied(path)
                     if target_loss is not None:
-                        intent = aim(intent, target_loss, yes)
+                        intent, forecast = aim(intent, target_loss, yes), True
                     prepare(intent, path, init, begin, world.size, forecast)
                 except UserError as error:
                     # Its words alone: the error holds this frame, and the folder's lock with it.

@@ -304,7 +304,7 @@ def _start(rung: Rung, threads: int) -> subprocess.Popen[str]:
     with open(rung.path / "said.txt", "w", encoding="utf-8") as said:
         # In a session of its own: Ctrl-C reaches this process, which then asks the rungs to save.
         return subprocess.Popen(
-            [sys.executable, "-m", "tessera.scaling.rung", str(rung.path)],
+            [sys.executable, "-m", "tessera.scaling.rung", str(rung.path), str(os.getpid())],
             env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True, start_new_session=True,
         )  # fmt: skip
 

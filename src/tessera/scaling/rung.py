@@ -1,4 +1,4 @@
-"""One rung of a ladder, trained in a process of its own: `python -m tessera.scaling.rung FOLDER`.
+"""One rung of a ladder, trained in a process of its own: `python -m tessera.scaling.rung FOLDER PARENT`.
 
 The folder is a run's folder like any other, prepared by `scaling.ladder`, so that a rung that was stopped goes on from its last
 checkpoint. What the law needs of it is written last, as `rung.json`; checkpoints and tokenizer are then of no further use.
@@ -16,14 +16,19 @@ from typing import Any
 RESULT = "rung.json"
 
 
-def train_rung(path: Path) -> None:
+def train_rung(path: Path, parent: int) -> None:
     """Trains the run in `path` to its end and writes `rung.json`: sizes, FLOPs, losses, the curve of held-out losses.
+
+    Args:
+        path: of its folder.
+        parent: number of the process that waits for it.
 
     Where another command trains the same rung, this waits for it.
 
     Raises:
         UserError: the folder is damaged.
-        Interrupted: a signal asked to stop, or the process that started this one is gone; a checkpoint was written.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+        SystemExit: the parent is gone.
     """
     from tessera import device
     from tessera.data.shards import open_shards
@@ -42,7 +47,6 @@ def train_rung(path: Path) -> None:
     start = checkpoint.latest(folder.checkpoints, lambda text: print(f"warning: {text}", file=sys.stderr))
     checkpoint.set_aside(folder.checkpoints, start)
     folder.forget_after(start.step if start else 0)
-    parent = os.getppid()
 
     def watch(event: dict[str, Any]) -> None:
         # Nobody waits for a rung whose ladder was killed.
@@ -85,7 +89,7 @@ def main() -> None:
 
     device.prepare_process()
     try:
-        train_rung(Path(sys.argv[1]))
+        train_rung(Path(sys.argv[1]), int(sys.argv[2]))
     except UserError as error:
         sys.exit(f"tessera: {error}")
     except Interrupted as stop:
