@@ -50,7 +50,7 @@ def main() -> None:
     race.train([adamw(tuned["rate"], tuned["rows"], seed) for seed in range(options.seeds)])
     fractions = sorted(float(f) for f in options.fractions.split(","))
     race.train([muon(fraction, seed) for fraction in reversed(fractions) for seed in range(options.seeds)])
-    race.conclude(tuned, rates, batches, fractions)
+    race.conclude(tuned, fractions)
     if options.json:
         print(json.dumps(race.result))
 
@@ -118,7 +118,7 @@ class Race:
         )
         return {**json.loads(done.stdout.splitlines()[-1]), "wall_seconds": time.perf_counter() - begin}
 
-    def conclude(self, tuned: dict[str, Any], rates: list[float], batches: list[int], fractions: list[float]) -> None:
+    def conclude(self, tuned: dict[str, Any], fractions: list[float]) -> None:
         """The ratio of the times, its spread over seeds, and whether the tuning ended inside its grid."""
         target_runs = [
             r for r in self.runs() if (r["optimizer"], r["rate"], r["rows"]) == ("adamw", tuned["rate"], tuned["rows"])
@@ -136,7 +136,9 @@ class Race:
                 )
             )
         reached = [p for p in points if p[1] <= target]
-        inside = min(rates) < tuned["rate"] < max(rates) and min(batches) < tuned["rows"] < max(batches)
+        tried = [(r["rate"], r["rows"]) for r in self.runs() if r["optimizer"] == "adamw"]
+        across = [rate for rate, rows in tried if rows == tuned["rows"]], [rows for rate, rows in tried if rate == tuned["rate"]]
+        inside = all(min(a) < t < max(a) for a, t in zip(across, (tuned["rate"], tuned["rows"]), strict=True))
         print(f"AdamW, tuned: rate {tuned['rate']:g}, {tuned['rows']} rows; loss {target:.4f} after {full_time:.0f} s")
         print(f"the best of AdamW's grid lies {'inside it' if inside else 'ON ITS EDGE: widen --rates or --batch-factors'}")
         for share, loss, over_seeds in points:

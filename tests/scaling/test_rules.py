@@ -129,7 +129,7 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
     assert all(b > a for a, b in zip(tokens[::15], tokens[15::15], strict=False)) and rows[-1] > rows[0]
 
 
-@pytest.mark.parametrize(("width", "kv_heads", "heads"), [(64, 2, 2), (192, 2, 2), (320, 2, 4), (384, 3, 6), (128, 8, 8)])
+@pytest.mark.parametrize(("width", "kv_heads", "heads"), [(64, 2, 2), (192, 2, 4), (320, 4, 4), (384, 3, 6), (128, 8, 8)])
 def test_heads_are_chosen_to_fit_the_key_heads_that_are_set(width: int, kv_heads: int, heads: int) -> None:
     plan = rules.resolve(page(f"model.kv_heads={kv_heads}", f"model.width={width}", "budget=1Mtok"), MACHINE)
     assert (plan.recipe.model.heads, plan.shape.heads, plan.shape.kv_heads) == (heads, heads, kv_heads)
@@ -181,3 +181,15 @@ def test_a_model_to_go_on_from_keeps_its_shape() -> None:
 def test_what_cannot_be_done_is_refused_in_words(overrides: list[str], facts: Facts, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         rules.resolve(page(*overrides), facts)
+
+
+def test_short_data_gives_more_parameters_rather_than_more_passes() -> None:
+    plenty, short = (rules.resolve(page("budget=1.3e13"), Facts(None, 1e11, train_bytes=n)) for n in (50_000_000, 1_000_000))
+    passes = short.recipe.train.tokens * 2.0 / 1_000_000
+    assert 3 < passes < 5 and short.shape.matmul_parameters > 1.5 * plenty.shape.matmul_parameters
+    assert short.flops == pytest.approx(plenty.flops, rel=0.02)
+    assert "not over 4 passes" in next(d.reason for d in short.derived if d.name == "model.width")
+    # Tokens that a person asked for are theirs.
+    asked = rules.resolve(page("budget=4Mtok"), Facts(None, 1e11, train_bytes=1_000_000))
+    assert asked.recipe.train.tokens == 4_000_000
+    assert asked.shape == rules.resolve(page("budget=4Mtok"), MACHINE).shape

@@ -21,7 +21,8 @@ from tessera.errors import UserError
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import ladder, ledger, rules, seal
-from tessera.scaling.forecast import Forecast, forecast
+from tessera.scaling.forecast import OFF_RECIPE, Forecast, forecast
+from tessera.scaling.frontier import frontier
 from tessera.scaling.law import Target
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
@@ -138,22 +139,23 @@ def target_of(planned: rules.Plan, padding: float) -> Target:
 
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
     """The law of a ladder, and what it says of runs of the same recipe."""
-    # C alone: the target is what the same rules make of a larger budget.
-    return forecast(ladder.runs(climbed.rows), [Target(C=t.C) for t in targets], "frontier")
+    # The rungs are what the rules make of smaller budgets; a target that is not, short of data or set by hand, is refused.
+    return forecast(ladder.runs(climbed.rows), targets, "frontier")
 
 
 def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
     """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
     target = target_of(planned, climbed.padding)
     found = foretell(climbed, [target])
+    off = _off_path(climbed, target)
     facts: dict[str, Any] = {
         "format": 1,
         "run": str(path),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "target": {"N": target.N, "D": target.D, "C": target.C},
-        "refused": found.refused,
-        "reasons": list(found.reasons),
+        "refused": found.refused or bool(off),
+        "reasons": [*found.reasons, *off],
         "warnings": list(found.warnings),
         "ladder": climbed.rows,
         "fit": found.to_json(),
@@ -170,6 +172,19 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     }
     assert target.C
     return {**facts, "band": seal.band(facts, climbed.rows, target.C)}
+
+
+def _off_path(climbed: Climbed, target: Target) -> list[str]:
+    """Why the ladder does not speak of a target of another size than the same rules would give it."""
+    front = frontier(ladder.runs(climbed.rows))
+    assert front is not None and target.C and target.N
+    usual, _ = front.recipe(target.C)
+    if abs(math.log(target.N / usual)) <= math.log(OFF_RECIPE):
+        return []
+    return [
+        f"The run has {target.N:,.0f} parameters where the ladder's path comes to {usual:,.0f} at its compute, because its data is short or "
+        "a size was set by hand: give more data, or leave the size to the rules."
+    ]
 
 
 def describe(foretold: Mapping[str, Any], say: Say) -> None:

@@ -181,7 +181,9 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
-    facts = _facts(machine, clock, peak)
+    cache = cache_folder()
+    corpus = gather(intent.data, cache, say)
+    facts = replace(_facts(machine, clock, peak), train_bytes=corpus.train_bytes)
     forecast = _wants_ladder(intent, facts, forecast)
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
     page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
@@ -189,8 +191,6 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     if not as_json:
         show(planned, print)
     if forecast:
-        cache = cache_folder()
-        corpus = gather(intent.data, cache, say)
         vocabulary = _tokenizer(corpus, planned.recipe, cache)
         shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
@@ -220,7 +220,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     machine = devices.detect(intent.train.precision, intent.train.threads)
     peak, cache = devices.matmul_peak(machine), cache_folder()
     corpus = gather(intent.data, cache, say)
-    facts = _facts(machine, Clock(time.monotonic(), _seconds(intent)), peak)
+    facts = replace(_facts(machine, Clock(time.monotonic(), _seconds(intent)), peak), train_bytes=corpus.train_bytes)
     planned = rules.resolve(intent, replace(facts, own_share=room(intent)))
     vocabulary = _tokenizer(corpus, planned.recipe, cache)
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
@@ -261,7 +261,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
-    facts = _facts(machine, clock, peak, shape, processes)
+    facts = replace(_facts(machine, clock, peak, shape, processes), train_bytes=corpus.train_bytes)
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
@@ -279,7 +279,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     climbed = None
     if forecast:
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
-        if all(rung.done for rung in rungs):
+        if not rungs or (facts.seconds is not None and all(rung.done for rung in rungs)):
             # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
             larger = _whole(intent, planned, facts, clock)
             its = materials(larger)

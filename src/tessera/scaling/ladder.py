@@ -234,6 +234,7 @@ def _rungs(
 ) -> list[Rung]:
     settings = target.recipe.train
     facts = rules.Facts(None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False)
+    # Not how much data there is: a rung needs less of it than its target.
     rungs = []
     for number, seeds in enumerate(SEEDS):
         budget = top / RATIO**number

@@ -18,6 +18,8 @@ TOKENS_PER_PARAMETER = 10.0
 """D/N at the best loss for the compute, N in matmul parameters (nanochat's fits give 10 to 11 with Muon, its LOG 2026-01-27)."""
 MOST_EPOCHS = 4.0
 """Passes over the data that are nearly as good as new data (arXiv 2305.16264)."""
+LEAST_TOKENS_PER_PARAMETER = 2.0
+"""Where the data is short, parameters grow instead of passes over it, down to this many tokens for each."""
 UTILISATION = 0.55
 """Share of the matmul peak that training reaches, until it has been measured."""
 CONTROL_TOKENS = 64
@@ -40,6 +42,7 @@ class Facts:
 
     Args:
         seconds: of the budget that are left for training and evaluation; None where the budget is not a time.
+        train_bytes: of training text; None where it has not been read.
         own_share: part of the seconds or FLOPs that the run itself may use; the rest is the ladder's.
         peak_flops: FLOP/s of the machine's matmul, over all processes.
         utilisation: share of that peak that training reaches, guessed until it has been measured.
@@ -62,6 +65,7 @@ class Facts:
     threads: int = 1
     memory_bytes: int | None = None
     compiler: bool = True
+    train_bytes: int | None = None
     own_share: float = 1.0
 
 
@@ -104,9 +108,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
     parameters = shape.matmul_parameters
-    why_shape = (
-        f"N = {_count(parameters)} matmul parameters for D = {_count(tokens)} tokens, near {TOKENS_PER_PARAMETER:g} tokens each"
-    )
+    short = facts.train_bytes is not None and tokens < 0.8 * _wanted_tokens(shape, vocabulary_text, None)
+    near = f"not over {MOST_EPOCHS:g} passes" if short else f"near {TOKENS_PER_PARAMETER:g} tokens each"
+    why_shape = f"N = {_count(parameters)} matmul parameters for D = {_count(tokens)} tokens, {near}"
     fixed = "as in the model to go on from"
     choose(
         "tokenizer.vocabulary_size",
@@ -178,7 +182,7 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
         budget = Budget(tokens=recipe.train.tokens)
     if budget.tokens is not None:
         target = float(budget.tokens)
-        return _best(recipe, facts, lambda shape: target, f"the budget, {recipe.budget}")
+        return _best(recipe, replace(facts, train_bytes=None), lambda shape: target, f"the budget, {recipe.budget}")
     if facts.seconds is not None:
         if facts.seconds <= 0:
             raise UserError(f"a budget of {recipe.budget} is spent before training begins; give more.")
@@ -194,7 +198,7 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
 
 
 def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int, DecoderConfig, int, str]:
-    """The shape whose tokens per parameter come nearest to the rule; tokens capped by the data where nothing else fixes them."""
+    """The shape whose tokens come nearest to what the rule wants for it."""
     best: tuple[float, int, DecoderConfig, int, str] | None = None
     for width, layers in _sizes(recipe, facts):
         shape, text = _shape(recipe, facts, width, layers, 1e6)
@@ -202,7 +206,7 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
             tokens = tokens_for(shape)
             shape, text = _shape(recipe, facts, width, layers, tokens)
         tokens = tokens_for(shape)
-        distance = abs(math.log(tokens / shape.matmul_parameters / TOKENS_PER_PARAMETER))
+        distance = abs(math.log(tokens / _wanted_tokens(shape, text, facts.train_bytes)))
         if best is None or distance < best[0]:
             best = (distance, int(tokens), shape, text, why)
     assert best is not None
@@ -210,6 +214,24 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
     if tokens < 20 * recipe.train.context:
         raise UserError(f"a budget of {recipe.budget} buys {tokens:,} tokens, too few to train anything; give more.")
     return tokens, shape, text, why
+
+
+def _wanted_tokens(shape: DecoderConfig, text: int, train_bytes: int | None) -> float:
+    """D for a shape: so many tokens per parameter, and no more than a few passes over the data while the shape can do with less.
+
+    Five minutes on 1 MB of text: 0.47M parameters and 9 passes end worse than 0.22M and 4.6 passes with a quarter of the compute
+    (docs/LOG.md, 2026-11-25, "Short data").
+    """
+    wanted = TOKENS_PER_PARAMETER * shape.matmul_parameters
+    if train_bytes is None:
+        return wanted
+    passes = MOST_EPOCHS * train_bytes / _bytes_per_token(text)
+    return min(wanted, max(passes, LEAST_TOKENS_PER_PARAMETER * shape.matmul_parameters))
+
+
+def _bytes_per_token(text: int) -> float:
+    """Of English and of Python with that many text entries, roughly; 2.0 was measured at 512."""
+    return min(4.5, 2.0 + 0.5 * math.log2(max(text, 257) / 512))
 
 
 def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
