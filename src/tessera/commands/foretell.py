@@ -182,8 +182,8 @@ def _off_path(climbed: Climbed, target: Target) -> list[str]:
     if abs(math.log(target.N / usual)) <= math.log(OFF_RECIPE):
         return []
     return [
-        f"The run has {target.N:,.0f} parameters where the ladder's path comes to {usual:,.0f} at its compute, because its data is "
-        "short or a size was set by hand: give more data, or leave the size to the rules."
+        f"The run has {target.N:,.0f} parameters where the ladder's path comes to {usual:,.0f} at its compute, because its data "
+        "is short or a size was set by hand: give more data, or leave the size to the rules."
     ]
 
 
