@@ -34,6 +34,8 @@ ADAMW_RATE = 0.004
 EMBEDDING_RATE = 0.012
 RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
+LEAST_UPDATES = 900
+"""Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder")."""
 
 
 @dataclass(frozen=True)
@@ -285,12 +287,14 @@ def _vocabulary(tokens: float) -> int:
 
 def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
     wanted = BATCH_FACTOR * tokens**BATCH_POWER
-    # Never so large that the run has under 200 updates.
-    wanted = min(wanted, tokens / 200)
+    wanted = min(wanted, tokens / LEAST_UPDATES)
     rows = max(1, round(wanted / context))
     unit = shares * (4 if rows >= 16 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
-    return rows, f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} = {_count(wanted)} tokens (Step Law, arXiv 2503.04715)"
+    return (
+        rows,
+        f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} (Step Law, arXiv 2503.04715), or D / {LEAST_UPDATES}: {_count(wanted)} tokens",
+    )
 
 
 def _micro_tokens(shape: DecoderConfig, facts: Facts) -> tuple[int, str]:
