@@ -44,5 +44,5 @@ def test_what_an_encoding_cannot_hold_is_replaced() -> None:
 
 def test_samples_on_the_live_line_are_made_printable() -> None:
     screen = Terminal()
-    LiveLine(10, screen)({"event": "sample", "step": 1, "prompt": "x = ", "text": "\x1b[31m\x9b2J"})
+    LiveLine(10, stream=screen)({"event": "sample", "step": 1, "prompt": "x = ", "text": "\x1b[31m\x9b2J"})
     assert screen.getvalue() == "\r\x1b[2K  x = \u241b[31m<9B>2J\n"
