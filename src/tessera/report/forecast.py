@@ -12,6 +12,9 @@ from typing import Any
 
 from tessera.report.charts import Band, Series, legend, line_chart, short
 
+WHISKER = 1.15
+"""Half the breadth of an interval in the chart, as a factor in compute."""
+
 
 def forecast_figure(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     """Words, the chart of loss against compute, and the forecast in numbers."""
@@ -74,11 +77,15 @@ def _chart(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     if foretold["fit"]["form"] == "frontier":
         law = [k["E"] + k["A"] * x ** -k["a"] for x in xs]
         curves.append(Series(f"law: {k['E']:.3f} + {k['A']:.3g} C^-{k['a']:.3f}", xs, law, "faint"))
-    for level, style in (("0.9", "second"), ("0.5", "ink")):
-        low, high = foretold["intervals"][level]
-        curves.append(Series(f"{float(level):.0%} interval", [target, target], [low, high], style))
     if verdict.get("loss"):
         curves.append(Series("this run", [target], [verdict["loss"]], "second", line=False, points=True))
-    chart = line_chart(curves, "compute (FLOPs, log scale)", "loss (nats per token, log scale)", log_y=True, log_x=True)
+    wide = (target / WHISKER, target * WHISKER)
+    bands = [
+        Band(f"{float(level):.0%} interval", wide, (low, low), (high, high))
+        for level in ("0.9", "0.5")
+        for low, high in [foretold["intervals"][level]]
+    ]
+    axes = "compute (FLOPs, log scale)", "loss (nats per token, log scale)"
+    chart = line_chart(curves, *axes, log_y=True, log_x=True, bands=bands)
     reach = f'<p class="dim">Largest run of the ladder {short(max(r["C"] for r in rungs))} FLOPs, this run {short(target)}.</p>'
-    return legend(curves) + chart + reach
+    return legend([*curves, *bands[:1]]) + chart + reach
