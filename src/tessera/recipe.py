@@ -93,7 +93,7 @@ class Model(Part):
     mlp_width: int | None = Field(None, ge=8)
     tied: bool | None = None
     """One matrix for embedding and head."""
-    rope_theta: float = Field(10_000.0, gt=0)
+    rope_theta: float | None = Field(None, gt=0)
     """Base of the rotary wavelengths (arXiv 2104.09864)."""
 
 
@@ -102,8 +102,13 @@ class Train(Part):
 
     tokens: int | None = Field(None, ge=1)
     """D: training tokens, padding not counted."""
-    context: int = Field(256, ge=8)
-    """T: tokens per row."""
+    context: int | None = Field(None, ge=8)
+    """T: tokens per row. Rule: grows with the tokens of the budget."""
+    short_context: int | None = Field(None, ge=8)
+    """Rows are cut into pieces of this many tokens at first, a divisor of `context`: near tokens are learned from before far
+    ones. Equal to `context`: never."""
+    short_share: float = Field(0.5, ge=0, le=1)
+    """Part of the steps with such pieces."""
     batch_rows: int | None = Field(None, ge=1)
     """Rows per update over all processes; rule: .58 D^.571 tokens (Step Law, arXiv 2503.04715)."""
     micro_rows: int | None = Field(None, ge=1)
@@ -145,6 +150,18 @@ class Train(Part):
     sample_prompts: tuple[str, ...] = ()
     """Completed at each evaluation, to see the model learn."""
     track: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> Train:
+        if self.context and self.short_context and self.context % self.short_context:
+            raise ValueError(f"short_context={self.short_context} does not divide context={self.context}")
+        return self
+
+    @property
+    def mean_context(self) -> float:
+        """Length of rows and pieces, averaged over the steps of a resolved recipe: what attention costs."""
+        assert self.context and self.short_context
+        return self.short_share * self.short_context + (1 - self.short_share) * self.context
 
 
 class Recipe(Part):

@@ -67,6 +67,9 @@ def test_every_gap_is_filled_with_a_reason_and_the_result_is_its_own_plan(
 
 SET = {
     "train.tokens": 123_456,
+    "train.context": 96,
+    "train.short_context": 16,
+    "model.rope_theta": 5e4,
     "train.batch_rows": 12,
     "train.micro_rows": 3,
     "train.matrix_rate": 0.007,

@@ -40,6 +40,7 @@ def make(folder: Path | None = None, observers: tuple[loop.Observer, ...] = (), 
     base: dict[str, Any] = dict(
         tokens=STEPS * ROWS * T,
         context=T,
+        short_context=T // 2,
         batch_rows=ROWS,
         micro_rows=2,
         matrix_rate=0.02,

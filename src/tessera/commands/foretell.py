@@ -130,9 +130,9 @@ def outlook(
 def target_of(planned: rules.Plan, padding: float) -> Target:
     """Sizes of a planned run, with the tokens that it will really learn from."""
     train = planned.recipe.train
-    assert train.batch_rows
+    assert train.batch_rows and train.context
     tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - padding)
-    return Target(N=planned.shape.matmul_parameters, D=tokens, C=planned.shape.flops_per_token(train.context) * tokens)
+    return Target(N=planned.shape.matmul_parameters, D=tokens, C=planned.shape.flops_per_token(train.mean_context) * tokens)
 
 
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:

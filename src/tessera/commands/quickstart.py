@@ -72,7 +72,7 @@ def _compare(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:
     plain = recipe.data.model_copy(update={"fill_in_the_middle": 0.0})
     shards = tokenise(corpus, vocabulary, plain, cache_folder(), lambda line: None)
     source = shards.sources[0]
-    assert recipe.train.batch_rows and recipe.train.final_tokens
+    assert recipe.train.context and recipe.train.batch_rows and recipe.train.final_tokens
     rows = validation_batches(shards, recipe.train.context, min(8, recipe.train.batch_rows), recipe.train.final_tokens)
     device = engine.decoder.head_weight.device
     untrained = Decoder(engine.decoder.config, engine.decoder.dtype).to(device)

@@ -234,7 +234,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
         if flops < 1.5 * ladder.REACH * rungs[0].flops:
             break
     speed_found = speed.tokens_per_second(planned.shape, planned.recipe.train, machine)
-    rate = speed_found * planned.shape.flops_per_token(intent.train.context)
+    rate = speed_found * planned.shape.flops_per_token(planned.shape.context)
 
     def price(amount: float) -> str:
         return f"{amount:.2e} FLOPs, {duration(amount / rate)} here" if math.isfinite(amount) else "no budget"
@@ -290,7 +290,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     planned = _settled(intent, planned, facts, clock)
     show(planned, say)
     settings = planned.recipe.train
-    assert settings.tokens and settings.batch_rows
+    assert settings.tokens and settings.batch_rows and settings.context
     steps = loop.total_steps(planned.recipe)
     refuse_missing_rows(shards, planned.recipe.data, settings.context, settings.batch_rows, settings.seed, steps)
     epochs = settings.tokens / max(1, shards.train_tokens)
@@ -417,7 +417,7 @@ def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: 
     # Twice: the first measurement may move the shape, whose own speed then counts.
     for _ in range(2):
         measured = speed.tokens_per_second(planned.shape, planned.recipe.train, machine) * facts.processes
-        share = measured * planned.shape.flops_per_token(intent.train.context) / facts.peak_flops
+        share = measured * planned.shape.flops_per_token(planned.shape.context) / facts.peak_flops
         parameters = planned.shape.matmul_parameters
         say(f"measured {measured:,.0f} tokens/s at {parameters:,} parameters, {share:.0%} of the matmul peak")
         before = planned.shape
@@ -459,11 +459,14 @@ def _rungs(
         return []
 
 
+_PINNED = ("context", "short_context", "compile", "evaluate_tokens", "final_tokens")
+
+
 def _settled(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock) -> rules.Plan:
     """The plan with the time that preparation has left; shape and vocabulary stay as they were planned."""
     if facts.seconds is None:
         return planned
-    pinned = {f"train.{key}": getattr(planned.recipe.train, key) for key in ("compile", "evaluate_tokens", "final_tokens")}
+    pinned = {f"train.{key}": getattr(planned.recipe.train, key) for key in _PINNED}
     train = intent.train.model_copy(update={name.removeprefix("train."): value for name, value in pinned.items()})
     fixed = intent.model_copy(update={"model": planned.recipe.model, "tokenizer": planned.recipe.tokenizer, "train": train})
     again = rules.resolve(fixed, replace(facts, seconds=clock.left(), utilisation=planned.utilisation, measured=True))

@@ -35,6 +35,13 @@ class Batch:
     documents: np.ndarray | None
     tokens: int
 
+    def cut(self, length: int) -> Batch:
+        """The same targets in rows of `length`, a divisor of T, which see nothing of each other."""
+        starts = np.arange(0, self.learn.shape[1], length)[:, None]
+        ids = self.ids[:, starts + np.arange(length + 1)].reshape(-1, length + 1)
+        documents = None if self.documents is None else self.documents.reshape(-1, length)
+        return Batch(ids, self.learn.reshape(-1, length), documents, self.tokens)
+
 
 class Loader:
     """Batches without end, or until every source has been read as often as its `epochs` allow.

@@ -66,8 +66,9 @@ class DecoderConfig:
         norms = self.layers * (2 * self.width + 2 * self.head_size * self.qk_norm) + self.width
         return self.matmul_parameters + norms + (0 if self.tied else self.vocab_size * self.width)
 
-    def flops_per_token(self, context: int) -> float:
-        """Training FLOPs of one token: 3 x forward (weights, head, causal half of attention), no optimizer."""
+    def flops_per_token(self, context: float) -> float:
+        """Training FLOPs of one token: 3 x forward (weights, head, causal half of attention), no optimizer. A mean for `context`
+        gives the mean."""
         attention = self.layers * 2 * self.heads * self.head_size * context  # QK^T and PV: 2 x 2 S H T, half of it causal
         return 3.0 * (2 * self.matmul_parameters + attention)
 

@@ -89,7 +89,7 @@ class Rung:
     @property
     def flops(self) -> float:
         """C as planned."""
-        return self.shape.flops_per_token(self.recipe.train.context) * self.tokens
+        return self.shape.flops_per_token(self.recipe.train.mean_context) * self.tokens
 
     @property
     def done(self) -> bool:
@@ -241,9 +241,11 @@ def _rungs(
         train = intent.train.model_copy(update={
             "tokens": None, "threads": 1, "workers": 1, "compile": False, "sample_prompts": (), "track": "none",
             "evaluate_tokens": settings.evaluate_tokens, "final_tokens": settings.final_tokens,
+            "context": settings.context, "short_context": settings.short_context,
         })  # fmt: skip
-        tokenizer = target.recipe.tokenizer
-        asked = intent.model_copy(update={"budget": f"{budget:.6e}", "train": train, "tokenizer": tokenizer})
+        model = intent.model.model_copy(update={"rope_theta": target.recipe.model.rope_theta})
+        same = {"model": model, "tokenizer": target.recipe.tokenizer}
+        asked = intent.model_copy(update={"budget": f"{budget:.6e}", "train": train, **same})
         try:
             plan = rules.resolve(asked, facts)
         except UserError as error:
@@ -284,6 +286,7 @@ def _prepare(rung: Rung, vocabulary: Vocabulary, shards: Shards, machine: Machin
     assert rows
     workers = min(threads, rows) if machine.kind == "cpu" else 1
     train = rung.recipe.train.model_copy(update={"threads": threads, "workers": workers})
+    assert train.context
     rung.path.parent.mkdir(parents=True, exist_ok=True)
     with open(rung.path.parent / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

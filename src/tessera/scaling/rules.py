@@ -36,6 +36,9 @@ RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
 LEAST_UPDATES = 900
 """Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder")."""
+LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
+PIECES = 4
+"""Rows are cut into so many in the first half of a run (docs/LOG.md, 2026-11-25, "Context", as all about the context here)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,11 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     train = recipe.train
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
+    context = int(choose("train.context", shape.context, "128 (D / 5M)^0.5, a power of two: more data, longer memory"))
+    pieces = _short_context(recipe, facts, context)
+    choose("train.short_context", pieces, "a quarter of the rows at first: near tokens before far ones")
+    if context % pieces:
+        raise UserError(f"train.short_context={pieces} does not divide train.context={context}; make it a divisor.")
     parameters = shape.matmul_parameters
     short = facts.train_bytes is not None and tokens < 0.8 * _wanted_tokens(shape, vocabulary_text, None)
     near = f"not over {MOST_EPOCHS:g} passes" if short else f"near {TOKENS_PER_PARAMETER:g} tokens each"
@@ -127,10 +135,11 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs, a multiple of the key heads")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
+    choose("model.rope_theta", shape.rope_theta, fixed if facts.shape else "1,000 for rows of up to 256 tokens, then 10,000")
     choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
 
     side_by_side = facts.threads if facts.kind == "cpu" and facts.processes == 1 else 1
-    rows, why_rows = _batch_rows(tokens, train.context, facts.processes * side_by_side)
+    rows, why_rows = _batch_rows(tokens, context, facts.processes * side_by_side)
     rows = int(choose("train.batch_rows", rows, why_rows))
     if rows % facts.processes:
         raise UserError(f"train.batch_rows={rows} cannot be shared by {facts.processes} processes; make it a multiple.")
@@ -140,9 +149,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     )
     most, why_micro = _micro_tokens(shape, facts)
     compiled = choose("train.compile", *_compile(facts))
-    micro = _micro_rows(max(1, per_process // workers), max(1, most // train.context), even=compiled)
+    micro = _micro_rows(max(1, per_process // workers), max(1, most // context), even=compiled)
     choose("train.micro_rows", micro, why_micro)
-    steps = max(1, math.ceil(tokens / (rows * train.context)))
+    steps = max(1, math.ceil(tokens / (rows * context)))
     adamw = train.optimizer == "adamw"
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
     choose(
@@ -163,8 +172,10 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         "40 % of the steps, at least 100, at most four fifths",
     )
     choose("train.evaluate_every", max(1, math.ceil(steps / 10)), "ten times in a run")
-    choose("train.evaluate_tokens", _held_out_tokens(0.006 * tokens, recipe), "so that ten evaluations cost about 2 % of the run")
-    choose("train.final_tokens", _held_out_tokens(0.06 * tokens, recipe), "so that the final loss costs about 2 % of the run")
+    choose(
+        "train.evaluate_tokens", _held_out_tokens(0.006 * tokens, context), "so that ten evaluations cost about 2 % of the run"
+    )
+    choose("train.final_tokens", _held_out_tokens(0.06 * tokens, context), "so that the final loss costs about 2 % of the run")
 
     filled: dict[str, Any] = recipe.model_dump()
     for item in said.values():
@@ -172,14 +183,13 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         filled[part][key] = item.value
     filled["model"]["rope_theta"] = shape.rope_theta
     resolved = Recipe.model_validate(filled)
-    flops = shape.flops_per_token(train.context) * tokens
+    flops = shape.flops_per_token(resolved.train.mean_context) * tokens
     return Plan(resolved, shape, tuple(said.values()), flops)
 
 
 def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
     """Tokens D, shape, text entries and the reason for D."""
     budget = Budget.parse(recipe.budget)
-    context = recipe.train.context
     if recipe.train.tokens is not None:
         budget = Budget(tokens=recipe.train.tokens)
     if budget.tokens is not None:
@@ -196,7 +206,14 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
         assert budget.flops is not None
         flops = budget.flops * facts.own_share
         why = f"C = {flops:.3g} FLOPs" + (", the rest is the ladder's" if facts.own_share < 1 else "")
-    return _best(recipe, facts, lambda shape: flops / shape.flops_per_token(context), why)
+
+    def bought(shape: DecoderConfig) -> float:
+        train = recipe.train.model_copy(
+            update={"context": shape.context, "short_context": _short_context(recipe, facts, shape.context)}
+        )
+        return flops / shape.flops_per_token(train.mean_context)
+
+    return _best(recipe, facts, bought, why)
 
 
 def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int, DecoderConfig, int, str]:
@@ -204,7 +221,7 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
     best: tuple[float, int, DecoderConfig, int, str] | None = None
     for width, layers in _sizes(recipe, facts):
         shape, text = _shape(recipe, facts, width, layers, 1e6)
-        for _ in range(3):  # the vocabulary follows the tokens, which follow the shape
+        for _ in range(3):  # vocabulary and context follow the tokens, which follow the shape
             tokens = tokens_for(shape)
             shape, text = _shape(recipe, facts, width, layers, tokens)
         tokens = tokens_for(shape)
@@ -213,7 +230,7 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
             best = (distance, int(tokens), shape, text, why)
     assert best is not None
     _, tokens, shape, text, why = best
-    if tokens < 20 * recipe.train.context:
+    if tokens < 20 * shape.context:
         raise UserError(f"a budget of {recipe.budget} buys {tokens:,} tokens, too few to train anything; give more.")
     return tokens, shape, text, why
 
@@ -260,7 +277,9 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
 
 def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
-        return replace(facts.shape, context=recipe.train.context), facts.shape.vocab_size
+        # What could read far before goes on doing so.
+        context = recipe.train.context or min(facts.shape.context, max(256, _context(tokens)))
+        return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
     head_size = model.head_size or 64
@@ -268,10 +287,12 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
     kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     if heads % kv_heads:
         raise UserError(f"model.heads={heads} is not a multiple of model.kv_heads={kv_heads}.")
+    context = recipe.train.context or _context(tokens)
     tied = model.tied if model.tied is not None else (text * width > 0.2 * layers * 12 * width * width)
     shape = DecoderConfig(
         vocab_size=text + CONTROL_TOKENS, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
-        mlp_width=model.mlp_width or 3 * width, tied=tied, context=recipe.train.context, rope_theta=model.rope_theta,
+        mlp_width=model.mlp_width or 3 * width, tied=tied, context=context,
+        rope_theta=model.rope_theta or (1e3 if context <= 256 else 1e4),
     )  # fmt: skip
     return shape, text
 
@@ -283,6 +304,19 @@ def _heads(wanted: int, kv_heads: int) -> int:
 
 def _vocabulary(tokens: float) -> int:
     return int(2 ** min(16, max(9, round(math.log2(512 * math.sqrt(tokens / 5e6))))))
+
+
+def _context(tokens: float) -> int:
+    return min(MOST_CONTEXT, max(LEAST_CONTEXT, int(2 ** round(math.log2(128 * math.sqrt(tokens / 5e6))))))
+
+
+def _short_context(recipe: Recipe, facts: Facts, context: int) -> int:
+    """What was asked for, or a part of the rows of a model that begins from nothing."""
+    given = recipe.train.short_context
+    if given is not None:
+        return given
+    whole = facts.shape is not None or context % PIECES or context < 8 * PIECES
+    return context if whole else context // PIECES
 
 
 def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
@@ -325,9 +359,9 @@ def _micro_rows(rows: int, most: int, even: bool) -> int:
     return math.ceil(rows / math.ceil(rows / most))
 
 
-def _held_out_tokens(tokens: float, recipe: Recipe) -> int:
+def _held_out_tokens(tokens: float, context: int) -> int:
     """A power of two, so that runs of nearly the same budget are measured on the same rows, up to a million."""
-    return int(max(4 * recipe.train.context, min(2**20, 2 ** round(math.log2(max(tokens, 1.0))))))
+    return int(max(4 * context, min(2**20, 2 ** round(math.log2(max(tokens, 1.0))))))
 
 
 def _count(number: float) -> str:

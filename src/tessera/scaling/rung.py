@@ -56,7 +56,7 @@ def train_rung(path: Path, parent: int) -> None:
     job = assemble(folder, machine, vocabulary, open_shards(Path(info["shards"])), observers=(folder.record, watch))
     result = loop.train(job, start)
     steps = [e for e in folder.events() if e["event"] == "step"]
-    shape, context = job.decoder.config, recipe.train.context
+    shape, context = job.decoder.config, recipe.train.mean_context
     tokens = steps[-1]["tokens"]
     found = {
         "N": shape.matmul_parameters,

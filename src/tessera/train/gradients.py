@@ -28,14 +28,15 @@ class Gradients:
 
     Args:
         decoder: on its device.
-        settings: `workers`, `micro_rows`, `compile` and `z_loss` count.
+        settings: `workers`, `micro_rows`, `context`, `compile` and `z_loss` count.
         machine: `threads` are shared by the workers.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
     """
 
     def __init__(self, decoder: Decoder, settings: Train, machine: Machine, world: World) -> None:
         self.device = machine.torch_device
-        self.micro_rows = settings.micro_rows
+        # By tokens: rows that are cut into pieces are as many more.
+        self.micro_tokens = settings.micro_rows * settings.context if settings.micro_rows and settings.context else None
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
         objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, bool(settings.compile))]
@@ -81,7 +82,8 @@ class Gradients:
     def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
         """One worker's rows, micro-batch by micro-batch."""
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        micro_rows = self.micro_rows or len(share)
+        length = batch.ids.shape[1] - 1
+        micro_rows = len(share) if self.micro_tokens is None else max(1, self.micro_tokens // length)
         for start in share[::micro_rows] if share else ():
             rows = slice(start, min(start + micro_rows, share.stop))
             ids = torch.as_tensor(batch.ids[rows]).to(self.device, non_blocking=True)

@@ -38,6 +38,8 @@ def shape_of(recipe: Recipe, vocabulary_size: int) -> DecoderConfig:
         and model.head_size
         and model.mlp_width
         and model.tied is not None
+        and model.rope_theta
+        and recipe.train.context
     )
     return DecoderConfig(
         vocab_size=vocabulary_size,
@@ -73,17 +75,19 @@ def assemble(
     world = world or World()
     recipe, info = folder.recipe, folder.info
     settings = recipe.train
-    assert settings.batch_rows and settings.evaluate_tokens and settings.final_tokens
+    assert settings.context and settings.batch_rows and settings.evaluate_tokens and settings.final_tokens
     decoder = _decoder(recipe, info, vocabulary, machine)
     rows = min(8, settings.batch_rows)
 
+    context, data = settings.context, recipe.data
+
     def held_out(tokens: int) -> list[Any]:
-        return validation_batches(shards, settings.context, rows, tokens, recipe.data.document_mask)
+        return validation_batches(shards, context, rows, tokens, data.document_mask)
 
     return Job(
         recipe=recipe,
         decoder=decoder,
-        loader=Loader(shards, recipe.data, settings.context, settings.batch_rows, settings.seed, world.rank, world.size),
+        loader=Loader(shards, data, context, settings.batch_rows, settings.seed, world.rank, world.size),
         held_out=held_out(settings.evaluate_tokens),
         final_held_out=held_out(settings.final_tokens),
         token_bytes=_padded(vocabulary.token_bytes, decoder.config.vocab_size),
@@ -101,6 +105,7 @@ def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machi
     if info["init"] is not None:
         decoder = weights.load(info["init"], machine.torch_dtype)
         # It goes on reading what it could read before, also where the rows are shorter now.
+        assert recipe.train.context
         decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))
     else:
         decoder = Decoder(shape_of(recipe, vocabulary.size), machine.torch_dtype)

@@ -143,13 +143,15 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         return found
 
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
+    assert settings.context and settings.short_context
     saved_at = time.perf_counter()
     with Gradients(decoder, settings, job.machine, world) as gradients, _signals() as asked:
         optim.share_work(opts, gradients.pool)
         while progress.step < steps:
             begin = time.perf_counter()
             optim.set_rates(opts, optim.schedule(progress.step, steps, settings.warmup_steps, settings.cooldown_steps))
-            _update(job, gradients, opts, progress, begin)
+            short = progress.step < settings.short_share * steps
+            _update(job, gradients, opts, progress, begin, settings.short_context if short else settings.context)
             last = progress.step == steps
             if progress.step % settings.evaluate_every == 0 and not last:
                 look()
@@ -171,14 +173,16 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
 def total_steps(recipe: Recipe) -> int:
     """Updates of a resolved recipe."""
     settings = recipe.train
-    assert settings.tokens and settings.batch_rows
+    assert settings.tokens and settings.batch_rows and settings.context
     return max(1, math.ceil(settings.tokens / (settings.batch_rows * settings.context)))
 
 
-def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], progress: Progress, begin: float) -> None:
-    """One batch: gradients of all micro-batches, a check, the step, the event."""
+def _update(
+    job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], progress: Progress, begin: float, context: int
+) -> None:
+    """One batch, in rows of `context`: gradients of all micro-batches, a check, the step, the event."""
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
-    batch = job.loader.next()
+    batch = job.loader.next().cut(context)
     learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
     nats = gradients.add(batch, learned)
     loss = float(world.sum(nats)) / max(learned, 1.0)
@@ -203,7 +207,7 @@ def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], p
     progress.tokens += batch.tokens
     progress.seconds += seconds
     speed = batch.tokens / seconds
-    flops = speed * job.decoder.config.flops_per_token(settings.context)
+    flops = speed * job.decoder.config.flops_per_token(context)
     job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
              tokens_per_second=speed, seconds=progress.seconds, skipped=int(skip),
              peak_share=flops / (job.matmul_peak * world.size))  # fmt: skip

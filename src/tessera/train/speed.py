@@ -25,7 +25,7 @@ def tokens_per_second(config: DecoderConfig, train: Train, machine: Machine, sec
         machine: where.
         seconds: about how long to measure, after one pass to warm up.
     """
-    assert train.batch_rows and train.micro_rows
+    assert train.context and train.batch_rows and train.micro_rows
     decoder = Decoder(config, machine.torch_dtype).to(machine.torch_device)
     decoder.initialise(seed=0)
     opts = optim.build(decoder, train, machine.torch_dtype)
