@@ -196,3 +196,17 @@ def test_validation_rows_are_fixed_and_from_every_source(tmp_path: Path) -> None
     assert sum(b.tokens for b in few) <= 116
     assert any(ord("q") in b.ids for b in few) and any(ord("p") in b.ids for b in few)
     assert not few[-1].learn[-1].any() and (few[-1].ids[-1] == shards.pad_id).all()
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_rows_cut_into_pieces_have_the_same_inputs_and_targets_in_the_same_order(tmp_path: Path, mask: bool) -> None:
+    source = recipe.Source(uri=write_documents(tmp_path / "a", LENGTHS))
+    data, _, shards = prepare(tmp_path, sources=(source,), document_mask=mask, deduplicate="exact")
+    whole = Loader(shards, data, 16, 4, seed=3).next()
+    pieces = whole.cut(4)
+    assert pieces.ids.shape == (16, 5) and pieces.learn.shape == (16, 4) and pieces.tokens == whole.tokens
+    for take in (lambda batch: batch.ids[:, :-1], lambda batch: batch.ids[:, 1:], lambda batch: batch.learn):
+        assert np.array_equal(take(pieces).ravel(), take(whole).ravel())
+    assert (pieces.documents is None) is not mask
+    assert not mask or np.array_equal(pieces.documents.ravel(), whole.documents.ravel())
+    assert same(whole.cut(16), whole)

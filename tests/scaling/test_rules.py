@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,22 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
     assert list(sizes) == sorted(sizes) and sizes[-1] > 100 * sizes[0]
     # A larger shape takes tokens from the same FLOPs, so only over several shapes there are more.
     assert all(b > a for a, b in zip(tokens[::15], tokens[15::15], strict=False)) and rows[-1] > rows[0]
+
+
+def test_context_grows_with_the_tokens_and_begins_in_pieces() -> None:
+    found = [rules.resolve(page(f"budget={amount}Mtok"), MACHINE).recipe for amount in (1, 20, 80, 5000)]
+    assert [(r.train.context, r.train.short_context) for r in found] == [(128, 32), (256, 64), (512, 128), (2048, 512)]
+    assert [r.model.rope_theta for r in found] == [1e3, 1e3, 1e4, 1e4]
+    odd = rules.resolve(page("budget=1Mtok", "train.context=90"), MACHINE).recipe.train
+    assert odd.short_context == 90 and odd.mean_context == 90
+    with pytest.raises(UserError, match="does not divide"):
+        rules.resolve(page("budget=1Mtok", "train.short_context=48"), MACHINE)
+
+
+def test_a_model_to_go_on_from_reads_whole_rows_of_its_own_length() -> None:
+    small = rules.resolve(page("budget=1Mtok"), MACHINE).shape
+    train = rules.resolve(page("budget=1Mtok"), Facts(None, 1e11, shape=replace(small, context=4096))).recipe.train
+    assert (train.context, train.short_context) == (256, 256)
 
 
 @pytest.mark.parametrize(("width", "kv_heads", "heads"), [(64, 2, 2), (192, 2, 4), (320, 4, 4), (384, 3, 6), (128, 8, 8)])

@@ -92,6 +92,16 @@ def weights_of(job: Job) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in job.decoder.named_parameters()}
 
 
+def test_the_first_part_of_the_steps_reads_short_rows() -> None:
+    lengths: list[int] = []
+    job = make(short_share=0.25)
+    job.decoder.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]) if torch.is_grad_enabled() else None)
+    train(job)
+    early = STEPS // 4
+    # As many tokens at once as before, in rows half as long.
+    assert lengths == [T // 2] * (2 * early) + [T] * (2 * (STEPS - early))
+
+
 def test_it_learns_and_tells_each_step_once() -> None:
     events: list[dict[str, Any]] = []
     job = make(observers=(events.append,))

@@ -36,6 +36,8 @@ RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
 LEAST_UPDATES = 900
 """Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder")."""
+TWO_HEADS = 128
+"""Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
 LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
 PIECES = 4
 """Rows are cut into so many in the first half of a run (docs/LOG.md, 2026-11-25, "Context", as all about the context here)."""
@@ -131,7 +133,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose(
         "model.layers", shape.layers, fixed if facts.shape else f"width / {LAYER_WIDTH}, up or down, whichever brings N nearer"
     )
-    choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere")
+    choose("model.head_size", shape.head_size, fixed if facts.shape else "64 runs fast everywhere; narrow models want two of 32")
     choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs, a multiple of the key heads")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
@@ -282,7 +284,7 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
         return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
-    head_size = model.head_size or 64
+    head_size = model.head_size or (64 if width >= TWO_HEADS else 32)
     heads = model.heads or _heads(2 * int(width / (2 * head_size) + 0.5) or 1, model.kv_heads or 1)
     kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     if heads % kv_heads:
