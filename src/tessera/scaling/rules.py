@@ -14,8 +14,9 @@ from tessera.errors import UserError
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 
-TOKENS_PER_PARAMETER = 10.0
-"""D/N at the best loss for the compute, N in matmul parameters (nanochat's fits give 10 to 11 with Muon, its LOG 2026-01-27)."""
+TOKENS_PER_PARAMETER = 8.0
+"""D/N at the best loss for the compute, N in matmul parameters: 7 to 8 here (docs/LOG.md, 2026-11-25, "Context"), 10 to 11 by
+nanochat's fits with Muon (its LOG, 2026-01-27); the optimum is flat."""
 MOST_EPOCHS = 4.0
 """Passes over the data that are nearly as good as new data (arXiv 2305.16264)."""
 LEAST_TOKENS_PER_PARAMETER = 2.0
@@ -260,7 +261,8 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
     if facts.shape is not None:
         return [(facts.shape.width, facts.shape.layers)]
     widths = [
-        *range(16, 128, 8),
+        *range(16, 64, 4),
+        *range(64, 128, 8),
         *range(128, 256, 16),
         *range(256, 512, 32),
         *range(512, 1024, 64),
