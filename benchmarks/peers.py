@@ -105,7 +105,7 @@ def run_tessera(setting: Setting, turn: Turn) -> None:
 
     shape = SHAPES[setting.shape]
     machine = detect(setting.precision, setting.threads)
-    plain = fixed_recipe(shape, setting.micro_rows or shape.rows, optimizer=setting.optimizer)
+    plain = fixed_recipe(shape, setting.micro_rows or shape.rows, optimizer=setting.optimizer, recompute=setting.recomputed)
     # On a CPU the rules give each thread micro-batches of its own.
     workers = 1 if setting.gpu else min(setting.threads, shape.rows // (setting.micro_rows or shape.rows))
     recipe = fixed_recipe_of(plain, setting.optimizer, max(1, workers), setting.compiled)

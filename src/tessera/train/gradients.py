@@ -28,7 +28,7 @@ class Gradients:
 
     Args:
         decoder: on its device.
-        settings: `workers`, `micro_rows`, `compile` and `z_loss` count.
+        settings: `workers`, `micro_rows`, `compile`, `recompute` and `z_loss` count.
         machine: `threads` are shared by the workers.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
     """
@@ -38,8 +38,10 @@ class Gradients:
         self.micro_rows = settings.micro_rows
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
-        objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, bool(settings.compile))]
-        objectives += [NextToken(_twin(decoder), settings.z_loss, bool(settings.compile)) for _ in range(workers - 1)]
+        decoders = [decoder, *(_twin(decoder) for _ in range(workers - 1))]
+        objectives: list[nn.Module] = [
+            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute) for d in decoders
+        ]
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives
