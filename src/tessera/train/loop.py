@@ -195,8 +195,7 @@ def _update(job: Job, gradients: Gradients, opts: list[torch.optim.Optimizer], p
         progress.skipped_in_a_row = 0
         progress.losses = [*progress.losses, loss][-WINDOW:]
         progress.norms = [*progress.norms, norm][-WINDOW:]
-    for optimizer in opts:
-        optimizer.zero_grad(set_to_none=True)
+    gradients.clear()
     synchronise(job.machine)
     seconds = time.perf_counter() - begin
     progress.step += 1
