@@ -79,7 +79,7 @@ class Setting:
         allocator: with the settings of `tessera.device.prepare_process`, which are no part of the peer.
         precision: `float32`, `bfloat16` (tessera: activations; elsewhere: weights and state too) or `autocast` (bf16, with
             float32 weights).
-        recomputed: gradient checkpointing, where the peer has it.
+        recomputed: gradient checkpointing (tessera: `train.recompute`), where the peer has it.
         optimizer: `adamw`, or `muon` (tessera only).
         threads: of the worker.
         gpu: on the first GPU instead of the CPU.

@@ -42,13 +42,10 @@ def measure(name: str, options: argparse.Namespace, notes: list[str]) -> dict[st
     base = {"shape": name, "threads": options.threads, "same_weights": False}
     compiled = [False] if options.no_compile else [False, True]
     micros = sorted({1, own.micro_rows or 1, shape.rows})
-    settings = [
-        Setting("tessera", compiled=c, micro_rows=m, allocator=True, precision=own.precision, **base)
-        for c in compiled
-        for m in micros
-    ]
-    settings += [Setting("transformers", compiled=c, micro_rows=m, recomputed=r, **base)
-                 for c in compiled for m in micros for r in (False, True)]  # fmt: skip
+    ours = {"allocator": True, "precision": own.precision}
+    settings = [Setting(peer, compiled=c, micro_rows=m, recomputed=r, **base, **more)
+                for peer, more in (("tessera", ours), ("transformers", {}))
+                for c in compiled for m in micros for r in (False, True)]  # fmt: skip
     samples: dict[str, list[int]] = {}
     for _ in range(options.repeats):
         for setting in settings:

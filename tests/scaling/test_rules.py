@@ -213,3 +213,13 @@ def test_short_data_gives_more_parameters_rather_than_more_passes() -> None:
     asked = rules.resolve(page("budget=4Mtok"), Facts(None, 1e11, train_bytes=1_000_000))
     assert asked.recipe.train.tokens == 4_000_000
     assert asked.shape == rules.resolve(page("budget=4Mtok"), MACHINE).shape
+
+
+def test_recomputing_takes_one_row_at_a_time_on_a_cpu_and_more_at_once_on_a_gpu() -> None:
+    lean = rules.resolve(page("budget=20Mtok", "train.recompute=true"), MACHINE).recipe.train
+    assert lean.micro_rows == 1 and rules.resolve(page("budget=20Mtok"), MACHINE).recipe.train.micro_rows == 4
+    gpu = Facts(None, 1e14, kind="cuda", memory_bytes=40 << 30)
+    rows = [
+        rules.resolve(page("budget=5Gtok", f"train.recompute={r}"), gpu).recipe.train.micro_rows or 0 for r in ("true", "false")
+    ]
+    assert rows[0] > rows[1]

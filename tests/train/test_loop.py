@@ -179,18 +179,25 @@ def test_nine_bad_steps_are_survived() -> None:
     assert np.isfinite(train(job).loss)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_any_checkpoint_leads_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
-    whole = make(tokens=20 * ROWS * T, optimizer=optimizer)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_recomputing_changes_no_bit_of_a_run(workers: int) -> None:
+    lean, plain = (make(tokens=10 * ROWS * T, workers=workers, micro_rows=1, recompute=r) for r in (True, False))
+    assert train(lean) == train(plain)
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(lean).values(), weights_of(plain).values(), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "muon"}, {"optimizer": "adamw"}, {"optimizer": "adamw", "recompute": True}])
+def test_any_checkpoint_leads_to_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
+    whole = make(tokens=20 * ROWS * T, **settings)
     expected = train(whole)
-    broken = make(tmp_path / "checkpoints", tokens=20 * ROWS * T, optimizer=optimizer)
+    broken = make(tmp_path / "checkpoints", tokens=20 * ROWS * T, **settings)
     disturb(broken, lambda step: stop_at(step, 9))
     with pytest.raises(Interrupted) as caught:
         train(broken)
     assert caught.value.step == 9 and caught.value.exit_code == 143
     start = checkpoint.latest(tmp_path / "checkpoints", lambda text: pytest.fail(text))
     assert start is not None and start.step == 9
-    again = make(tokens=20 * ROWS * T, optimizer=optimizer)
+    again = make(tokens=20 * ROWS * T, **settings)
     assert train(again, start) == expected
     assert all(torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(again).values(), strict=True))
 

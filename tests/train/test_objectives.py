@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tessera.data.loader import Batch
+from tessera.device import Machine, can_compile
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.train import objectives
 from tessera.train.objectives import NextToken, document_mask, evaluate, next_token
@@ -111,8 +112,25 @@ def test_masked_documents_do_not_see_each_other() -> None:
     other[:, 8:] = ids[:, 8:]
     mask = document_mask(torch.tensor([[0] * 8 + [1] * 8]))
     assert mask.shape == (1, 1, 16, 16) and bool(mask[0, 0].diagonal().all()) and not mask[0, 0].triu(1).any()
-    objective, tail = NextToken(decoder, 0.0, compiled=False), torch.tensor([[0.0] * 8 + [1.0] * 8])
+    objective, tail = NextToken(decoder, 0.0, compiled=False, recomputed=False), torch.tensor([[0.0] * 8 + [1.0] * 8])
     with torch.no_grad():
         masked = [float(objective(x, tail, mask)[1]) for x in (ids, other)]
         open_ = [float(objective(x, tail)[1]) for x in (ids, other)]
     assert masked[0] == pytest.approx(masked[1], rel=1e-6) and open_[0] != pytest.approx(open_[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recomputed_blocks_give_the_same_bits(compiled: bool) -> None:
+    if compiled and not can_compile(Machine("test", "cpu", 0, "float32", 1, "test")):
+        pytest.skip("torch.compile needs a C++ compiler here")
+    decoder, ids = tiny(), torch.randint(41, (2, 17), generator=torch.Generator().manual_seed(4))
+    mask = document_mask(torch.tensor([[0] * 8 + [1] * 8, [0] * 16]))
+    found = []
+    for recomputed in (False, True):
+        objective = NextToken(decoder, 1e-4, compiled, recomputed)
+        decoder.zero_grad()
+        loss, _ = objective(ids, torch.ones(2, 16), mask)
+        loss.backward()
+        objective(ids, torch.ones(2, 16))[0].backward()
+        found.append([loss, *(p.grad for p in decoder.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)) and all(bool(g.any()) for g in found[0])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tessera.model.attention import MOST_TOKENS, causal_attention
+from tessera.model.functions import recompute, rms_norm, rotate, swiglu
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,13 +114,6 @@ def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tenso
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / scaling["factor"])
-
-
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position, (T, S/2) or (B, T, S/2)."""
-    first, second = x.chunk(2, dim=-1)
-    cosines, sines = cosines.unsqueeze(-2).to(x.dtype), sines.unsqueeze(-2).to(x.dtype)
-    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 
 
 class Attention(nn.Module):
@@ -180,9 +173,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        weight = torch.cat((self.gate_proj.weight, self.up_proj.weight)).to(x_BTD.dtype)
-        gate, up = F.linear(x_BTD, weight).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
+        weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        return swiglu(x_BTD, *(weight.to(x_BTD.dtype) for weight in weights))
 
 
 class Block(nn.Module):
@@ -246,7 +238,12 @@ class Decoder(nn.Module):
                     parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
 
     def forward(
-        self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+        recomputed: bool = False,
     ) -> Tensor:
         """Hidden states after the last norm.
 
@@ -256,6 +253,7 @@ class Decoder(nn.Module):
                 for the first call or for T = 1.
             positions: (T,) or (B, T) int64; None: 0..T-1.
             cache: keeps keys and values across calls.
+            recomputed: keep only the input of each block for backward, and compute the block again there.
 
         Returns:
             (B, T, D) in the compute dtype.
@@ -266,7 +264,8 @@ class Decoder(nn.Module):
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
             remember = None if cache is None else partial(cache.update, layer)
-            x_BTD = block(x_BTD, rotary, mask, remember)
+            run = partial(block, rotary=rotary, mask=mask, remember=remember)
+            x_BTD = recompute(run, x_BTD) if recomputed and x_BTD.requires_grad else run(x_BTD)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:

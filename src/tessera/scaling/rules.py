@@ -150,7 +150,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     workers = int(
         choose("train.workers", min(side_by_side, per_process), "one per core: small products gain more so than from threads")
     )
-    most, why_micro = _micro_tokens(shape, facts)
+    most, why_micro = _micro_tokens(shape, facts, train.recompute)
     compiled = choose("train.compile", *_compile(facts))
     micro = _micro_rows(max(1, per_process // workers), max(1, most // context), even=compiled)
     choose("train.micro_rows", micro, why_micro)
@@ -335,12 +335,16 @@ def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
     )
 
 
-def _micro_tokens(shape: DecoderConfig, facts: Facts) -> tuple[int, str]:
+def _micro_tokens(shape: DecoderConfig, facts: Facts, recompute: bool) -> tuple[int, str]:
     """Tokens of one forward pass, and why."""
+    if facts.memory_bytes is None and recompute:
+        return shape.context, "one row, the least memory, as train.recompute asks"
     if facts.memory_bytes is None:
         return MICRO_TOKENS, f"about {MICRO_TOKENS} tokens: activations stay in the cache"
-    # Kept for backward per token and layer, in bf16: about 9 D around attention and norms and 4 x 3 D in the feed-forward.
-    per_token = 2 * 21 * shape.layers * shape.width
+    # Kept for backward per token and layer, in bf16: about 9 D around attention and norms and 2 x 3 D in the feed-forward;
+    # recomputed, that of one layer and the inputs of all.
+    kept = 15 + shape.layers if recompute else 15 * shape.layers
+    per_token = 2 * kept * shape.width
     weights = 16 * shape.parameters  # float32 weights, gradients and two optimizer states
     most = max(facts.memory_bytes // 2 - weights, facts.memory_bytes // 10) // per_token
     return int(most), f"{_count(most)} tokens fill half of the GPU's memory"

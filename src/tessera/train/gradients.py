@@ -28,7 +28,7 @@ class Gradients:
 
     Args:
         decoder: on its device.
-        settings: `workers`, `micro_rows`, `context`, `compile` and `z_loss` count.
+        settings: `batch_rows`, `context`, `workers`, `micro_rows`, `compile`, `recompute` and `z_loss` count.
         machine: `threads` are shared by the workers.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
     """
@@ -39,11 +39,18 @@ class Gradients:
         self.micro_tokens = settings.micro_rows * settings.context if settings.micro_rows and settings.context else None
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
-        objectives: list[nn.Module] = [NextToken(decoder, settings.z_loss, bool(settings.compile))]
-        objectives += [NextToken(_twin(decoder), settings.z_loss, bool(settings.compile)) for _ in range(workers - 1)]
+        decoders = [decoder, *(_twin(decoder) for _ in range(workers - 1))]
+        objectives: list[nn.Module] = [
+            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute) for d in decoders
+        ]
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives
+        assert settings.batch_rows
+        self.accumulates = settings.batch_rows // (world.size * workers) > (settings.micro_rows or settings.batch_rows)
+        if self.accumulates:
+            for parameter in (p for objective in objectives for p in objective.parameters()):
+                parameter.grad = torch.zeros_like(parameter)
         self.pool: ThreadPoolExecutor | None = None
         if workers > 1:
             share = max(1, machine.threads // workers)
@@ -68,16 +75,23 @@ class Gradients:
             for parameter, copy in zip(self.objectives[0].parameters(), twin.parameters(), strict=True):
                 if copy.grad is not None:
                     parameter.grad = copy.grad if parameter.grad is None else parameter.grad.add_(copy.grad)
-                    copy.grad = None
+                    copy.grad = copy.grad.zero_() if self.accumulates else None
         return nats
+
+    def clear(self) -> None:
+        """Forgets the gradients. What micro-batches are added up in stays where it is: made anew among the activations, it would
+        leave holes between them, a tenth of a small step's memory (docs/LOG.md, 2026-11-25, "Memory").
+        """
+        self.objectives[0].zero_grad(set_to_none=not self.accumulates)
 
     def __enter__(self) -> Gradients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the workers, also where one of them failed; what none has begun is dropped."""
+        """Ends the workers, also where one of them failed; what none has begun is dropped. Gives the gradients' memory back."""
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
+        self.objectives[0].zero_grad()
 
     def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
         """One worker's rows, micro-batch by micro-batch."""

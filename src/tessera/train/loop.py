@@ -199,8 +199,7 @@ def _update(
         progress.skipped_in_a_row = 0
         progress.losses = [*progress.losses, loss][-WINDOW:]
         progress.norms = [*progress.norms, norm][-WINDOW:]
-    for optimizer in opts:
-        optimizer.zero_grad(set_to_none=True)
+    gradients.clear()
     synchronise(job.machine)
     seconds = time.perf_counter() - begin
     progress.step += 1

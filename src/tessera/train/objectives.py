@@ -73,7 +73,7 @@ class _NextToken(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * d_loss.to(d_hidden.dtype), d_head * d_loss, None, None, None, None
+        return d_hidden.mul_(d_loss.to(d_hidden.dtype)), d_head.mul_(d_loss), None, None, None, None
 
 
 def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -98,10 +98,11 @@ def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
 class NextToken(nn.Module):
     """Decoder and objective in one module, which is what is compiled, distributed and differentiated."""
 
-    def __init__(self, decoder: Decoder, z_loss: float, compiled: bool) -> None:
+    def __init__(self, decoder: Decoder, z_loss: float, compiled: bool, recomputed: bool) -> None:
         super().__init__()
         self.decoder = decoder
         self.z_loss = z_loss
+        self.recomputed = recomputed
         if compiled:
             # One block is compiled and serves all: they differ in nothing but their weights.
             for block in decoder.model.layers:
@@ -121,7 +122,7 @@ class NextToken(nn.Module):
         Returns:
             As `next_token`.
         """
-        hidden = self.decoder(ids[:, :-1], mask, positions)
+        hidden = self.decoder(ids[:, :-1], mask, positions, recomputed=self.recomputed)
         return next_token(hidden, self.decoder.head_weight, ids[:, 1:], weights, self.z_loss)
 
 
