@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.engine.cache import DenseCache
-from tessera.engine.engine import Completion, Engine
+from tessera.engine.engine import Completion, Engine, Limits
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
@@ -48,45 +47,13 @@ def same(a: Completion, b: Completion) -> bool:
     return a.ids.tolist() == b.ids.tolist() and np.allclose(a.logprobs, b.logprobs, atol=1e-4)
 
 
-def test_cached_passes_over_rows_of_any_length_equal_one_pass_without_a_cache(decoder: Decoder) -> None:
-    ids = torch.randint(0, 256, (3, 50), generator=torch.Generator().manual_seed(0))
-    # Per call, how many tokens each row goes on by: prefill of unequal rows, single tokens, chunks, a row that waits.
-    calls = [[7, 3, 1], [1, 1, 1], [4, 9, 1], [1, 0, 1], [20, 20, 20]]
-    with torch.inference_mode():
-        whole = decoder.logits(decoder(ids))
-        cache = DenseCache(decoder.config, 3, torch.float32, torch.device("cpu"))
-        for counts in calls:
-            starts, width = list(cache.lengths), max(counts)
-            chunk = torch.zeros(3, width, dtype=torch.long)
-            for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
-                chunk[row, :count] = ids[row, start : start + count]
-            positions, mask = cache.begin(counts)
-            logits = decoder.logits(decoder(chunk, mask=mask, positions=positions, cache=cache))
-            for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
-                expected = whole[row, start : start + count]
-                torch.testing.assert_close(logits[row, :count], expected, rtol=0, atol=1e-5 * float(whole.abs().max()))
-        assert cache.lengths == [33, 33, 24]
-
-
-def test_a_cache_grows_past_its_first_slot(decoder: Decoder) -> None:
-    ids = torch.randint(0, 256, (1, 600), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        whole = decoder(ids)
-        cache = DenseCache(decoder.config, 1, torch.float32, torch.device("cpu"))
-        parts = []
-        for part in torch.split(ids, [250, 1, 1, 100, 248], dim=1):
-            positions, mask = cache.begin([part.shape[1]])
-            parts.append(decoder(part, mask=mask, positions=positions, cache=cache))
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_completion_is_the_same_alone_and_in_a_batch(decoder: Decoder, vocabulary: Vocabulary, temperature: float) -> None:
     lengths_and_cuts = [(20, 0), (5, 3), (33, 0), (1, 0), (60, 9)]
     each = [SamplingParams(max_tokens=n, temperature=temperature, seed=n, top_k=k) for n, k in lengths_and_cuts]
     together = Engine(decoder, vocabulary).generate(PROMPTS, each)
     alone = [Engine(decoder, vocabulary).generate([prompt], p)[0] for prompt, p in zip(PROMPTS, each, strict=True)]
-    in_pairs = Engine(decoder, vocabulary, rows=2).generate(PROMPTS, each)
+    in_pairs = Engine(decoder, vocabulary, Limits(rows=2)).generate(PROMPTS, each)
     for a, b, c in zip(together, alone, in_pairs, strict=True):
         assert same(a, b) and same(a, c)
     assert len({tuple(c.ids.tolist()) for c in together}) == len(PROMPTS)
@@ -96,7 +63,7 @@ def test_greedy_completions_and_their_logprobs_are_those_of_the_plain_forward(en
     completion = engine.generate([PROMPTS[1]], SamplingParams(max_tokens=12, temperature=0))[0]
     with torch.inference_mode():
         logits = decoder.logits(decoder(torch.tensor(completion.record.ids[None], dtype=torch.long)))[0]
-    before = logits.masked_fill(engine._blocked_V, float("-inf"))[completion.prompt_tokens - 1 : -1]
+    before = logits.index_fill(1, engine._blocked, float("-inf"))[completion.prompt_tokens - 1 : -1]
     assert before.argmax(-1).tolist() == completion.ids.tolist()
     expected = before.log_softmax(-1).gather(1, torch.tensor(completion.ids, dtype=torch.long)[:, None])[:, 0]
     np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)

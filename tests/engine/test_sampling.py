@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.engine.sampling import SamplingParams, sample, uniform
+from tessera.engine.sampling import Draw, SamplingParams, sample, uniform
 from tessera.errors import UserError
 
 LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
@@ -17,8 +17,8 @@ LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
 def frequencies(params: SamplingParams, draws: int = 20_000) -> np.ndarray:
     """Shares of the ids when the unit interval is swept evenly."""
     uniforms = [(i + 0.5) / draws for i in range(draws)]
-    ids, _ = sample(LOGITS.expand(draws, -1), [params] * draws, uniforms)
-    return np.bincount(ids.numpy(), minlength=6) / draws
+    sampled = sample(LOGITS.repeat(draws, 1), [Draw(params, u) for u in uniforms])
+    return np.bincount(sampled.ids, minlength=6) / draws
 
 
 @pytest.mark.parametrize(
@@ -42,23 +42,23 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
     params = [SamplingParams(), SamplingParams(top_p=0.5), SamplingParams(temperature=0), SamplingParams(temperature=2, top_k=7)]
     for step in range(50):
-        uniforms = [uniform(seed, step) for seed in range(4)]
-        ids, logprobs = sample(logits, params, uniforms)
+        draws = [Draw(p, uniform(seed, step)) for seed, p in enumerate(params)]
+        together = sample(logits.clone(), draws)
         for row in range(4):
-            alone = sample(logits[row : row + 1], params[row : row + 1], uniforms[row : row + 1])
-            assert alone[0][0] == ids[row] and torch.allclose(alone[1][0], logprobs[row])
+            alone = sample(logits[row : row + 1].clone(), draws[row : row + 1])
+            assert alone.ids[0] == together.ids[row] and alone.logprobs[0] == pytest.approx(together.logprobs[row])
 
 
 def test_logprobs_are_of_the_tempered_distribution_before_cutting() -> None:
     for params, temperature in ((SamplingParams(temperature=0.5, top_k=1), 0.5), (SamplingParams(temperature=0), 1.0)):
-        ids, logprobs = sample(LOGITS[None], [params], [0.3])
-        torch.testing.assert_close(logprobs[0], (LOGITS / temperature).log_softmax(-1)[ids[0]])
+        sampled = sample(LOGITS[None].clone(), [Draw(params, 0.3)])
+        assert sampled.logprobs[0] == pytest.approx(float((LOGITS / temperature).log_softmax(-1)[sampled.ids[0]]), abs=1e-6)
 
 
 def test_a_forbidden_token_is_not_drawn_even_at_the_edges() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")]])
     for at in (0.0, 1 - 2**-53, 0.2689414):
-        assert sample(logits, [SamplingParams()], [at])[0].item() in (1, 3)
+        assert sample(logits.clone(), [Draw(SamplingParams(), at)]).ids[0] in (1, 3)
 
 
 def test_random_numbers_are_uniform_and_follow_from_seed_and_step() -> None:
@@ -73,7 +73,7 @@ def test_random_numbers_are_uniform_and_follow_from_seed_and_step() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"top_k": -1},

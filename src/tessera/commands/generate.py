@@ -48,7 +48,7 @@ def generate(
     Raises:
         UserError: no model, no such token in its vocabulary, settings out of range.
     """
-    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = sys.stdin.read() if prompt == "-" else prompt
     engine = open_engine(model)
     context = engine.decoder.config.context

@@ -1,8 +1,8 @@
 """The decoder: Qwen3's shape with Hugging Face's parameter names, so that its weights are standard from birth.
 
 Token ids (B, T) go in; hidden states (B, T, D) after the last norm come out; `logits` turns those into (B, T, V). The same
-forward serves training and cached generation: a cache is handed in and keeps each layer's keys and values. Llama is the same
-shape without the norm on queries and keys. Read top to bottom: configuration, rotation, attention, feed-forward, decoder.
+forward serves training and cached generation: a cache is handed in, keeps each layer's keys and values, and attends over what it
+holds, whatever its layout. Llama is the same shape without the norm on queries and keys. Read top to bottom: configuration, rotation, attention, feed-forward, decoder.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ class DecoderConfig:
 
 
 class Cache(Protocol):
-    """Keys and values of the tokens seen so far."""
+    """Keys and values of the tokens seen so far, and who of this call stands where among them."""
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps (B, K, T, S) of this call and returns all that this call may look at."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keeps k and v (B, T, K, S) of this call and lets q (B, T, H, S) look at all it may; returns (B, T, H, S)."""
         ...
 
 
-Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`Cache.update` of one layer."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`Cache.attend` of one layer."""
 
 
 class RMSNorm(nn.Module):
@@ -138,7 +138,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(S, config.norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, remember: Remember | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None) -> Tensor:
         B, T, _ = x_BTD.shape
         # One product instead of three: narrow ones leave a processor half idle.
         weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)).to(x_BTD.dtype)
@@ -147,10 +147,12 @@ class Attention(nn.Module):
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if remember is None and mask is None and _trains_on_cpu(q):
+        if attend is not None:
+            mixed_BTHS = attend(q, k, v)
+        elif mask is None and _trains_on_cpu(q):
             mixed_BTHS = causal_attention(q, k, v)
         else:
-            mixed_BTHS = _attend(q, k, v, mask, remember)
+            mixed_BTHS = _attend(q, k, v, mask)
         return F.linear(mixed_BTHS.reshape(B, T, -1), self.o_proj.weight.to(x_BTD.dtype))
 
 
@@ -158,15 +160,11 @@ def _trains_on_cpu(q: Tensor) -> bool:
     return q.requires_grad and q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[1] <= MOST_TOKENS
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, remember: Remember | None) -> Tensor:
-    """(B, T, H, S) by PyTorch's kernels, over what the cache holds too."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T, H, S) by PyTorch's kernels."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if remember is not None:
-        k, v = remember(k, v)
     shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=shared).transpose(
-        1, 2
-    )
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=shared).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -195,9 +193,9 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None = None, remember: Remember | None = None
+        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None = None, attend: Attend | None = None
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, remember)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, attend)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
@@ -251,8 +249,7 @@ class Decoder(nn.Module):
 
         Args:
             ids: (B, T) int64.
-            mask: bool (B, 1, T, T_seen), True where a token may look; None: causal, which with a cache is right only
-                for the first call or for T = 1.
+            mask: bool (B, 1, T, T), True where a token may look; None: causal. With a cache the cache knows who sees whom.
             positions: (T,) or (B, T) int64; None: 0..T-1.
             cache: keeps keys and values across calls.
 
@@ -264,8 +261,8 @@ class Decoder(nn.Module):
         rotary = rotary_table(self.config, positions)
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
-            remember = None if cache is None else partial(cache.update, layer)
-            x_BTD = block(x_BTD, rotary, mask, remember)
+            attend = None if cache is None else partial(cache.attend, layer)
+            x_BTD = block(x_BTD, rotary, mask, attend)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
