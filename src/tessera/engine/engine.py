@@ -1,6 +1,6 @@
 """Cached generation: prompts of ids in, tokens out as they come, many requests at once, each token computed once.
 
-`submit` puts a request into the queue, `step` moves all running requests on by one token and the prompts of the others by a piece,
+`submit` puts a request into the queue, `step` moves all running requests on by one token and the prompts of others by a piece,
 `generate` does both until its prompts are complete. One step is one forward pass of the decoder's own code over a flat row of
 tokens (`cache`), one call of `sample`, and the book-keeping between. A completion does not depend, up to rounding, on the others
 that run beside it. Whoever steps the engine owns its tensors; `service` does it in a thread.
@@ -30,6 +30,7 @@ from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
 
 DEFAULT_PARAMS = SamplingParams()
+DEFAULT_LIMITS = Limits()
 OnToken = Callable[[int, int, str], None]
 """Called with the index of a prompt, its new id, and the text that became certain by it."""
 
@@ -79,7 +80,7 @@ class Engine:
         limits: how many requests are taken on.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, limits: Limits = Limits()) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, limits: Limits = DEFAULT_LIMITS) -> None:
         config = decoder.config
         if vocabulary.size > config.vocab_size:
             raise UserError(f"the vocabulary has {vocabulary.size} ids, the model only {config.vocab_size} rows for them.")
@@ -123,7 +124,7 @@ class Engine:
         return row.id
 
     def abort(self, id: int) -> None:
-        """Ends a request at the next step, with the reason `abort`; one that has ended already stays as it is. From any thread."""
+        """Ends a request at the next step, with the reason `abort`; one that has ended stays as it is. From any thread."""
         self._scheduler.abort(id)
 
     def abort_all(self) -> None:

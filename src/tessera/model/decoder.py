@@ -1,8 +1,9 @@
 """The decoder: Qwen3's shape with Hugging Face's parameter names, so that its weights are standard from birth.
 
 Token ids (B, T) go in; hidden states (B, T, D) after the last norm come out; `logits` turns those into (B, T, V). The same
-forward serves training and cached generation: a cache is handed in, keeps each layer's keys and values, and attends over what it
-holds, whatever its layout. Llama is the same shape without the norm on queries and keys. Read top to bottom: configuration, rotation, attention, feed-forward, decoder.
+forward serves training and cached generation: a cache that is handed in keeps each layer's keys and values and attends over what
+it holds, whatever its layout. Llama is the same shape without the norm on queries and keys. Read top to bottom: configuration,
+rotation, attention, feed-forward, decoder.
 """
 
 from __future__ import annotations
