@@ -5,9 +5,9 @@ all of them together are one view; a slot that is closed is filled by the last. 
 those of slot 0, then of slot 1, and so on: the products over weights see no padding at all, and only attention goes slot by
 slot, or over several slots at once where each has one new token.
 
-Prefixes are kept in blocks of 32 tokens in a second tensor per layer, found by a hash that is chained through the blocks before it
-and begins with a salt. A new request copies what it finds into its slot. `Prefixes` only does the book-keeping, so that a paged
-layout, in which slots are tables of blocks, can stand beside `SlotCache` with the same one.
+Prefixes are kept in blocks of 32 tokens in a second tensor per layer, found by a hash that is chained through the blocks before
+it and begins with a salt. A new request copies what it finds into its slot. `Prefixes` only does the book-keeping, so that a
+paged layout, in which slots are tables of blocks, can stand beside `SlotCache` with the same one.
 """
 
 from __future__ import annotations

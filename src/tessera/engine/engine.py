@@ -8,11 +8,12 @@ that run beside it. Whoever steps the engine owns its tensors; `service` does it
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,7 +147,11 @@ class Engine:
             ended = self._sample(logits_BV, sampling)
             # From the last slot on: closing one moves the last into its place.
             for row in sorted(ended, key=rows.index, reverse=True):
-                self._finish(row, ended[row])
+                end = ended[row]
+                if isinstance(end, UserError):
+                    self._fail(row, str(end))
+                else:
+                    self._finish(row, end)
             speed = sum(counts) / (time.perf_counter() - began)
             self._scheduler.tokens_per_second += 0.1 * (speed - self._scheduler.tokens_per_second)
         return self._scheduler.busy
@@ -323,7 +328,7 @@ class Engine:
         ends = list(itertools.accumulate(counts))
         sampling, last = [], []
         for row, count, end in zip(rows, counts, ends, strict=True):
-            if row.request.prompt_logprobs and row.computed < row.prompt_tokens:
+            if count and row.request.prompt_logprobs and row.computed < row.prompt_tokens:
                 self._read_prompt(row, hidden_ND[end - count : end])
             self._counts["prefill_tokens"] += count if row.pending > 1 or row.computed < row.prompt_tokens else 0
             row.computed += count
@@ -341,7 +346,7 @@ class Engine:
         """Log-probabilities of the tokens of a prompt that follow those in `hidden_TD`."""
         if row.computed == 0:
             row.prompt_logprobs.append(math.nan)
-            row.prompt_top.append(())
+            row.prompt_top += [()] if row.request.params.top_logprobs else []
         follow = torch.tensor(row.ids[row.computed + 1 : row.prompt_tokens][: len(hidden_TD)], device=self._device)
         for part_TD, part_T in zip(hidden_TD[: len(follow)].split(_LOGIT_ROWS), follow.split(_LOGIT_ROWS), strict=True):
             logprobs_TV = self.decoder.logits(part_TD).log_softmax(-1)
@@ -349,18 +354,20 @@ class Engine:
             if row.request.params.top_logprobs:
                 row.prompt_top += [most_likely(logprobs_V, row.request.params.top_logprobs) for logprobs_V in logprobs_TV]
 
-    def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> dict[Row, FinishReason]:
-        """The next token of each row; returns those that ended by it."""
-        ended: dict[Row, FinishReason] = {}
+    def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> dict[Row, FinishReason | UserError]:
+        """The next token of each row; returns those that ended by it, and how. A constraint that fails ends its own row only."""
+        ended: dict[Row, FinishReason | UserError] = {}
         draws: list[Draw] = []
         drawn: list[int] = []
         for index, row in enumerate(rows):
             if not row.room:
                 ended[row] = "length"
-            elif not self._force(row, ended):
-                allowed_V = None if row.progress is None else row.progress.allowed().to(self._device)
-                draws.append(Draw(row.request.params, uniform(row.seed, row.draws), row.history, allowed_V))
-                drawn.append(index)
+                continue
+            with _caught(row, ended):
+                if not self._force(row, ended):
+                    allowed_V = None if row.progress is None else row.progress.allowed().to(self._device)
+                    draws.append(Draw(row.request.params, uniform(row.seed, row.draws), row.history, allowed_V))
+                    drawn.append(index)
         if not draws:
             return ended
         if len(drawn) < len(rows):
@@ -368,25 +375,23 @@ class Engine:
         sampled = sample(logits_BV, draws, self._blocked)
         for row, token, logprob, top in zip(rows, sampled.ids, sampled.logprobs, sampled.top, strict=True):
             row.draws += 1
-            reason = self._take(row, token, logprob, top, chosen=True)
-            if reason is not None:
-                ended[row] = reason
-            else:
-                self._force(row, ended)
+            with _caught(row, ended):
+                if not self._take(row, token, logprob, top, True, ended):
+                    self._force(row, ended)
         return ended
 
-    def _force(self, row: Row, ended: dict[Row, FinishReason]) -> bool:
+    def _force(self, row: Row, ended: dict[Row, FinishReason | UserError]) -> bool:
         """Appends what the constraint leaves no choice about, to be computed with the next step; whether that is anything."""
         forced = [] if row.progress is None else row.progress.forced()
         for token in forced:
-            reason = self._take(row, token, 0.0, (), chosen=False)
-            if reason is not None:
-                ended[row] = reason
+            if self._take(row, token, 0.0, (), False, ended):
                 break
         return bool(forced)
 
-    def _take(self, row: Row, token: int, logprob: float, top: Top, chosen: bool) -> FinishReason | None:
-        """Adds a token, tells the listener, and sees whether it was the last."""
+    def _take(
+        self, row: Row, token: int, logprob: float, top: Top, chosen: bool, ended: dict[Row, FinishReason | UserError]
+    ) -> bool:
+        """Adds a token, tells the listener, and returns whether it was the last."""
         row.ids.append(token)
         row.logprobs.append(logprob)
         row.learn.append(chosen)
@@ -396,17 +401,15 @@ class Engine:
             row.history.add(token)
         stops = token in row.stop_ids
         text = "" if stops else row.stream.feed(self.vocabulary.bytes_of([token]))
-        reason: FinishReason | None = None
-        if stops or row.stream.stopped:
-            reason = "stop"
+        complete = row.progress is not None and not stops and row.progress.accept(token)
+        if stops or complete or row.stream.stopped:
+            ended[row] = "stop"
         elif len(row.ids) - row.prompt_tokens >= row.room:
-            reason = "length"
-        elif row.progress is not None:
-            row.progress.accept(token)
-        if reason is not None:
+            ended[row] = "length"
+        if row in ended:
             text += row.stream.finish()
         row.request.on_event(Token(token, logprob, top, text))
-        return reason
+        return row in ended
 
     def _remember(self, row: Row) -> None:
         """Keeps the computed blocks of a row for others, unless the weights have changed since it began."""
@@ -436,6 +439,14 @@ class Engine:
         last = rows.pop()
         if last is not row:
             rows[slot] = last
+
+
+@contextlib.contextmanager
+def _caught(row: Row, ended: dict[Row, FinishReason | UserError]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        ended[row] = error
 
 
 def _completion(row: Row, reason: FinishReason, version: int) -> Completion:
