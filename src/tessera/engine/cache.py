@@ -27,6 +27,9 @@ from tessera.model.decoder import DecoderConfig
 BLOCK = 32
 """Tokens of a kept block. A prompt of 1,024 tokens that comes again has 992 of them ready, 97 %."""
 
+_WINDOW = 16
+"""Of what a compiled step attends to, so many tokens more or less."""
+
 _LEAST_TOKENS = 256
 """A slot is at least this long: growing copies all slots, a slot that is too long costs only memory."""
 
@@ -146,13 +149,15 @@ class SlotCache:
         self._config = config
         self._most_rows, self._most_tokens = rows, tokens
         self._device = device
-        shape = (2, 0, config.kv_heads, 0, config.head_size)
-        # One tensor per layer: an update of a view of a single large tensor would copy all of it inside a compiled graph.
-        self._slots = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self._kept = [
-            torch.zeros((2, 0, config.kv_heads, BLOCK, config.head_size), dtype=dtype, device=device)
-            for _ in range(config.layers)
-        ]
+        self._rows = self._capacity = 0
+        # A window is a whole multiple of _WINDOW, so a slot has to be able to be one.
+        self._longest = -(-config.context // _WINDOW) * _WINDOW
+        self.slots: list[Tensor]
+        # Keys of layer 0, values of layer 0, keys of layer 1 ...: a tensor each, (rows * K * capacity, S). A compiled graph
+        # writes in place only into what it was handed whole; a view of something larger it copies, all of it, in every step.
+        empty = torch.zeros((0, config.head_size), dtype=dtype, device=device)
+        self.slots = [empty] * (2 * config.layers)
+        self._kept = [empty.view(0, config.kv_heads, BLOCK, config.head_size)] * (2 * config.layers)
         self._spans: list[_Span] = []
         self._places = torch.empty(0, dtype=torch.long)
 
@@ -168,9 +173,9 @@ class SlotCache:
         self._make_room(len(self.lengths) + 1, max([length, *self.lengths]))
         if blocks:
             at = torch.tensor(blocks, device=self._device)
-            for slots, kept in zip(self._slots, self._kept, strict=True):
-                copied = kept.index_select(1, at).transpose(1, 2)
-                slots[:, len(self.lengths), :, :length] = copied.reshape(2, -1, length, self._config.head_size)
+            for slots, kept in zip(self.slots, self._kept, strict=True):
+                copied = kept.index_select(0, at).transpose(0, 1)
+                self._view(slots)[len(self.lengths), :, :length] = copied.reshape(-1, length, self._config.head_size)
         self.lengths.append(length)
         return blocks
 
@@ -181,17 +186,17 @@ class SlotCache:
             return
         self._grow_kept(max(block for _, block in new) + 1)
         index, block = (torch.tensor(column, device=self._device) for column in zip(*new, strict=True))
-        for slots, kept in zip(self._slots, self._kept, strict=True):
-            whole = slots[:, slot, :, : len(keys) * BLOCK].unflatten(2, (-1, BLOCK))
-            kept.index_copy_(1, block, whole.index_select(2, index).transpose(1, 2))
+        for slots, kept in zip(self.slots, self._kept, strict=True):
+            whole = self._view(slots)[slot, :, : len(keys) * BLOCK].unflatten(1, (-1, BLOCK))
+            kept.index_copy_(0, block, whole.index_select(1, index).transpose(0, 1))
 
     def close(self, slot: int, held: Sequence[int]) -> None:
         """Frees a slot and the blocks it used; the last slot moves into its place."""
         self.prefixes.release(held)
         length = self.lengths.pop()
         if slot < len(self.lengths):
-            for slots in self._slots:
-                slots[:, slot, :, :length] = slots[:, len(self.lengths), :, :length]
+            for slots in map(self._view, self.slots):
+                slots[slot, :, :length] = slots[len(self.lengths), :, :length]
             self.lengths[slot] = length
 
     def begin(self, counts: Sequence[int]) -> Tensor:
@@ -203,20 +208,43 @@ class SlotCache:
         self._make_room(len(ends), max(ends))
         slot_N = np.repeat(np.arange(len(counts)), counts)
         position_N = np.concatenate([np.arange(length, end) for length, end in zip(self.lengths, ends, strict=True)])
-        heads, capacity = self._slots[0].shape[2:4]
-        places_NK = (slot_N[:, None] * heads + np.arange(heads)) * capacity + position_N[:, None]
-        self._places = torch.from_numpy(places_NK.reshape(-1)).to(self._device)
+        self._places = self._places_of(slot_N, position_N)
         self._spans = self._plan(counts, ends)
         return torch.from_numpy(position_N).to(self._device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (1, N, H, S), k and v (1, N, K, S) of the tokens that `begin` announced; returns (1, N, H, S)."""
-        slots = self._slots[layer]
-        S = q.shape[-1]
-        for kind, new in zip(slots, (k, v), strict=True):
-            kind.view(-1, S).index_copy_(0, self._places, new.reshape(-1, S))
-        mixed = [self._attend_span(span, slots, q[:, span.start : span.end]) for span in self._spans]
+        keys, values = self.slots[2 * layer], self.slots[2 * layer + 1]
+        _write(keys, values, self._places, k, v)
+        keys, values = self._view(keys), self._view(values)
+        mixed = [self._attend_span(span, keys, values, q[:, span.start : span.end]) for span in self._spans]
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)
+
+    def begin_decode(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Prepares a pass over one new token of each open slot, filled up to `rows` slots.
+
+        Returns:
+            positions, (rows,) int64, and places and mask for a `DecodePass`. What fills up goes into slots that are not open.
+        """
+        position_B = np.array([*self.lengths, *[0] * (rows - len(self.lengths))])
+        # A whole multiple, so that it is never 1, which would be a graph of its own.
+        window = -(-(int(position_B.max()) + 1) // _WINDOW) * _WINDOW
+        self._make_room(rows, window)
+        hidden_BW = torch.from_numpy(np.arange(window) > position_B[:, None]).to(self._device)
+        places = self._places_of(np.arange(rows), position_B)
+        return torch.from_numpy(position_B).to(self._device), places, self._added(hidden_BW)[:, None, None]
+
+    def reserve(self) -> bool:
+        """Grows to all rows of a full context at once, for graphs that know one shape only; False where the budget forbids."""
+        if self._most_rows * self._config.context > self._most_tokens:
+            return False
+        self._make_room(self._most_rows, self._longest)
+        return True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Slots and tokens of each that there is memory for."""
+        return self._rows, self._capacity
 
     def end(self, counts: Sequence[int]) -> None:
         """The pass went through."""
@@ -254,17 +282,25 @@ class SlotCache:
         return self._added(at > at[window - count :, None])
 
     def _added(self, hidden: Tensor) -> Tensor:
-        zeros = torch.zeros(hidden.shape, dtype=self._slots[0].dtype, device=self._device)
+        zeros = torch.zeros(hidden.shape, dtype=self.slots[0].dtype, device=self._device)
         return zeros.masked_fill_(hidden, float("-inf"))
 
-    def _attend_span(self, span: _Span, slots: Tensor, q: Tensor) -> Tensor:
+    def _view(self, slots: Tensor) -> Tensor:
+        """(rows, K, capacity, S)."""
+        return slots.view(self._rows, self._config.kv_heads, self._capacity, self._config.head_size)
+
+    def _places_of(self, slot_N: np.ndarray, position_N: np.ndarray) -> Tensor:
+        """(N * K,) rows of the flat tensors."""
+        heads = self._config.kv_heads
+        places_NK = (slot_N[:, None] * heads + np.arange(heads)) * self._capacity + position_N[:, None]
+        return torch.from_numpy(places_NK.reshape(-1)).to(self._device)
+
+    def _attend_span(self, span: _Span, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
         """(1, n, H, S): each token of a span over what its slot holds."""
-        keys, values = slots[:, span.slots, :, : span.window]
-        H, S = q.shape[2:]
+        keys, values = keys[span.slots, :, : span.window], values[span.slots, :, : span.window]
+        H = q.shape[2]
         if span.slots.stop - span.slots.start == span.end - span.start:
-            # The query heads of one key head are taken as its T axis, so that no key is repeated.
-            grouped = q.view(-1, keys.shape[1], H // keys.shape[1], S)
-            return F.scaled_dot_product_attention(grouped, keys, values, span.mask).view(1, -1, H, S)
+            return _attend_each(q, keys, values, span.mask)
         mixed = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys, values, span.mask, is_causal=span.mask is None, enable_gqa=keys.shape[1] != H
         )
@@ -272,30 +308,67 @@ class SlotCache:
 
     def _make_room(self, rows: int, tokens: int) -> None:
         """Grows to `rows` slots of `tokens` each: by doubling where the budget allows, which makes it rare."""
-        have_rows, have_tokens = self._slots[0].shape[1], self._slots[0].shape[3]
+        have_rows, have_tokens = self.shape
         if rows <= have_rows and tokens <= have_tokens:
             return
-        more_tokens = min(_power_of_two(max(tokens, have_tokens, _LEAST_TOKENS)), max(self._config.context, tokens))
+        more_tokens = min(_power_of_two(max(tokens, have_tokens, _LEAST_TOKENS)), max(self._longest, tokens))
         more_rows = min(_power_of_two(max(rows, have_rows)), self._most_rows)
         if more_rows * more_tokens > self._most_tokens:
             more_tokens = max(tokens, min(more_tokens, self._most_tokens // rows))
             more_rows = max(rows, min(more_rows, self._most_tokens // more_tokens))
         kept_rows, kept_tokens = min(have_rows, more_rows), min(have_tokens, more_tokens)
-        for layer, old in enumerate(self._slots):
+        olds = [self._view(old)[:kept_rows, :, :kept_tokens] for old in self.slots]
+        self._rows, self._capacity = more_rows, more_tokens
+        for index, old in enumerate(olds):
             # Zeros, not garbage: a masked NaN would still spoil the sum over values.
-            new = old.new_zeros((2, more_rows, self._config.kv_heads, more_tokens, self._config.head_size))
-            new[:, :kept_rows, :, :kept_tokens] = old[:, :kept_rows, :, :kept_tokens]
-            self._slots[layer] = new
+            new = old.new_zeros((more_rows * self._config.kv_heads * more_tokens, self._config.head_size))
+            self._view(new)[:kept_rows, :, :kept_tokens] = old
+            self.slots[index] = new
 
     def _grow_kept(self, blocks: int) -> None:
-        have = self._kept[0].shape[1]
+        have = len(self._kept[0])
         if blocks <= have:
             return
         more = min(_power_of_two(max(blocks, 2 * have)), self.prefixes.blocks)
-        for layer, old in enumerate(self._kept):
-            new = old.new_zeros((2, more, *old.shape[2:]))
-            new[:, :have] = old
-            self._kept[layer] = new
+        for index, old in enumerate(self._kept):
+            new = old.new_zeros((more, *old.shape[1:]))
+            new[:have] = old
+            self._kept[index] = new
+
+
+class DecodePass:
+    """Implements `model.decoder.Cache` for one new token of each of the first slots, with nothing but tensors: for compilation.
+
+    Args:
+        slots: as `SlotCache` keeps them.
+        places: where the new keys and values go.
+        mask: (B, 1, 1, W), added to the scores.
+        capacity: tokens of a slot.
+    """
+
+    def __init__(self, slots: list[Tensor], places: Tensor, mask: Tensor, capacity: int) -> None:
+        self.slots, self.places, self.mask, self.capacity = slots, places, mask, capacity
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (1, B, H, S), k and v (1, B, K, S); returns (1, B, H, S)."""
+        keys, values = self.slots[2 * layer], self.slots[2 * layer + 1]
+        _write(keys, values, self.places, k, v)
+        B, W, (K, S) = q.shape[1], self.mask.shape[-1], k.shape[2:]
+        keys, values = (kind.view(-1, K, self.capacity, S)[:B, :, :W] for kind in (keys, values))
+        return _attend_each(q, keys, values, self.mask)
+
+
+def _write(keys: Tensor, values: Tensor, places: Tensor, k: Tensor, v: Tensor) -> None:
+    keys.index_copy_(0, places, k.reshape(-1, k.shape[-1]))
+    values.index_copy_(0, places, v.reshape(-1, v.shape[-1]))
+
+
+def _attend_each(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """q (1, B, H, S), one token each, over keys and values (B, K, W, S)."""
+    _, B, H, S = q.shape
+    K = keys.shape[1]
+    # The query heads of one key head are taken as its T axis, so that no key is repeated.
+    return F.scaled_dot_product_attention(q.reshape(B, K, H // K, S), keys, values, mask).reshape(1, B, H, S)
 
 
 def _power_of_two(number: int) -> int:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor
 
 from tessera.engine.cache import BLOCK, Prefixes, SlotCache
+from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
-from tessera.model.decoder import Decoder
+from tessera.model.decoder import Decoder, rotary_table
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
 
@@ -98,6 +100,8 @@ class Engine:
         prefix_tokens = cache_tokens // 4 if limits.prefix_tokens is None else limits.prefix_tokens
         self._cache = SlotCache(config, decoder.dtype, self._device, limits.rows, cache_tokens, prefix_tokens)
         self._scheduler = Scheduler(limits, cache_tokens)
+        self._rotary = rotary_table(config, torch.arange(config.context, device=self._device))
+        self._compiled = CompiledDecode(decoder)
         self._ids = itertools.count()
         self._counts = dict.fromkeys(
             ("steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "finished", "aborted", "failed"), 0
@@ -230,6 +234,23 @@ class Engine:
                     raise UserError(f"{name} has shape {list(tensor.shape)}, the model's has {list(parameters[name].shape)}.")
                 parameters[name].copy_(tensor)
 
+    @torch.inference_mode()
+    def compile(self, buckets: Sequence[int] = BUCKETS) -> threading.Thread | None:
+        """Compiles the step of running streams in the background; to be called by the thread that steps, or before it starts.
+
+        The cache takes all its memory at once, since a graph knows one shape of it only.
+
+        Args:
+            buckets: numbers of streams to compile for, as far as `limits.rows` goes.
+
+        Returns:
+            The thread, which ends when all is compiled; None where `limits.cache_tokens` is less than all rows may come to.
+        """
+        if not self._cache.reserve():
+            return None
+        wanted = [size for size in buckets if size <= self.limits.rows]
+        return self._compiled.start(self._cache.slots, self._cache.shape, wanted)
+
     def fail(self, message: str) -> None:
         """Ends every running request with `Failed` and frees its slot: what to do when `step` raised."""
         while self._scheduler.running:
@@ -320,10 +341,13 @@ class Engine:
 
     def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
         """Feeds `counts` pending ids of each row to the model; returns the logits of the rows that have none left, and these."""
+        if all(row.pending == 1 and row.computed >= row.prompt_tokens for row in rows):
+            return self._decode(rows), list(rows)
         new = [row.ids[row.computed : row.computed + count] for row, count in zip(rows, counts, strict=True)]
         ids_1N = torch.tensor([list(itertools.chain.from_iterable(new))], device=self._device)
         positions_N = self._cache.begin(counts)
-        hidden_ND = self.decoder(ids_1N, positions=positions_N, cache=self._cache)[0]
+        rotary = (self._rotary[0][positions_N], self._rotary[1][positions_N])
+        hidden_ND = self.decoder(ids_1N, positions=positions_N, cache=self._cache, rotary=rotary)[0]
         self._cache.end(counts)
         ends = list(itertools.accumulate(counts))
         sampling, last = [], []
@@ -341,6 +365,21 @@ class Engine:
         if len(last) < len(hidden_ND):
             hidden_ND = hidden_ND[torch.tensor(last, dtype=torch.long, device=self._device)]
         return self.decoder.logits(hidden_ND), sampling
+
+    def _decode(self, rows: Sequence[Row]) -> Tensor:
+        """`_forward` where every row has one token to go on from: compiled, if there is a step for so many rows."""
+        n = len(rows)
+        size = self._compiled.bucket(n, self._cache.shape)
+        positions_B, places, mask = self._cache.begin_decode(size or n)
+        step = decode if size is None or mask.shape[-1] >= self._cache.shape[1] else self._compiled.ready[size]
+        ids_1B = torch.tensor([[row.ids[-1] for row in rows] + [0] * len(positions_B[n:])], device=self._device)
+        rotary = (self._rotary[0][positions_B], self._rotary[1][positions_B])
+        logits_BV = step(self.decoder, ids_1B, rotary, self._cache.slots, places, mask, self._cache.shape[1])
+        self._cache.end([1] * n)
+        for row in rows:
+            row.computed += 1
+        self._counts["steps"] += 1
+        return logits_BV[:n]
 
     def _read_prompt(self, row: Row, hidden_TD: Tensor) -> None:
         """Log-probabilities of the tokens of a prompt that follow those in `hidden_TD`."""

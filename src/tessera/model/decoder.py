@@ -94,18 +94,28 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+        return unit_rms(x, self.eps) * self.weight.to(x.dtype)
 
 
-def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., T, S/2) of the angles of `positions` (..., T), float32 (arXiv 2104.09864)."""
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """x / rms(x) over the last axis."""
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines, and sines with the first half negative, (..., T, S) float32."""
+
+
+def rotary_table(config: DecoderConfig, positions: Tensor) -> Rotary:
+    """By which the heads at `positions` (..., T) are turned (arXiv 2104.09864)."""
     half = config.head_size // 2
     frequencies = config.rope_theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
     if config.rope_scaling:
         frequencies = _llama3_frequencies(frequencies, config.rope_scaling)
     angles = positions.float()[..., None] * frequencies
-    return angles.cos(), angles.sin()
+    cosines, sines = angles.cos(), angles.sin()
+    return torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)
 
 
 def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tensor:
@@ -116,11 +126,10 @@ def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tenso
     return frequencies * (kept + (1 - kept) / scaling["factor"])
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position, (T, S/2) or (B, T, S/2)."""
-    first, second = x.chunk(2, dim=-1)
-    cosines, sines = cosines.unsqueeze(-2).to(x.dtype), sines.unsqueeze(-2).to(x.dtype)
-    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position."""
+    cosines, sines = (table.unsqueeze(-2).to(x.dtype) for table in rotary)
+    return torch.addcmul(x * cosines, x.roll(x.shape[-1] // 2, -1), sines)
 
 
 class Attention(nn.Module):
@@ -138,16 +147,18 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(S, config.norm_eps)
             self.k_norm = RMSNorm(S, config.norm_eps)
         self.qk_norm = config.qk_norm
+        self.joined: Tensor | None = None
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None, attend: Attend | None) -> Tensor:
         B, T, _ = x_BTD.shape
+        H, K, S = self.heads, self.kv_heads, self.head_size
         # One product instead of three: narrow ones leave a processor half idle.
-        weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)).to(x_BTD.dtype)
-        heads = F.linear(x_BTD, weight).view(B, T, -1, self.head_size)
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        weight = _joined(self.joined, self.q_proj, self.k_proj, self.v_proj)
+        qk, v = F.linear(x_BTD, weight.to(x_BTD.dtype)).view(B, T, -1, S).split((H + K, K), dim=2)
         if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+            gains = torch.cat((self.q_norm.weight.expand(H, S), self.k_norm.weight.expand(K, S)))
+            qk = unit_rms(qk, self.q_norm.eps) * gains.to(qk.dtype)
+        q, k = rotate(qk, rotary).split((H, K), dim=2)
         if attend is not None:
             mixed_BTHS = attend(q, k, v)
         elif mask is None and _trains_on_cpu(q):
@@ -176,11 +187,19 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.joined: Tensor | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        weight = torch.cat((self.gate_proj.weight, self.up_proj.weight)).to(x_BTD.dtype)
-        gate, up = F.linear(x_BTD, weight).chunk(2, dim=-1)
+        weight = _joined(self.joined, self.gate_proj, self.up_proj)
+        gate, up = F.linear(x_BTD, weight.to(x_BTD.dtype)).chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
+
+
+def _joined(joined: Tensor | None, *layers: nn.Linear) -> Tensor:
+    """The weights of several layers as one matrix: the one made by `join_weights`, which has no gradient, or a copy."""
+    if joined is not None and not torch.is_grad_enabled():
+        return joined
+    return torch.cat([layer.weight for layer in layers])
 
 
 class Block(nn.Module):
@@ -193,9 +212,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None = None, attend: Attend | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, attend)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
@@ -244,7 +261,12 @@ class Decoder(nn.Module):
                     parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
 
     def forward(
-        self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Cache | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+        rotary: Rotary | None = None,
     ) -> Tensor:
         """Hidden states after the last norm.
 
@@ -253,13 +275,15 @@ class Decoder(nn.Module):
             mask: bool (B, 1, T, T), True where a token may look; None: causal. With a cache the cache knows who sees whom.
             positions: (T,) or (B, T) int64; None: 0..T-1.
             cache: keeps keys and values across calls.
+            rotary: the table of `positions`, where it is at hand.
 
         Returns:
             (B, T, D) in the compute dtype.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        rotary = rotary_table(self.config, positions)
+        if rotary is None:
+            rotary = rotary_table(self.config, positions)
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
             attend = None if cache is None else partial(cache.attend, layer)
@@ -269,3 +293,27 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) float32 scores of hidden states (..., D)."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+
+
+def join_weights(decoder: Decoder) -> None:
+    """Lays the matrices out in memory as generation reads them.
+
+    Those that read the same input stand side by side, so that no pass copies them, and each is kept with its input axis first:
+    products with few rows then take 0.6 to 0.75 of the time on CPUs (docs/LOG.md, 2026-11-25, "layout"). The parameters become
+    views, so whoever writes into them in place changes both. To be called when the decoder has its device and dtype.
+    """
+    for block in decoder.model.layers:
+        assert isinstance(block, Block)
+        attention, mlp = block.self_attn, block.mlp
+        attention.joined = _side_by_side(attention.q_proj, attention.k_proj, attention.v_proj)
+        mlp.joined = _side_by_side(mlp.gate_proj, mlp.up_proj)
+        _side_by_side(attention.o_proj)
+        _side_by_side(mlp.down_proj)
+    _side_by_side(decoder.model.embed_tokens if decoder.config.tied else decoder.lm_head)
+
+
+def _side_by_side(*layers: nn.Linear | nn.Embedding) -> Tensor:
+    joined = torch.cat([layer.weight.detach() for layer in layers]).t().contiguous().t()
+    for layer, part in zip(layers, joined.split([len(layer.weight) for layer in layers]), strict=True):
+        layer.weight.data = part
+    return joined
