@@ -158,6 +158,8 @@ class SlotCache:
         empty = torch.zeros((0, config.head_size), dtype=dtype, device=device)
         self.slots = [empty] * (2 * config.layers)
         self._kept = [empty.view(0, config.kv_heads, BLOCK, config.head_size)] * (2 * config.layers)
+        # Row of the flat tensors at which each slot's heads begin, (rows, K), and 0 ... capacity - 1.
+        self._first = self._steps = torch.empty(0, dtype=torch.long, device=device)
         self._spans: list[_Span] = []
         self._places = torch.empty(0, dtype=torch.long)
 
@@ -208,9 +210,10 @@ class SlotCache:
         self._make_room(len(ends), max(ends))
         slot_N = np.repeat(np.arange(len(counts)), counts)
         position_N = np.concatenate([np.arange(length, end) for length, end in zip(self.lengths, ends, strict=True)])
-        self._places = self._places_of(slot_N, position_N)
+        slots, positions = torch.from_numpy(slot_N).to(self._device), torch.from_numpy(position_N).to(self._device)
+        self._places = (self._first[slots] + positions[:, None]).view(-1)
         self._spans = self._plan(counts, ends)
-        return torch.from_numpy(position_N).to(self._device)
+        return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (1, N, H, S), k and v (1, N, K, S) of the tokens that `begin` announced; returns (1, N, H, S)."""
@@ -226,13 +229,14 @@ class SlotCache:
         Returns:
             positions, (rows,) int64, and places and mask for a `DecodePass`. What fills up goes into slots that are not open.
         """
-        position_B = np.array([*self.lengths, *[0] * (rows - len(self.lengths))])
+        filled = [*self.lengths, *[0] * (rows - len(self.lengths))]
         # A whole multiple, so that it is never 1, which would be a graph of its own.
-        window = -(-(int(position_B.max()) + 1) // _WINDOW) * _WINDOW
+        window = -(-(max(filled) + 1) // _WINDOW) * _WINDOW
         self._make_room(rows, window)
-        hidden_BW = torch.from_numpy(np.arange(window) > position_B[:, None]).to(self._device)
-        places = self._places_of(np.arange(rows), position_B)
-        return torch.from_numpy(position_B).to(self._device), places, self._added(hidden_BW)[:, None, None]
+        positions_B = torch.tensor(filled, device=self._device)
+        places_BK = self._first[:rows] + positions_B[:, None]
+        hidden_BW = self._steps[:window] > positions_B[:, None]
+        return positions_B, places_BK.view(-1), self._added(hidden_BW)[:, None, None]
 
     def reserve(self) -> bool:
         """Grows to all rows of a full context at once, for graphs that know one shape only; False where the budget forbids."""
@@ -289,12 +293,6 @@ class SlotCache:
         """(rows, K, capacity, S)."""
         return slots.view(self._rows, self._config.kv_heads, self._capacity, self._config.head_size)
 
-    def _places_of(self, slot_N: np.ndarray, position_N: np.ndarray) -> Tensor:
-        """(N * K,) rows of the flat tensors."""
-        heads = self._config.kv_heads
-        places_NK = (slot_N[:, None] * heads + np.arange(heads)) * self._capacity + position_N[:, None]
-        return torch.from_numpy(places_NK.reshape(-1)).to(self._device)
-
     def _attend_span(self, span: _Span, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
         """(1, n, H, S): each token of a span over what its slot holds."""
         keys, values = keys[span.slots, :, : span.window], values[span.slots, :, : span.window]
@@ -319,6 +317,9 @@ class SlotCache:
         kept_rows, kept_tokens = min(have_rows, more_rows), min(have_tokens, more_tokens)
         olds = [self._view(old)[:kept_rows, :, :kept_tokens] for old in self.slots]
         self._rows, self._capacity = more_rows, more_tokens
+        starts = torch.arange(more_rows * self._config.kv_heads, device=self._device) * more_tokens
+        self._first = starts.view(more_rows, self._config.kv_heads)
+        self._steps = torch.arange(more_tokens, device=self._device)
         for index, old in enumerate(olds):
             # Zeros, not garbage: a masked NaN would still spoil the sum over values.
             new = old.new_zeros((more_rows * self._config.kv_heads * more_tokens, self._config.head_size))

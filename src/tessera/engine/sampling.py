@@ -150,19 +150,19 @@ def sample(logits_BV: Tensor, draws: Sequence[Draw], blocked: Tensor | None = No
     greedy = [draw.params.temperature == 0 for draw in draws]
     if any(draw.params.temperature not in (0, 1) for draw in draws):
         logits_BV.div_(_column([draw.params.temperature or 1.0 for draw in draws], logits_BV))
-    if all(greedy):
-        ids_B = logits_BV.argmax(-1)
-    else:
-        p_BV = torch.softmax(logits_BV, dim=-1)
+    p_BV = torch.softmax(logits_BV, dim=-1)
+    if not all(greedy):
+        cut_BV = p_BV
         if cut := [row for row, draw in enumerate(draws) if _cuts(draw.params)]:
-            p_BV[cut] = _cut(p_BV[cut], [draws[row].params for row in cut])
-        ids_B = _invert(p_BV, [draw.uniform for draw in draws])
-        if any(greedy):
-            ids_B = torch.where(torch.tensor(greedy, device=ids_B.device), logits_BV.argmax(-1), ids_B)
-    scale_B1 = logits_BV.logsumexp(-1, keepdim=True)
-    logprobs_B = (logits_BV.gather(1, ids_B[:, None]) - scale_B1)[:, 0]
+            cut_BV = p_BV.clone()
+            cut_BV[cut] = _cut(p_BV[cut], [draws[row].params for row in cut])
+        ids_B = _invert(cut_BV, [draw.uniform for draw in draws])
+    if any(greedy):
+        likeliest_B = logits_BV.argmax(-1)
+        ids_B = likeliest_B if all(greedy) else torch.where(torch.tensor(greedy, device=p_BV.device), likeliest_B, ids_B)
+    logprobs_B = p_BV.gather(1, ids_B[:, None])[:, 0].log()
     top = [
-        most_likely(logits_BV[row] - scale_B1[row], draw.params.top_logprobs) if draw.params.top_logprobs else ()
+        most_likely(logits_BV[row].log_softmax(-1), draw.params.top_logprobs) if draw.params.top_logprobs else ()
         for row, draw in enumerate(draws)
     ]
     return Sampled(ids_B.tolist(), logprobs_B.tolist(), top)
