@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.engine.sampling import SamplingParams, sample, uniform
+from tessera.engine.sampling import Draw, History, SamplingParams, sample, uniform
 from tessera.errors import UserError
 
 LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
@@ -17,8 +17,8 @@ LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
 def frequencies(params: SamplingParams, draws: int = 20_000) -> np.ndarray:
     """Shares of the ids when the unit interval is swept evenly."""
     uniforms = [(i + 0.5) / draws for i in range(draws)]
-    ids, _ = sample(LOGITS.expand(draws, -1), [params] * draws, uniforms)
-    return np.bincount(ids.numpy(), minlength=6) / draws
+    sampled = sample(LOGITS.repeat(draws, 1), [Draw(params, u) for u in uniforms])
+    return np.bincount(sampled.ids, minlength=6) / draws
 
 
 @pytest.mark.parametrize(
@@ -42,23 +42,65 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
     params = [SamplingParams(), SamplingParams(top_p=0.5), SamplingParams(temperature=0), SamplingParams(temperature=2, top_k=7)]
     for step in range(50):
-        uniforms = [uniform(seed, step) for seed in range(4)]
-        ids, logprobs = sample(logits, params, uniforms)
+        draws = [Draw(p, uniform(seed, step)) for seed, p in enumerate(params)]
+        together = sample(logits.clone(), draws)
         for row in range(4):
-            alone = sample(logits[row : row + 1], params[row : row + 1], uniforms[row : row + 1])
-            assert alone[0][0] == ids[row] and torch.allclose(alone[1][0], logprobs[row])
+            alone = sample(logits[row : row + 1].clone(), draws[row : row + 1])
+            assert alone.ids[0] == together.ids[row] and alone.logprobs[0] == pytest.approx(together.logprobs[row])
 
 
 def test_logprobs_are_of_the_tempered_distribution_before_cutting() -> None:
     for params, temperature in ((SamplingParams(temperature=0.5, top_k=1), 0.5), (SamplingParams(temperature=0), 1.0)):
-        ids, logprobs = sample(LOGITS[None], [params], [0.3])
-        torch.testing.assert_close(logprobs[0], (LOGITS / temperature).log_softmax(-1)[ids[0]])
+        sampled = sample(LOGITS[None].clone(), [Draw(params, 0.3)])
+        assert sampled.logprobs[0] == pytest.approx(float((LOGITS / temperature).log_softmax(-1)[sampled.ids[0]]), abs=1e-6)
 
 
 def test_a_forbidden_token_is_not_drawn_even_at_the_edges() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")]])
     for at in (0.0, 1 - 2**-53, 0.2689414):
-        assert sample(logits, [SamplingParams()], [at])[0].item() in (1, 3)
+        assert sample(logits.clone(), [Draw(SamplingParams(), at)]).ids[0] in (1, 3)
+
+
+def test_penalties_and_bias_are_what_a_plain_loop_makes_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 100, generator=generator)
+    prompt, sampled = [1, 2, 2, 3], [2, 50, 50, 50, 7]
+    params = [
+        SamplingParams(presence_penalty=0.7, frequency_penalty=0.3, seed=0),
+        SamplingParams(repetition_penalty=1.8, frequency_penalty=-0.2, bias={7: 4.0, 99: -100.0, 0: -2.5}),
+        SamplingParams(bias={5: 100.0}),
+    ]
+    draws = []
+    for p in params:
+        history = History(prompt, 100, torch.device("cpu")) if p.penalised else None
+        for token in sampled if history else ():
+            history.add(token)
+        draws.append(Draw(dataclasses.replace(p, top_logprobs=100), 0.5, history))
+    found = sample(logits.clone(), draws)
+    for row, p in enumerate(params):
+        expected = logits[row].double().tolist()
+        for token in range(100):
+            if token in prompt + sampled and p.repetition_penalty != 1:
+                expected[token] *= p.repetition_penalty if expected[token] < 0 else 1 / p.repetition_penalty
+            expected[token] -= p.frequency_penalty * sampled.count(token) + p.presence_penalty * (token in sampled)
+            expected[token] += p.bias.get(token, 0.0) if p.bias.get(token, 0.0) > -100 else -np.inf
+        logprobs = torch.tensor(expected).log_softmax(-1)
+        top = dict(found.top[row])
+        assert len(top) == 100 - (99 in p.bias) and found.logprobs[row] == pytest.approx(top[found.ids[row]], abs=1e-5)
+        assert all(value == pytest.approx(float(logprobs[token]), abs=1e-5) for token, value in top.items())
+    assert found.ids[2] == 5
+
+
+def test_a_mask_replaces_the_blocked_ids_of_its_row_only() -> None:
+    blocked = torch.tensor([1, 2, 3])
+    allowed = torch.zeros(200, dtype=torch.bool)
+    allowed[[2, 150]] = True
+    for step in range(20):
+        draws = [Draw(SamplingParams(), uniform(0, step)), Draw(SamplingParams(), uniform(1, step), allowed_V=allowed)]
+        logits = torch.zeros(2, 200)
+        logits[:, :4] = 5.0
+        ids = sample(logits, draws, blocked).ids
+        assert ids[0] not in (1, 2, 3) and ids[1] in (2, 150)
 
 
 def test_random_numbers_are_uniform_and_follow_from_seed_and_step() -> None:
@@ -73,13 +115,18 @@ def test_random_numbers_are_uniform_and_follow_from_seed_and_step() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"top_k": -1},
         {"top_p": 0.0},
         {"min_p": 2.0},
         {"stop": ("",)},
+        {"presence_penalty": float("nan")},
+        {"frequency_penalty": float("inf")},
+        {"repetition_penalty": 0.0},
+        {"bias": {3: float("nan")}},
+        {"top_logprobs": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:

@@ -29,11 +29,17 @@ def plain_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
 
+def table(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines as the decoder keeps them."""
+    return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
+
+
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "norm": (lambda x, w: rms_norm(x, w, 1e-6), plain_norm, [(B, T, D), (D,)]),
     "norm of heads": (lambda x, w: rms_norm(x, w, 1e-6), plain_norm, [(B, T, H, S), (S,)]),
+    "norm with gains of each head": (lambda x, w: rms_norm(x, w, 1e-6), plain_norm, [(B, T, H, S), (H, S)]),
     "rotation": (
-        lambda x: rotate(x, torch.arange(T * 4.0).view(T, 4).cos(), torch.arange(T * 4.0).view(T, 4).sin()),
+        lambda x: rotate(x, *table(torch.arange(T * 4.0).view(T, 4))),
         lambda x: plain_rotation(x, torch.arange(T * 4.0, dtype=x.dtype).view(T, 4)),
         [(B, T, H, S)],
     ),
@@ -59,7 +65,7 @@ def test_values_and_gradients_are_autograds(case: str) -> None:
 
 def test_in_bfloat16_a_norm_and_a_rotation_keep_dtype_and_weights_stay_float32() -> None:
     x, weight = torch.randn(B, T, H, S, dtype=torch.bfloat16, requires_grad=True), torch.ones(S, requires_grad=True)
-    y = rotate(rms_norm(x, weight, 1e-6), torch.ones(T, S // 2), torch.zeros(T, S // 2))
+    y = rotate(rms_norm(x, weight, 1e-6), torch.ones(T, S), torch.zeros(T, S))
     y.sum().backward()
     assert y.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.bfloat16
     assert weight.grad is not None and weight.grad.dtype == torch.float32

@@ -13,6 +13,7 @@ from tessera.errors import UserError
 
 SCRIPTS = {
     "train": "train_speed.py",
+    "generate": "generate.py",
     "memory": "memory.py",
     "muon": "muon_share.py",
     "race": "optimizer_race.py",

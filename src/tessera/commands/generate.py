@@ -9,19 +9,22 @@ from collections.abc import Sequence
 
 from tessera.commands import terminal
 from tessera.device import detect
-from tessera.engine.engine import Engine
+from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
 from tessera.engine.sampling import SamplingParams
 from tessera.model import weights
+from tessera.model.decoder import join_weights
 from tessera.tokens.vocabulary import Vocabulary
 
 
-def open_engine(model: str, precision: str = "auto") -> Engine:
+def open_engine(model: str, precision: str = "auto", limits: Limits = DEFAULT_LIMITS) -> Engine:
     """An engine for a run's folder or a Hugging Face folder, on the device and in the dtype (or `precision`) of this machine."""
     machine = detect(precision)
     folder = weights.resolve_model(model)
     decoder = weights.load(folder, machine.torch_dtype)
     vocabulary = Vocabulary.load(folder, decoder.config.vocab_size)
-    return Engine(decoder.to(machine.torch_device, machine.torch_dtype).eval(), vocabulary)
+    decoder = decoder.to(machine.torch_device, machine.torch_dtype).eval()
+    join_weights(decoder)
+    return Engine(decoder, vocabulary, limits)
 
 
 def generate(
@@ -48,7 +51,7 @@ def generate(
     Raises:
         UserError: no model, no such token in its vocabulary, settings out of range.
     """
-    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = sys.stdin.read() if prompt == "-" else prompt
     engine = open_engine(model)
     context = engine.decoder.config.context

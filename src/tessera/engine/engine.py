@@ -1,85 +1,77 @@
-"""Cached generation: prompts of ids in, completions out, many at once, each token computed once.
+"""Cached generation: prompts of ids in, tokens out as they come, many requests at once, each token computed once.
 
-The engine runs the decoder's own forward pass with a cache. A batch is prefilled in one pass, then every pass adds one token to
-each row; rows that are done leave the batch. A completion does not depend, up to rounding, on the others in its batch.
+`submit` puts a request into the queue, `step` moves all running requests on by one token and the prompts of others by a piece,
+`generate` does both until its prompts are complete. One step is one forward pass of the decoder's own code over a flat row of
+tokens (`cache`), one call of `sample`, and the book-keeping between. A completion does not depend, up to rounding, on the others
+that run beside it. Whoever steps the engine owns its tensors; `service` does it in a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.engine.cache import DenseCache
-from tessera.engine.sampling import SamplingParams, sample, uniform
+from tessera.engine.cache import BLOCK, Prefixes, SlotCache
+from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
+from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top
+from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
+from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
-from tessera.model.decoder import Decoder
+from tessera.model.decoder import Decoder, rotary_table
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
 
 DEFAULT_PARAMS = SamplingParams()
-FinishReason = Literal["stop", "length"]
+DEFAULT_LIMITS = Limits()
 OnToken = Callable[[int, int, str], None]
-"""Called with the request's index, its new id, and the text that became certain by it."""
+"""Called with the index of a prompt, its new id, and the text that became certain by it."""
+
+_CACHE_BYTES = 2 << 30
+_LOGIT_ROWS = 64
+"""Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What was made of one prompt.
+class Stats:
+    """What an engine has done since it was made, and what it is doing.
 
     Args:
-        record: prompt and sampled ids as the model saw them; `learn` is True for the sampled ones, which carry `logprobs`.
-        prompt_tokens: how many ids of `record` are the prompt.
-        cut_tokens: ids left off the start of a prompt that was longer than the context.
-        finish_reason: `stop` (an end token or a stop string) or `length` (max_tokens or the context is full).
-        text: what was sampled, as text: without control tokens, up to the stop string.
-        seed: of the random numbers.
+        running, waiting: requests now.
+        cache_tokens: in the slots of the running requests now, of `cache_limit`.
+        steps: forward passes.
+        prompt_tokens: of all requests that began; `cached_tokens` of them were found in the prefix cache.
+        prefill_tokens: computed of prompts (and of forced stretches).
+        tokens: sampled or forced.
+        finished, aborted, failed: requests that ended, by how.
+        tokens_per_second: prefilled and generated, a running mean.
+        version: of the weights.
     """
 
-    record: TokenRecord
-    prompt_tokens: int
-    cut_tokens: int
-    finish_reason: FinishReason
-    text: str
-    seed: int
-
-    @property
-    def prompt_ids(self) -> np.ndarray:
-        """(prompt_tokens,) int32."""
-        return self.record.ids[: self.prompt_tokens]
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Sampled ids, int32, the end token included."""
-        return self.record.ids[self.prompt_tokens :]
-
-    @property
-    def logprobs(self) -> np.ndarray:
-        """Log-probabilities of `ids`, float32; what they are relative to is said in `sampling.sample`."""
-        assert self.record.logprobs is not None
-        return self.record.logprobs[self.prompt_tokens :]
-
-
-@dataclass
-class _Request:
-    """A prompt on its way."""
-
-    index: int
-    prompt: list[int]
-    cut_tokens: int
-    params: SamplingParams
-    seed: int
-    stop_ids: frozenset[int]
-    stream: TextStream
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
+    running: int = 0
+    waiting: int = 0
+    cache_tokens: int = 0
+    cache_limit: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_tokens: int = 0
+    tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    tokens_per_second: float = 0.0
+    version: int = 0
 
 
 class Engine:
@@ -88,25 +80,85 @@ class Engine:
     Args:
         decoder: computes in its `dtype`; parameters already in that dtype save a conversion in each pass.
         vocabulary: says which ids are text and how they read.
-        rows: requests computed together; more wait their turn.
+        limits: how many requests are taken on.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, rows: int = 32) -> None:
-        if vocabulary.size > decoder.config.vocab_size:
-            raise UserError(
-                f"the vocabulary has {vocabulary.size} ids, the model only {decoder.config.vocab_size} rows for them."
-            )
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, limits: Limits = DEFAULT_LIMITS) -> None:
+        config = decoder.config
+        if vocabulary.size > config.vocab_size:
+            raise UserError(f"the vocabulary has {vocabulary.size} ids, the model only {config.vocab_size} rows for them.")
         self.decoder = decoder
         self.vocabulary = vocabulary
-        self.rows = rows
+        self.limits = limits
+        self.version = 0
+        """Of the weights: counts the calls of `load_weights`."""
         self._device = decoder.head_weight.device
+        bytes_per_token = 2 * config.layers * config.kv_heads * config.head_size * decoder.dtype.itemsize
+        cache_tokens = limits.cache_tokens or max(
+            config.context, min(limits.rows * config.context, _CACHE_BYTES // bytes_per_token)
+        )
+        prefix_tokens = cache_tokens // 4 if limits.prefix_tokens is None else limits.prefix_tokens
+        self._cache = SlotCache(config, decoder.dtype, self._device, limits.rows, cache_tokens, prefix_tokens)
+        self._scheduler = Scheduler(limits, cache_tokens)
+        self._rotary = rotary_table(config, torch.arange(config.context, device=self._device))
+        self._compiled = CompiledDecode(decoder)
+        self._ids = itertools.count()
+        self._counts = dict.fromkeys(
+            ("steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "finished", "aborted", "failed"), 0
+        )
         controls = vocabulary.controls
         self._ends = frozenset(controls[name] for name in (END, END_TURN) if name in controls)
         # Ids beyond the vocabulary (Qwen3 pads its matrix), ids without a token, media ids and padding never come out as text.
-        allowed_V = torch.zeros(decoder.config.vocab_size, dtype=torch.bool)
+        allowed_V = torch.zeros(config.vocab_size, dtype=torch.bool)
         allowed_V[: vocabulary.size] = torch.from_numpy(vocabulary.token_bytes > 0)
         allowed_V[list(vocabulary.control_ids - {controls.get(PAD)} | self._ends)] = True
-        self._blocked_V = (~allowed_V).to(self._device)
+        self._blocked = (~allowed_V).nonzero()[:, 0].to(self._device)
+
+    def submit(self, request: Request) -> int:
+        """Puts a request into the queue and returns its id. May be called from any thread.
+
+        A prompt that fills the context (`decoder.config.context` tokens) keeps its last tokens, so that `max_tokens`, or else
+        half of the context, fits behind it; how many it lost is said in `Completion.cut_tokens`.
+
+        Raises:
+            UserError: the prompt is empty, has an id that the model does not know or does not fit the cache; nothing to do.
+            Busy: the queue is full.
+        """
+        row = self._row(request)
+        self._scheduler.submit(row)
+        return row.id
+
+    def abort(self, id: int) -> None:
+        """Ends a request at the next step, with the reason `abort`; one that has ended stays as it is. From any thread."""
+        self._scheduler.abort(id)
+
+    def abort_all(self) -> None:
+        """Ends every request, waiting or running, at once; only for the thread that steps."""
+        for id in self._scheduler.ids():
+            self._scheduler.abort(id)
+        self._drop_aborted()
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Moves every running request on; returns whether anything is left to do."""
+        began = time.perf_counter()
+        self._drop_aborted()
+        self._admit()
+        rows = self._scheduler.running
+        if rows:
+            counts = plan(rows, self.limits.step_tokens)
+            logits_BV, sampling = self._forward(rows, counts)
+            ended = self._sample(logits_BV, sampling)
+            # From the last slot on: closing one moves the last into its place.
+            for row in sorted(ended, key=rows.index, reverse=True):
+                end = ended[row]
+                if isinstance(end, UserError):
+                    self._fail(row, str(end))
+                else:
+                    self._finish(row, end)
+            speed = sum(counts) / (time.perf_counter() - began)
+            self._scheduler.tokens_per_second += 0.1 * (speed - self._scheduler.tokens_per_second)
+        return self._scheduler.busy
 
     def generate(
         self,
@@ -114,96 +166,345 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] = DEFAULT_PARAMS,
         on_token: OnToken | None = None,
     ) -> list[Completion]:
-        """Completes every prompt.
-
-        A prompt that fills the context (`decoder.config.context` tokens) keeps its last tokens, so that `max_tokens`, or else
-        half of the context, fits behind it; how many it lost is said in `cut_tokens`.
+        """Completes every prompt, stepping the engine until all are done; not beside a `Service`.
 
         Args:
-            prompts: ids, at least one each.
+            prompts: ids, at least one each; as in `submit`.
             params: for all, or one each. With a seed, equal prompts have equal completions.
             on_token: is told about each token as it comes.
 
         Raises:
-            UserError: a prompt is empty or has an id that the model does not know.
+            UserError: a prompt is empty or has an id that the model does not know; a constraint failed.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        requests = [self._request(index, prompt, p) for index, (prompt, p) in enumerate(zip(prompts, each, strict=True))]
-        with torch.inference_mode():
-            for start in range(0, len(requests), self.rows):
-                self._run(requests[start : start + self.rows], on_token)
-        return [_completion(request) for request in requests]
+        done: dict[int, Completion] = {}
+        failures: list[str] = []
 
-    def _request(self, index: int, prompt: Sequence[int], params: SamplingParams) -> _Request:
-        context = self.decoder.config.context
-        if len(prompt) == 0:
-            raise UserError(f"prompt {index} is empty; begin it with at least one token.")
-        if not 0 <= min(prompt) <= max(prompt) < self.decoder.config.vocab_size:
-            raise UserError(f"prompt {index} has an id outside 0..{self.decoder.config.vocab_size - 1}.")
+        def listener(index: int) -> Callable[[Event], None]:
+            def hear(event: Event) -> None:
+                if isinstance(event, Token):
+                    if on_token is not None:
+                        on_token(index, event.id, event.text)
+                elif isinstance(event, Finished):
+                    done[index] = event.completion
+                else:
+                    failures.append(f"prompt {index}: {event.message}")
+
+            return hear
+
+        requests = [
+            Request(tuple(map(int, prompt)), p, on_event=listener(index))
+            for index, (prompt, p) in enumerate(zip(prompts, each, strict=True))
+        ]
+        for index, request in enumerate(requests):
+            self._check(request, f"prompt {index}")
+        submitted: list[int] = []
+        try:
+            for request in requests:
+                submitted.append(self._submit_patiently(request))
+            while len(done) < len(requests):
+                self.step()
+                if failures:
+                    raise UserError(failures[0])
+        except BaseException:
+            # Ctrl-C in the middle, or a listener that fails: nothing of this call stays behind.
+            for id in submitted:
+                self.abort(id)
+            self._drop_aborted()
+            raise
+        return [done[index] for index in range(len(requests))]
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes new weights in place and forgets all prefixes; running requests go on with the keys and values they have.
+
+        Args:
+            tensors: by the names of the decoder's parameters; those that do not come stay.
+
+        Raises:
+            UserError: an unknown name or another shape; the weights before it are taken already.
+        """
+        parameters = dict(self.decoder.named_parameters())
+        self.version += 1
+        self._cache.prefixes.forget()
+        with torch.no_grad():
+            for name, tensor in tensors:
+                if name not in parameters:
+                    raise UserError(f"the model has no tensor {name}.")
+                if tensor.shape != parameters[name].shape:
+                    raise UserError(f"{name} has shape {list(tensor.shape)}, the model's has {list(parameters[name].shape)}.")
+                parameters[name].copy_(tensor)
+
+    @torch.inference_mode()
+    def compile(self, buckets: Sequence[int] = BUCKETS) -> threading.Thread | None:
+        """Compiles the step of running streams in the background; to be called by the thread that steps, or before it starts.
+
+        The cache takes all its memory at once, since a graph knows one shape of it only.
+
+        Args:
+            buckets: numbers of streams to compile for, as far as `limits.rows` goes.
+
+        Returns:
+            The thread, which ends when all is compiled; None where `limits.cache_tokens` is less than all rows may come to.
+        """
+        if not self._cache.reserve():
+            return None
+        wanted = [size for size in buckets if size <= self.limits.rows]
+        return self._compiled.start(self._cache.slots, self._cache.shape, wanted)
+
+    def fail(self, message: str) -> None:
+        """Ends every running request with `Failed` and frees its slot: what to do when `step` raised."""
+        while self._scheduler.running:
+            self._fail(self._scheduler.running[-1], message)
+
+    def stats(self) -> Stats:
+        """For metrics; from any thread."""
+        scheduler = self._scheduler
+        return Stats(
+            running=len(scheduler.running),
+            waiting=scheduler.waiting,
+            cache_tokens=self._cache.tokens,
+            cache_limit=scheduler.cache_tokens,
+            tokens_per_second=scheduler.tokens_per_second,
+            version=self.version,
+            **self._counts,
+        )
+
+    def _check(self, request: Request, name: str = "the prompt") -> None:
+        size = self.decoder.config.vocab_size
+        prompt, params = request.prompt, request.params
+        if not prompt:
+            raise UserError(f"{name} is empty; begin it with at least one token.")
+        if not 0 <= min(prompt) <= max(prompt) < size:
+            raise UserError(f"{name} has an id outside 0..{size - 1}.")
+        if params.bias and not 0 <= min(params.bias) <= max(params.bias) < size:
+            raise UserError(f"{name}: bias has an id outside 0..{size - 1}.")
+        if params.max_tokens == 0 and not request.prompt_logprobs:
+            raise UserError(f"{name}: max_tokens must be at least 1 where no logprobs of the prompt are asked for.")
+
+    def _row(self, request: Request) -> Row:
+        self._check(request)
+        config, params = self.decoder.config, request.params
         cut = 0
-        if len(prompt) >= context:
-            cut = len(prompt) - (context - min(params.max_tokens, context // 2))
-        return _Request(
-            index=index,
-            prompt=[int(token) for token in prompt[cut:]],
+        if len(request.prompt) + (params.max_tokens > 0) > config.context:
+            cut = len(request.prompt) - (config.context - min(params.max_tokens, config.context // 2))
+        ids = list(request.prompt[cut:])
+        row = Row(
+            id=next(self._ids),
+            request=request,
+            ids=ids,
+            prompt_tokens=len(ids),
             cut_tokens=cut,
-            params=params,
+            room=min(params.max_tokens, config.context - len(ids)),
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_ids=self._ends if params.stop_ids is None else frozenset(params.stop_ids),
             stream=TextStream(params.stop),
+            keys=Prefixes.keys(ids, request.salt) if self._cache.prefixes.blocks else [],
         )
+        if row.reserved > self._scheduler.cache_tokens:
+            raise UserError(
+                f"prompt and max_tokens come to {row.reserved} tokens, but the cache holds {self._scheduler.cache_tokens}."
+            )
+        return row
 
-    def _run(self, active: list[_Request], on_token: OnToken | None) -> None:
-        """One batch, from prefill until its last request is done."""
-        cache = DenseCache(self.decoder.config, len(active), self.decoder.dtype, self._device)
-        new = [request.prompt for request in active]
-        while active:
-            for request, token, logprob in zip(active, *self._step(active, new, cache), strict=True):
-                self._take(request, token, logprob, on_token)
-            going = [row for row, request in enumerate(active) if request.finish_reason is None]
-            if len(going) < len(active):
-                active = [active[row] for row in going]
-                if active:
-                    cache.keep(going)
-            new = [request.ids[-1:] for request in active]
+    def _submit_patiently(self, request: Request) -> int:
+        while True:
+            try:
+                return self.submit(request)
+            except Busy:
+                self.step()
 
-    def _step(self, active: list[_Request], new: list[list[int]], cache: DenseCache) -> tuple[list[int], list[float]]:
-        """Feeds the new ids of each row to the model and samples the next id of each."""
-        counts = [len(ids) for ids in new]
-        width = max(counts)
-        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids in new], device=self._device)
-        positions, mask = cache.begin(counts)
-        hidden_BTD = self.decoder(ids_BT, mask=mask, positions=positions, cache=cache)
-        last = torch.tensor(counts, device=self._device) - 1
-        logits_BV: Tensor = self.decoder.logits(hidden_BTD[torch.arange(len(new), device=self._device), last])
-        logits_BV = logits_BV.masked_fill(self._blocked_V, float("-inf"))
-        uniforms = [uniform(request.seed, len(request.ids)) for request in active]
-        ids, logprobs = sample(logits_BV, [request.params for request in active], uniforms)
-        return ids.tolist(), logprobs.tolist()
+    def _drop_aborted(self) -> None:
+        waiting, slots = self._scheduler.aborted()
+        for row in [*waiting, *(self._scheduler.running[slot] for slot in slots)]:
+            self._finish(row, "abort")
 
-    def _take(self, request: _Request, token: int, logprob: float, on_token: OnToken | None) -> None:
-        """Adds a sampled token and sees whether it was the last."""
-        request.ids.append(token)
-        request.logprobs.append(logprob)
-        text = "" if token in request.stop_ids else request.stream.feed(self.vocabulary.bytes_of([token]))
-        if token in request.stop_ids or request.stream.stopped:
-            request.finish_reason = "stop"
-        elif (
-            len(request.ids) >= request.params.max_tokens or len(request.prompt) + len(request.ids) >= self.decoder.config.context
-        ):
-            request.finish_reason = "length"
-        if request.finish_reason is not None:
-            text += request.stream.finish()
-        if on_token is not None:
-            on_token(request.index, token, text)
+    def _admit(self) -> None:
+        while (row := self._scheduler.admit(self._cache.prefixes)) is not None:
+            request = row.request
+            try:
+                if request.params.penalised:
+                    row.history = History(row.ids, self.decoder.config.vocab_size, self._device)
+                if request.constraint is not None:
+                    row.progress = request.constraint.begin(self.decoder.config.vocab_size)
+                row.held = self._cache.open(row.findable)
+            except Exception as error:
+                # It is in neither list now, so nobody else would tell.
+                self._fail(row, f"{type(error).__name__}: {error}")
+                if not isinstance(error, UserError):
+                    raise
+                continue
+            row.version = self.version
+            row.computed = row.cached = self._cache.lengths[-1]
+            self._scheduler.running.append(row)
+            self._counts["prompt_tokens"] += row.prompt_tokens
+            self._counts["cached_tokens"] += row.cached
+
+    def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
+        """Feeds `counts` pending ids of each row to the model; returns the logits of the rows that have none left, and these."""
+        if all(row.pending == 1 and row.computed >= row.prompt_tokens for row in rows):
+            return self._decode(rows), list(rows)
+        new = [row.ids[row.computed : row.computed + count] for row, count in zip(rows, counts, strict=True)]
+        ids_1N = torch.tensor([list(itertools.chain.from_iterable(new))], device=self._device)
+        positions_N = self._cache.begin(counts)
+        rotary = (self._rotary[0][positions_N], self._rotary[1][positions_N])
+        hidden_ND = self.decoder(ids_1N, positions=positions_N, cache=self._cache, rotary=rotary)[0]
+        self._cache.end(counts)
+        ends = list(itertools.accumulate(counts))
+        sampling, last = [], []
+        for row, count, end in zip(rows, counts, ends, strict=True):
+            if count and row.request.prompt_logprobs and row.computed < row.prompt_tokens:
+                self._read_prompt(row, hidden_ND[end - count : end])
+            self._counts["prefill_tokens"] += count if row.pending > 1 or row.computed < row.prompt_tokens else 0
+            row.computed += count
+            if count and row.computed >= row.prompt_tokens > row.computed - count:
+                self._remember(row)
+            if not row.pending:
+                sampling.append(row)
+                last.append(end - 1)
+        self._counts["steps"] += 1
+        if len(last) < len(hidden_ND):
+            hidden_ND = hidden_ND[torch.tensor(last, dtype=torch.long, device=self._device)]
+        return self.decoder.logits(hidden_ND), sampling
+
+    def _decode(self, rows: Sequence[Row]) -> Tensor:
+        """`_forward` where every row has one token to go on from: compiled, if there is a step for so many rows."""
+        n = len(rows)
+        size = self._compiled.bucket(n, self._cache.shape)
+        positions_B, places, mask = self._cache.begin_decode(size or n)
+        step = decode if size is None or mask.shape[-1] >= self._cache.shape[1] else self._compiled.ready[size]
+        ids_1B = torch.tensor([[row.ids[-1] for row in rows] + [0] * len(positions_B[n:])], device=self._device)
+        rotary = (self._rotary[0][positions_B], self._rotary[1][positions_B])
+        logits_BV = step(self.decoder, ids_1B, rotary, self._cache.slots, places, mask, self._cache.shape[1])
+        self._cache.end([1] * n)
+        for row in rows:
+            row.computed += 1
+        self._counts["steps"] += 1
+        return logits_BV[:n]
+
+    def _read_prompt(self, row: Row, hidden_TD: Tensor) -> None:
+        """Log-probabilities of the tokens of a prompt that follow those in `hidden_TD`."""
+        if row.computed == 0:
+            row.prompt_logprobs.append(math.nan)
+            row.prompt_top += [()] if row.request.params.top_logprobs else []
+        follow = torch.tensor(row.ids[row.computed + 1 : row.prompt_tokens][: len(hidden_TD)], device=self._device)
+        for part_TD, part_T in zip(hidden_TD[: len(follow)].split(_LOGIT_ROWS), follow.split(_LOGIT_ROWS), strict=True):
+            logprobs_TV = self.decoder.logits(part_TD).log_softmax(-1)
+            row.prompt_logprobs += logprobs_TV.gather(1, part_T[:, None])[:, 0].tolist()
+            if row.request.params.top_logprobs:
+                row.prompt_top += [most_likely(logprobs_V, row.request.params.top_logprobs) for logprobs_V in logprobs_TV]
+
+    def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> dict[Row, FinishReason | UserError]:
+        """The next token of each row; returns those that ended by it, and how. A constraint that fails ends its own row only."""
+        ended: dict[Row, FinishReason | UserError] = {}
+        draws: list[Draw] = []
+        drawn: list[int] = []
+        for index, row in enumerate(rows):
+            if not row.room:
+                ended[row] = "length"
+                continue
+            with _caught(row, ended):
+                if not self._force(row, ended):
+                    allowed_V = None if row.progress is None else row.progress.allowed().to(self._device)
+                    draws.append(Draw(row.request.params, uniform(row.seed, row.draws), row.history, allowed_V))
+                    drawn.append(index)
+        if not draws:
+            return ended
+        if len(drawn) < len(rows):
+            logits_BV, rows = logits_BV[drawn], [rows[index] for index in drawn]
+        sampled = sample(logits_BV, draws, self._blocked)
+        for row, token, logprob, top in zip(rows, sampled.ids, sampled.logprobs, sampled.top, strict=True):
+            row.draws += 1
+            with _caught(row, ended):
+                if not self._take(row, token, logprob, top, True, ended):
+                    self._force(row, ended)
+        return ended
+
+    def _force(self, row: Row, ended: dict[Row, FinishReason | UserError]) -> bool:
+        """Appends what the constraint leaves no choice about, to be computed with the next step; whether that is anything."""
+        forced = [] if row.progress is None else row.progress.forced()
+        for token in forced:
+            if self._take(row, token, 0.0, (), False, ended):
+                break
+        return bool(forced)
+
+    def _take(
+        self, row: Row, token: int, logprob: float, top: Top, chosen: bool, ended: dict[Row, FinishReason | UserError]
+    ) -> bool:
+        """Adds a token, tells the listener, and returns whether it was the last."""
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.learn.append(chosen)
+        row.top.append(top)
+        self._counts["tokens"] += 1
+        if row.history is not None:
+            row.history.add(token)
+        stops = token in row.stop_ids
+        text = "" if stops else row.stream.feed(self.vocabulary.bytes_of([token]))
+        complete = row.progress is not None and not stops and row.progress.accept(token)
+        if stops or complete or row.stream.stopped:
+            ended[row] = "stop"
+        elif len(row.ids) - row.prompt_tokens >= row.room:
+            ended[row] = "length"
+        if row in ended:
+            text += row.stream.finish()
+        row.request.on_event(Token(token, logprob, top, text))
+        return row in ended
+
+    def _remember(self, row: Row) -> None:
+        """Keeps the computed blocks of a row for others, unless the weights have changed since it began."""
+        if row.version == self.version:
+            self._cache.keep(self._scheduler.running.index(row), row.keys[: row.computed // BLOCK], row.held)
+
+    def _finish(self, row: Row, reason: FinishReason) -> None:
+        if row in self._scheduler.running:
+            if reason != "abort" and self._cache.prefixes.blocks:
+                row.keys = Prefixes.keys(row.ids[: row.computed], row.request.salt)
+                self._remember(row)
+            self._close(row)
+        self._counts["aborted" if reason == "abort" else "finished"] += 1
+        row.request.on_event(Finished(reason, _completion(row, reason, self.version)))
+
+    def _fail(self, row: Row, message: str) -> None:
+        if row in self._scheduler.running:
+            self._close(row)
+        self._counts["failed"] += 1
+        row.request.on_event(Failed(message))
+
+    def _close(self, row: Row) -> None:
+        """Takes a row out of the batch; the last one moves into its slot."""
+        rows = self._scheduler.running
+        slot = rows.index(row)
+        self._cache.close(slot, row.held)
+        last = rows.pop()
+        if last is not row:
+            rows[slot] = last
 
 
-def _completion(request: _Request) -> Completion:
-    given = len(request.prompt)
+@contextlib.contextmanager
+def _caught(row: Row, ended: dict[Row, FinishReason | UserError]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        ended[row] = error
+
+
+def _completion(row: Row, reason: FinishReason, version: int) -> Completion:
+    given = row.prompt_tokens
     record = TokenRecord(
-        ids=np.array(request.prompt + request.ids, dtype=np.int32),
-        learn=np.arange(given + len(request.ids)) >= given,
-        logprobs=np.array([0.0] * given + request.logprobs, dtype=np.float32),
+        ids=np.array(row.ids, dtype=np.int32),
+        learn=np.array([False] * given + row.learn, dtype=bool),
+        logprobs=np.array([0.0] * given + row.logprobs, dtype=np.float32),
     )
-    assert request.finish_reason is not None
-    return Completion(record, given, request.cut_tokens, request.finish_reason, request.stream.text, request.seed)
+    return Completion(
+        record=record,
+        prompt_tokens=given,
+        cached_tokens=row.cached,
+        cut_tokens=row.cut_tokens,
+        finish_reason=reason,
+        text=row.stream.text,
+        seed=row.seed,
+        version=version,
+        top=tuple(row.top) if row.request.params.top_logprobs else (),
+        prompt_logprobs=np.array(row.prompt_logprobs, dtype=np.float32) if row.request.prompt_logprobs else None,
+        prompt_top=tuple(row.prompt_top),
+    )

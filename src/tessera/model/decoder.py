@@ -1,8 +1,9 @@
 """The decoder: Qwen3's shape with Hugging Face's parameter names, so that its weights are standard from birth.
 
 Token ids (B, T) go in; hidden states (B, T, D) after the last norm come out; `logits` turns those into (B, T, V). The same
-forward serves training and cached generation: a cache is handed in and keeps each layer's keys and values. Llama is the same
-shape without the norm on queries and keys. Read top to bottom: configuration, rotation, attention, feed-forward, decoder.
+forward serves training and cached generation: a cache that is handed in keeps each layer's keys and values and attends over what
+it holds, whatever its layout. Llama is the same shape without the norm on queries and keys. Read top to bottom: configuration,
+rotation, attention, feed-forward, decoder.
 """
 
 from __future__ import annotations
@@ -75,15 +76,15 @@ class DecoderConfig:
 
 
 class Cache(Protocol):
-    """Keys and values of the tokens seen so far."""
+    """Keys and values of the tokens seen so far, and who of this call stands where among them."""
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps (B, K, T, S) of this call and returns all that this call may look at."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keeps k and v (B, T, K, S) of this call and lets q (B, T, H, S) look at all it may; returns (B, T, H, S)."""
         ...
 
 
-Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`Cache.update` of one layer."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`Cache.attend` of one layer."""
 
 
 class RMSNorm(nn.Module):
@@ -98,14 +99,19 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., T, S/2) of the angles of `positions` (..., T), float32 (arXiv 2104.09864)."""
+Rotary = tuple[Tensor, Tensor]
+"""Cosines, and sines with the first half negative, (..., T, S) float32."""
+
+
+def rotary_table(config: DecoderConfig, positions: Tensor) -> Rotary:
+    """By which the heads at `positions` (..., T) are turned (arXiv 2104.09864)."""
     half = config.head_size // 2
     frequencies = config.rope_theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
     if config.rope_scaling:
         frequencies = _llama3_frequencies(frequencies, config.rope_scaling)
     angles = positions.float()[..., None] * frequencies
-    return angles.cos(), angles.sin()
+    cosines, sines = angles.cos(), angles.sin()
+    return torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)
 
 
 def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tensor:
@@ -131,20 +137,26 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(S, config.norm_eps)
             self.k_norm = RMSNorm(S, config.norm_eps)
         self.qk_norm = config.qk_norm
+        self.joined: Tensor | None = None
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, remember: Remember | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None, attend: Attend | None) -> Tensor:
         B, T, _ = x_BTD.shape
+        H, K, S = self.heads, self.kv_heads, self.head_size
         # One product instead of three: narrow ones leave a processor half idle.
-        weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)).to(x_BTD.dtype)
-        heads = F.linear(x_BTD, weight).view(B, T, -1, self.head_size)
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        weight = self.joined
+        if weight is None or torch.is_grad_enabled():
+            weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+        qk, v = F.linear(x_BTD, weight.to(x_BTD.dtype)).view(B, T, -1, S).split((H + K, K), dim=2)
         if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if remember is None and mask is None and _trains_on_cpu(q):
+            gains = torch.cat((self.q_norm.weight.expand(H, S), self.k_norm.weight.expand(K, S)))
+            qk = rms_norm(qk, gains, self.q_norm.eps)
+        q, k = rotate(qk, *rotary).split((H, K), dim=2)
+        if attend is not None:
+            mixed_BTHS = attend(q, k, v)
+        elif mask is None and _trains_on_cpu(q):
             mixed_BTHS = causal_attention(q, k, v)
         else:
-            mixed_BTHS = _attend(q, k, v, mask, remember)
+            mixed_BTHS = _attend(q, k, v, mask)
         return F.linear(mixed_BTHS.reshape(B, T, -1), self.o_proj.weight.to(x_BTD.dtype))
 
 
@@ -152,15 +164,11 @@ def _trains_on_cpu(q: Tensor) -> bool:
     return q.requires_grad and q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[1] <= MOST_TOKENS
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, remember: Remember | None) -> Tensor:
-    """(B, T, H, S) by PyTorch's kernels, over what the cache holds too."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T, H, S) by PyTorch's kernels."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if remember is not None:
-        k, v = remember(k, v)
     shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=shared).transpose(
-        1, 2
-    )
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=shared).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -171,8 +179,12 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.joined: Tensor | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        if self.joined is not None and not torch.is_grad_enabled():
+            gate, up = F.linear(x_BTD, self.joined.to(x_BTD.dtype)).chunk(2, dim=-1)
+            return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
         weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
         return swiglu(x_BTD, *(weight.to(x_BTD.dtype) for weight in weights))
 
@@ -187,10 +199,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None = None, remember: Remember | None = None
-    ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, remember)
+    def forward(self, x_BTD: Tensor, rotary: Rotary, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask, attend)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
@@ -243,16 +253,17 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
+        rotary: Rotary | None = None,
         recomputed: bool = False,
     ) -> Tensor:
         """Hidden states after the last norm.
 
         Args:
             ids: (B, T) int64.
-            mask: bool (B, 1, T, T_seen), True where a token may look; None: causal, which with a cache is right only
-                for the first call or for T = 1.
+            mask: bool (B, 1, T, T), True where a token may look; None: causal. With a cache the cache knows who sees whom.
             positions: (T,) or (B, T) int64; None: 0..T-1.
             cache: keeps keys and values across calls.
+            rotary: the table of `positions`, where it is at hand.
             recomputed: keep only the input of each block for backward, and compute the block again there.
 
         Returns:
@@ -260,14 +271,39 @@ class Decoder(nn.Module):
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        rotary = rotary_table(self.config, positions)
+        if rotary is None:
+            rotary = rotary_table(self.config, positions)
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
-            remember = None if cache is None else partial(cache.update, layer)
-            run = partial(block, rotary=rotary, mask=mask, remember=remember)
+            attend = None if cache is None else partial(cache.attend, layer)
+            run = partial(block, rotary=rotary, mask=mask, attend=attend)
             x_BTD = recompute(run, x_BTD) if recomputed and x_BTD.requires_grad else run(x_BTD)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) float32 scores of hidden states (..., D)."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype)).float()
+
+
+def join_weights(decoder: Decoder) -> None:
+    """Lays the matrices out in memory as generation reads them.
+
+    Those that read the same input stand side by side, so that no pass copies them, and each is kept with its input axis first:
+    products with few rows then take 0.6 to 0.75 of the time on CPUs (docs/LOG.md, 2026-11-25, "layout"). The parameters become
+    views, so whoever writes into them in place changes both. To be called when the decoder has its device and dtype.
+    """
+    for block in decoder.model.layers:
+        assert isinstance(block, Block)
+        attention, mlp = block.self_attn, block.mlp
+        attention.joined = _side_by_side(attention.q_proj, attention.k_proj, attention.v_proj)
+        mlp.joined = _side_by_side(mlp.gate_proj, mlp.up_proj)
+        _side_by_side(attention.o_proj)
+        _side_by_side(mlp.down_proj)
+    _side_by_side(decoder.model.embed_tokens if decoder.config.tied else decoder.lm_head)
+
+
+def _side_by_side(*layers: nn.Linear | nn.Embedding) -> Tensor:
+    joined = torch.cat([layer.weight.detach() for layer in layers]).t().contiguous().t()
+    for layer, part in zip(layers, joined.split([len(layer.weight) for layer in layers]), strict=True):
+        layer.weight.data = part
+    return joined

@@ -16,12 +16,18 @@ from torch.nn import functional as F
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis of (..., D), computed in float32 (arXiv 1910.07467)."""
+    """x / rms(x) * weight over the last axis of (..., D), computed in float32 (arXiv 1910.07467); weight is (D,), or (H, D) where
+    each head has its own."""
     return cast(Tensor, _RMSNorm.apply(x, weight, eps))
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position, (T, S/2) or (B, T, S/2)."""
+    """Turns the pairs (i, i + S/2) of x (B, T, H, S) by the angles of each position.
+
+    Args:
+        cosines: (T, S) or (B, T, S), the second half as the first.
+        sines: the same shape, the first half negative.
+    """
     return cast(Tensor, _Rotate.apply(x, cosines.unsqueeze(-2).to(x.dtype), sines.unsqueeze(-2).to(x.dtype)))
 
 
@@ -56,8 +62,8 @@ class _RMSNorm(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         d_y, normal = d_y.float(), x.float() * scale
         product = d_y * normal
-        d_weight = product.flatten(0, -2).sum(0)
-        along = (product @ weight)[..., None] / x.shape[-1]
+        d_weight = product.flatten(0, -1 - weight.dim()).sum(0)
+        along = product.mul_(weight).sum(-1, keepdim=True) / x.shape[-1]
         d_x = (d_y * weight).sub_(normal.mul_(along)).mul_(scale)
         return d_x.to(x.dtype), d_weight, None
 
@@ -66,24 +72,17 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         ctx.save_for_backward(cosines, sines)
-        return _turned(x, cosines, sines, 1)
+        return torch.addcmul(x * cosines, _swapped(x), sines)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
         cosines, sines = ctx.saved_tensors
-        return _turned(d_y, cosines, sines, -1), None, None
+        return torch.addcmul(d_y * cosines, _swapped(d_y), sines, value=-1), None, None
 
 
-def _turned(x: Tensor, cosines: Tensor, sines: Tensor, way: int) -> Tensor:
-    """Forwards (1) or back (-1)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat(
-        (
-            (first * cosines).addcmul_(second, sines, value=-way),
-            (second * cosines).addcmul_(first, sines, value=way),
-        ),
-        dim=-1,
-    )
+def _swapped(x: Tensor) -> Tensor:
+    """The two halves of each head in the other order."""
+    return x.roll(x.shape[-1] // 2, -1)
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -1,0 +1,247 @@
+"""Tokens per second of generation: tessera's engine against transformers' `generate`, the same checkpoint, 1, 4 and 16 streams.
+
+    python benchmarks/generate.py [--shapes 8M,75M] [--streams 1,4,16] [--rounds 5] [--threads 1] [--compile]
+
+A folder is written by tessera's own weights writer and opened by both. Each peer has a process of its own and answers all streams
+of one round before the other takes its turn, in a new order every round. Both are float32 and greedy, and their ids are
+compared. Prompts have 32 tokens, completions 128; the prompt's time counts. transformers is eager, as `generate` is by default;
+tessera is eager and, with `--compile`, a third peer with its compiled step, whose compilation is over before the first round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import WorkerFailed, environment, facts, result_path, spread, store
+
+# layers, width, heads, key heads, width of the feed-forward, ids
+SHAPES = {
+    "tiny": (2, 64, 2, 1, 192, 1024),
+    "8M": (8, 256, 4, 2, 768, 8192),
+    "75M": (12, 640, 10, 5, 1920, 24_576),
+}
+PEERS = ("tessera", "transformers")
+COMPILED = "tessera, compiled"
+PROMPT = 32
+CONTEXT = 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", default="8M")
+    parser.add_argument("--streams", default="1,4,16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128, help="of each completion")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="tessera with its compiled step beside the eager one")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        answer(options)
+        return
+    streams = [int(n) for n in options.streams.split(",")]
+    clock = "cpu" if options.threads == 1 else "wall"
+    result: dict[str, Any] = {**facts(), "threads": options.threads, "clock": clock, "dtype": "float32", "shapes": {}}
+    for name in options.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(name, Path(folder))
+            result["shapes"][name] = measure(name, folder, streams, clock, options)
+    store(result_path("generate"), result)
+    if options.json:
+        print(json.dumps(result))
+
+
+def write_model(name: str, folder: Path) -> None:
+    """A random checkpoint with its tokenizer."""
+    import torch
+
+    from tessera.data.sources import documents
+    from tessera.model import weights
+    from tessera.model.decoder import Decoder, DecoderConfig
+    from tessera.tokens.vocabulary import CONTROLS, Vocabulary
+
+    layers, width, heads, kv_heads, mlp_width, size = SHAPES[name]
+    texts = (document.text for document in documents("builtin:stdlib", []))
+    vocabulary = Vocabulary.train(texts, size - len(CONTROLS))
+    decoder = Decoder(
+        DecoderConfig(vocabulary.size, width, layers, heads, kv_heads, 64, mlp_width, context=CONTEXT, rope_theta=10_000.0)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.1, generator=generator)
+    weights.save(decoder, folder, special=weights.SpecialIds(end=(vocabulary.end_id,)), companions=vocabulary.save)
+    (folder / "facts.json").write_text(json.dumps({"parameters": decoder.config.parameters, "vocabulary": vocabulary.size}))
+
+
+def measure(name: str, folder: str, streams: list[int], clock: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds in turn; prints one line per number of streams."""
+    labels = [*PEERS, *([COMPILED] if options.compile else [])]
+    workers = {label: Process(label, folder, options) for label in labels}
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = {str(n): {label: [] for label in labels} for n in streams}
+    order = random.Random(0)
+    for number in range(options.rounds + 1):
+        for label in order.sample(labels, len(labels)):
+            for n in streams:
+                taken = workers[label].ask(n)
+                # The first round warms up.
+                if number:
+                    samples[str(n)][label].append(taken)
+        print(f"  round {number} of {options.rounds}", file=sys.stderr, flush=True)
+    found: dict[str, Any] = {**json.loads((Path(folder) / "facts.json").read_text()), "streams": {}}
+    for label in labels:
+        found.setdefault("ready_seconds", {})[label] = workers[label].close()
+    print(f"{name}: {found['parameters']:,} parameters, tokens per second of {clock} time ({options.threads} threads)")
+    for n in streams:
+        rates = {label: spread([n * options.tokens / s[clock] for s in samples[str(n)][label]]) for label in labels}
+        theirs = samples[str(n)]["transformers"]
+        ratios = {
+            label: spread([b[clock] / a[clock] for a, b in zip(samples[str(n)][label], theirs, strict=True)]) for label in labels
+        }
+        same = agreement(*(samples[str(n)][peer][0]["ids"] for peer in PEERS))
+        for by_label in samples[str(n)].values():
+            for sample in by_label:
+                del sample["ids"]
+        found["streams"][str(n)] = {
+            "tokens_per_second": rates,
+            "ratio_to_transformers": ratios,
+            "equal_ids": same,
+            "samples": samples[str(n)],
+        }
+        for label in labels:
+            rate, ratio = rates[label], ratios[label]
+            print(
+                f"  {n:>3} streams  {label:<18} {rate['median']:>8.0f} ({rate['min']:.0f}..{rate['max']:.0f})"
+                f"   ratio {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})   equal ids {same:.3f}"
+            )
+    return found
+
+
+def agreement(ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """Share of the tokens up to which the completions are the same."""
+    same = 0
+    for a, b in zip(ours, theirs, strict=True):
+        same += next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+    return same / sum(map(len, ours))
+
+
+class Process:
+    """A peer in a process of its own."""
+
+    def __init__(self, label: str, folder: str, options: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--peer", label, "--folder", folder]
+        command += ["--tokens", str(options.tokens), "--threads", str(options.threads), "--streams", options.streams]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(options.threads), text=True
+        )
+        self.ready = self._read()
+
+    def ask(self, streams: int) -> dict[str, Any]:
+        """cpu, wall, ids of one batch."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{streams}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> float:
+        """Ends it; returns the seconds that it took to be ready."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        return float(self.ready["seconds"])
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise WorkerFailed(f"a peer ended with code {self._process.wait()}")
+
+
+def answer(options: argparse.Namespace) -> None:
+    """In the peer's process: one batch for every line that comes in."""
+    began = time.perf_counter()
+    if options.peer != "transformers":
+        from tessera import device
+
+        device.prepare_process()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    complete = {"transformers": transformers_peer}.get(options.peer, tessera_peer)(options)
+    print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+    for line in sys.stdin:
+        prompts = prompts_for(int(line), options)
+        cpu, wall = time.process_time(), time.perf_counter()
+        ids = complete(prompts)
+        taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "ids": ids}
+        print(json.dumps(taken), flush=True)
+
+
+def prompts_for(streams: int, options: argparse.Namespace) -> list[list[int]]:
+    """Random, so that no prefix is found again by chance; new ones with every call would hide whether the peers agree."""
+    numbers = random.Random(streams)
+    return [[numbers.randrange(256) for _ in range(PROMPT)] for _ in range(streams)]
+
+
+Complete = Callable[[list[list[int]]], list[list[int]]]
+
+
+def tessera_peer(options: argparse.Namespace) -> Complete:
+    from tessera.engine.engine import Engine, Limits
+    from tessera.engine.sampling import SamplingParams
+    from tessera.model import weights
+    from tessera.model.decoder import join_weights
+    from tessera.tokens.vocabulary import Vocabulary
+
+    decoder = weights.load(options.folder)
+    join_weights(decoder)
+    vocabulary = Vocabulary.load(options.folder, decoder.config.vocab_size)
+    most = max(int(n) for n in options.streams.split(","))
+    # Without the prefix cache: the same prompts come in every round.
+    engine = Engine(decoder.eval(), vocabulary, Limits(rows=most, step_tokens=max(256, 2 * most), prefix_tokens=0))
+    if options.peer == COMPILED:
+        thread = engine.compile(sorted({min(most, size) for size in (1, 4, 16)}))
+        assert thread is not None
+        thread.join()
+    params = SamplingParams(options.tokens, temperature=0, stop_ids=())
+    return lambda prompts: [c.ids.tolist() for c in engine.generate(prompts, params)]
+
+
+def transformers_peer(options: argparse.Namespace) -> Complete:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
+
+    def complete(prompts: list[list[int]]) -> list[list[int]]:
+        with torch.inference_mode():
+            made = model.generate(
+                torch.tensor(prompts),
+                attention_mask=torch.ones(len(prompts), PROMPT, dtype=torch.long),
+                max_new_tokens=options.tokens,
+                min_new_tokens=options.tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return made[:, PROMPT:].tolist()
+
+    return complete
+
+
+if __name__ == "__main__":
+    main()

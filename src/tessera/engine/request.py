@@ -1,0 +1,141 @@
+"""What goes into the engine and what comes out: plain values, nothing of how they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from tessera.engine.constraints import Constraint
+from tessera.engine.sampling import SamplingParams
+from tessera.tokens.document import TokenRecord
+
+FinishReason = Literal["stop", "length", "abort"]
+
+Top = tuple[tuple[int, float], ...]
+"""The most likely ids at one place with their log-probabilities, most likely first."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was made of one prompt.
+
+    Args:
+        record: prompt and sampled ids as the model saw them; `learn` is True for those that the model chose. They carry
+            `logprobs`; prompt and forced tokens have 0 there.
+        prompt_tokens: how many ids of `record` are the prompt.
+        cached_tokens: how many of those were found in the prefix cache.
+        cut_tokens: ids left off the start of a prompt that was longer than the context.
+        finish_reason: `stop` (an end token, a stop string or the end of a grammar), `length` (max_tokens or the context is
+            full) or `abort`.
+        text: what was sampled, as text: without control tokens, up to the stop string.
+        seed: of the random numbers.
+        version: of the weights when it ended, see `Engine.load_weights`.
+        top: the most likely ids at each sampled token, where they were asked for.
+        prompt_logprobs: (prompt_tokens,) float32 under the plain model, NaN for the first; None if not asked for.
+        prompt_top: the most likely ids at each token of the prompt, `top_logprobs` of them; the first has none.
+    """
+
+    record: TokenRecord
+    prompt_tokens: int
+    cached_tokens: int
+    cut_tokens: int
+    finish_reason: FinishReason
+    text: str
+    seed: int
+    version: int
+    top: tuple[Top, ...] = ()
+    prompt_logprobs: np.ndarray | None = None
+    prompt_top: tuple[Top, ...] = ()
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """(prompt_tokens,) int32."""
+        return self.record.ids[: self.prompt_tokens]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sampled ids, int32, the end token included."""
+        return self.record.ids[self.prompt_tokens :]
+
+    @property
+    def logprobs(self) -> np.ndarray:
+        """Log-probabilities of `ids`, float32; what they are relative to is said in `sampling.Sampled`."""
+        assert self.record.logprobs is not None
+        return self.record.logprobs[self.prompt_tokens :]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A new token of a request.
+
+    Args:
+        id: of the token.
+        logprob: see `sampling.Sampled`; 0 for a forced token.
+        top: the most likely ids in its place, if `top_logprobs` asked for them.
+        text: what became certain by it: nothing while a character is incomplete or a stop string may have begun.
+    """
+
+    id: int
+    logprob: float
+    top: Top
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a request that ended."""
+
+    reason: FinishReason
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a request that could not be finished; the message is for the log, not for a stranger."""
+
+    message: str
+
+
+Event = Token | Finished | Failed
+
+
+def ignore(event: Event) -> None:
+    """For requests that nobody listens to."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to complete.
+
+    Args:
+        prompt: ids, at least one.
+        params: how to sample.
+        constraint: what may be said; None: text and control tokens.
+        prompt_logprobs: also find the log-probability of every token of the prompt. Such a prompt is computed in full.
+        priority: lower is served first; see `scheduler.Scheduler` for how far others may be passed.
+        salt: requests with equal salts share computed prefixes, others never do.
+        on_event: is told every token and then how it ended, in the thread that steps the engine. It must not block.
+    """
+
+    prompt: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    constraint: Constraint | None = None
+    prompt_logprobs: bool = False
+    priority: int = 0
+    salt: str = ""
+    on_event: Callable[[Event], None] = ignore
+
+
+class Busy(Exception):
+    """The queue is full.
+
+    Args:
+        retry_after: seconds after which there should be room.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after:.0f} seconds")
+        self.retry_after = retry_after
