@@ -78,7 +78,8 @@ def test_a_sealed_forecast_is_judged_and_entered(corner: Any, tmp_path: Path, kn
 def test_a_run_that_leaves_its_band_says_so_once(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
     # The law of this test has nothing to do with the text, so the run is far outside.
     said = train(corner, tmp_path / "run")
-    assert said.count("has left the 99 % band") == 1 and "OUTSIDE its 99 % band" in said
+    assert said.count("the run left the 99 % band") == 1 and "OUTSIDE its 99 % band" in said
+    assert "the run left the 99 % band" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_ladder_that_accelerates_is_refused_and_the_run_goes_on(

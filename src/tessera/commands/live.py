@@ -50,13 +50,19 @@ class BandWatch:
         middle, low, high = foretold
         return f"forecast {middle:.3f} ({low:.3f} to {high:.3f})" + ("" if low <= loss <= high else ", OUTSIDE its 99 % band")
 
-    def leaves(self, step: int, loss: float) -> bool:
-        """Whether the run leaves the 99 % band here, for the first time."""
-        foretold = self._at(step)
-        if foretold is None or self.left or foretold[1] <= loss <= foretold[2]:
-            return False
+    def note(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The event that says that an evaluation left the 99 % band, the first time one does."""
+        if event["event"] != "evaluation" or event["final"] or self.left:
+            return None
+        foretold = self._at(event["step"])
+        if foretold is None or foretold[1] <= event["loss"] <= foretold[2]:
+            return None
         self.left = True
-        return True
+        text = (
+            f"at step {event['step']:,} the run left the 99 % band of its forecast: something differs from the ladder; "
+            "look at data and rates."
+        )
+        return {"event": "note", "step": event["step"], "text": text}
 
     def _at(self, step: int) -> tuple[float, float, float] | None:
         """Loss and 99 % band at a step, between the two rows beside it."""
@@ -100,10 +106,6 @@ class LiveLine:
             measured = f"held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
             place = "" if event["final"] else self.watch.words(event["step"], event["loss"])
             self._say(f"step {event['step']:,}/{self.steps:,}  {measured}" + (f"  {place}" if place else ""))
-            if place and self.watch.leaves(event["step"], event["loss"]):
-                self._say(
-                    "the run has left the 99 % band of its forecast: something differs from the ladder; look at data and rates."
-                )
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {printable(first[:100])}")

@@ -361,7 +361,13 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
             say(text)
     watch = BandWatch(steps, (seal.read(path) or {}).get("band", []))
     live = LiveLine(steps, watch)
-    observers: list[loop.Observer] = [folder.record, live] if world.first else []
+
+    def notice(event: dict[str, Any]) -> None:
+        if (note := watch.note(event)) is not None:
+            folder.record(note)
+            live(note)
+
+    observers: list[loop.Observer] = [folder.record, live, notice] if world.first else []
     if world.first and (tracking := tracker(recipe.train.track, path, recipe.name)):
         observers.append(tracking)
     if world.first:
