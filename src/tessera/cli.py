@@ -173,6 +173,28 @@ def chat(
     run(model, max_tokens, temperature, top_p, seed)
 
 
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Runs' folders or Hugging Face folders.")],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    api_key_file: Annotated[str | None, typer.Option(help="One key a line (docs/serving.md); none: no key is needed.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="postgresql://...; by default SQLite in --data.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder for what is kept; by default beside the first model.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
+    without_keys: Annotated[bool, typer.Option("--without-keys", help="Let other machines in without a key.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
+    ] = True,
+    # There is no page yet; --no-page may be written already, so that a script goes on working when there is one.
+    page: Annotated[bool, typer.Option(hidden=True)] = True,
+) -> None:
+    """Serve models behind the OpenAI API."""
+    from tessera.commands.serve import serve as run
+
+    run(models, host, port, api_key_file, database_url, data, threads, without_keys, compiled)
+
+
 @app.command("eval")
 def evaluate(
     model: ModelArgument,

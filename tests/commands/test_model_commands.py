@@ -14,11 +14,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tessera.commands import chat as chat_command
 from tessera.commands.chat import Dialogue, chat
 from tessera.commands.evaluate import evaluate
-from tessera.commands.generate import fill_prompt, generate
+from tessera.commands.generate import generate
 from tessera.commands.importing import import_model
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
+from tessera.tokens.prompts import fill_prompt
 from tessera.tokens.vocabulary import Vocabulary
 
 

@@ -172,3 +172,16 @@ def test_a_range_of_ids_is_sampled_from_alone_and_closed(long_decoder: Decoder, 
         ids = heard.ids
         assert len(ids) == 13 and ids[-1] == closing and heard.end.reason == "stop"
         assert all(block.offset <= i < block.offset + block.size for i in ids[:-1])
+
+
+def test_a_grammar_may_name_the_control_tokens_that_it_is_given(
+    long_decoder: Decoder, vocabulary: Vocabulary, ask: Ask, grammars: Grammars
+) -> None:
+    opening, closing = vocabulary.control("<|tool_call|>"), vocabulary.control("<|/tool_call|>")
+    rules = f"start: call+\ncall: <[{opening}]> {Grammars.json_rule(SCHEMA)} <[{closing}]>\n"
+    for heard in complete(Engine(long_decoder, vocabulary), ask, grammars.lark(rules, (opening, closing)), 4):
+        ids = heard.end.completion.ids.tolist()
+        calls = ids.count(opening)
+        assert ids[0] == opening and calls >= 1 and (heard.end.reason == "length" or ids.count(closing) == calls)
+        first = ids[1 : ids.index(closing)] if closing in ids else None
+        assert first is None or set(json.loads(vocabulary.decode_text(first))) == {"name", "size", "tags"}

@@ -13,6 +13,7 @@ from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
 from tessera.engine.sampling import SamplingParams
 from tessera.model import weights
 from tessera.model.decoder import join_weights
+from tessera.tokens.prompts import fill_prompt
 from tessera.tokens.vocabulary import Vocabulary
 
 
@@ -81,21 +82,3 @@ def generate(
         terminal.write(suffix or "", end="\n")
     if completion.cut_tokens:
         print(f"note: the model reads {context} tokens; the first {completion.cut_tokens} were left out.", file=sys.stderr)
-
-
-def fill_prompt(vocabulary: Vocabulary, prefix: str, suffix: str, room: int) -> list[int]:
-    """Ids after which the model writes what belongs between two texts (prefix-suffix-middle, arXiv 2207.14255).
-
-    Args:
-        room: ids at most; what is farthest from the gap is left out, from both sides alike.
-
-    Raises:
-        UserError: the vocabulary has no tokens for it.
-    """
-    before, after = vocabulary.encode_text(prefix), vocabulary.encode_text(suffix)
-    room = max(room - 3, 0)
-    if len(before) + len(after) > room:
-        take_after = min(len(after), max(room // 2, room - len(before)))
-        after, before = after[:take_after], before[max(len(before) - (room - take_after), 0) :]
-    head, middle, gap = (vocabulary.control(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle"))
-    return [head, *before, middle, *after, gap]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ MOST_WHITESPACE = 16
 are spent (vLLM #38696, xgrammar #412); 16 are a line break and an indentation of up to 15."""
 
 _JSON_OPTIONS: Any = {"whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{0,{MOST_WHITESPACE}}}"}
+_NO_SCHEMA = "the JSON schema is not a JSON object, or is nested too deeply."
 # What stands under these keys of a schema is a value, not a schema.
 _VALUES = ("const", "enum", "default", "examples")
 
@@ -113,13 +114,12 @@ class Grammars:
         Raises:
             UserError: it is not a schema, refers to itself, or uses what llguidance does not know.
         """
+        text = _checked(schema)
         try:
-            if _refers_to_itself(schema):
-                raise UserError("the JSON schema refers to itself; write the levels out that you need.")
-            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)
-        except (RecursionError, TypeError, ValueError):
-            raise UserError("the JSON schema is not a JSON object, or is nested too deeply.") from None
-        return self._compile("JSON schema", text)
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+        except ValueError:
+            raise UserError(_NO_SCHEMA) from None
+        return self._compile("JSON schema", grammar)
 
     def json_object(self) -> Constraint:
         """Any JSON object."""
@@ -133,19 +133,34 @@ class Grammars:
         """
         return self._compile("regular expression", LLMatcher.grammar_from_regex(pattern))
 
-    def lark(self, grammar: str) -> Constraint:
+    def lark(self, grammar: str, controls: Iterable[int] = ()) -> Constraint:
         """Texts of a context-free grammar in Lark's notation; it begins with the rule `start`.
+
+        Args:
+            grammar: may name ids outright, `<[258]>`.
+            controls: ids of control tokens that it may name.
 
         Raises:
             UserError: it is not one.
         """
-        return self._compile("grammar", LLMatcher.grammar_from_lark(grammar))
+        return self._compile("grammar", LLMatcher.grammar_from_lark(grammar), controls)
 
-    def _compile(self, kind: str, grammar: str) -> Constraint:
+    @staticmethod
+    def json_rule(schema: Mapping[str, Any]) -> str:
+        """JSON texts that a schema accepts, as a term in a Lark grammar.
+
+        Raises:
+            UserError: as `json_schema`, as far as it can be seen without compiling.
+        """
+        return "%json " + _checked({**schema, "x-guidance": _JSON_OPTIONS})
+
+    def _compile(self, kind: str, grammar: str, controls: Iterable[int] = ()) -> Constraint:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise UserError(f"the {kind} cannot be used: {_one_line(matcher.get_error())}.")
-        return _Grammar(matcher, self._sayable_V, self.end)
+        sayable_V = self._sayable_V.clone()
+        sayable_V[list(controls)] = True
+        return _Grammar(matcher, sayable_V, self.end)
 
 
 class _Tokens:
@@ -154,7 +169,8 @@ class _Tokens:
     def __init__(self, vocabulary: Vocabulary, end: int) -> None:
         self.eos_token_id = end
         self.bos_token_id = None
-        self.tokens = [vocabulary.bytes_of([token]) for token in range(vocabulary.size)]
+        # 0xFF is in no text; without a name of its own a control token that a grammar names takes others along.
+        self.tokens = [vocabulary.bytes_of([token]) or b"\xff<%d>" % token for token in range(vocabulary.size)]
         self.special_token_ids = sorted(vocabulary.control_ids)
         self._vocabulary = vocabulary
 
@@ -211,6 +227,16 @@ class _GrammarProgress:
     def _check(self) -> None:
         if self.matcher.is_error():
             raise UserError(f"the grammar cannot go on: {_one_line(self.matcher.get_error())}.")
+
+
+def _checked(schema: Mapping[str, Any]) -> str:
+    """The JSON of a schema that can be followed to its ends."""
+    try:
+        if _refers_to_itself(schema):
+            raise UserError("the JSON schema refers to itself; write the levels out that you need.")
+        return json.dumps(schema)
+    except (RecursionError, TypeError, ValueError):
+        raise UserError(_NO_SCHEMA) from None
 
 
 def _refers_to_itself(schema: Mapping[str, Any]) -> bool:

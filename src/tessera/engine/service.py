@@ -93,6 +93,11 @@ class Service:
         """As `Engine.stats`."""
         return self._engine.stats()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def _wake(self) -> None:
         with self._changed:
             self._work = True

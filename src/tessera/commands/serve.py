@@ -1,0 +1,135 @@
+"""`tessera serve`: models answer behind the OpenAI API until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from tessera.commands.chat import speaks_dialogue
+from tessera.commands.generate import open_engine
+from tessera.device import can_compile, detect
+from tessera.engine.service import Service
+from tessera.errors import UserError
+from tessera.model import weights
+from tessera.run import RunFolder, writing
+from tessera.serve.app import Settings, build
+from tessera.serve.door import Door
+from tessera.serve.keys import is_loopback, read_keys
+from tessera.serve.models import Models, Served
+
+_PATIENCE_SECONDS = 3
+"""For requests that are being answered when the server is asked to stop."""
+
+
+def serve(
+    models: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: str | None = None,
+    database_url: str | None = None,
+    data: str | None = None,
+    threads: int | None = None,
+    without_keys: bool = False,
+    compiled: bool = True,
+) -> None:
+    """Serves models until it is stopped.
+
+    Args:
+        models: runs' folders or Hugging Face folders; each goes by its folder's name.
+        host: address to listen at.
+        port: 0: any that is free.
+        api_key_file: see `serve.keys.read_keys`; None: no key is needed.
+        database_url: None: SQLite in `data`.
+        data: folder for what is kept; None: `serve-data` beside the first model's run.
+        threads: that compute.
+        without_keys: other machines may come in without a key.
+        compiled: compile the step of running streams in the background, where this machine can.
+
+    Raises:
+        UserError: no such model, two of one name, a port that is taken, an open door that nobody asked for.
+    """
+    keys = read_keys(Path(api_key_file)) if api_key_file else ()
+    if not keys and not is_loopback(host) and not without_keys:
+        raise UserError(f"whoever reaches {host} could use this server; give --api-key-file, or --without-keys if that is meant.")
+    place = _listen(host, port)
+    served = _open(models, threads, compiled)
+    folder = Path(data) if data else weights.resolve_model(models[0]).parent / "serve-data"
+    lock = _own(folder)
+    application = build(served, Settings(folder, database_url, keys))
+    names = ", ".join(model.name for model in served)
+    address = f"[{host}]" if ":" in host else host
+    print(f"{names}: http://{address}:{place.getsockname()[1]}/v1 (Ctrl-C ends)", file=sys.stderr, flush=True)
+    config = uvicorn.Config(
+        application, log_config=None, access_log=False, timeout_graceful_shutdown=_PATIENCE_SECONDS, lifespan="on"
+    )
+    # Both signals end the server in order, after which uvicorn raises them once more.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    asyncio.run(_Server(config, application).serve(sockets=[place]))
+    lock.unlock()
+
+
+class _Server(uvicorn.Server):
+    """Tells those who are still being answered that it ends, where uvicorn would wait for them and then cut them off."""
+
+    def __init__(self, config: uvicorn.Config, application: Door) -> None:
+        super().__init__(config)
+        self._application = application
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._application.stop()
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The socket, before a model is loaded: a taken port is known at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    place = socket.socket(family, socket.SOCK_STREAM)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+        place.listen(2048)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}; give another --port or --host."
+        ) from None
+    return place
+
+
+def _own(folder: Path) -> RunFolder:
+    """The folder of what is kept, for this server alone: two would both take up the same jobs."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    owned = RunFolder(folder)
+    try:
+        owned.lock()
+    except UserError as error:
+        raise UserError(f"{folder} is used by another server, or cannot be written; give another --data.") from error
+    return owned
+
+
+def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
+    """Every model with an engine in a thread of its own."""
+    found = Models()
+    for model in models:
+        folder = weights.resolve_model(model)
+        name = folder.resolve().name if folder.resolve().name != "model" else folder.resolve().parent.name
+        if any(other.name == name for other in found):
+            raise UserError(f"two models are called {name}; rename one folder.")
+        engine = open_engine(model)
+        machine = detect(threads=threads)
+        if compiled and can_compile(machine):
+            engine.compile()
+        service = Service(engine)
+        service.start()
+        tuned = speaks_dialogue(model, engine.vocabulary)
+        created = int((folder / "config.json").stat().st_mtime)
+        found.add(Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, created))
+    return found

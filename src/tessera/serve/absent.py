@@ -1,0 +1,57 @@
+"""Routes of the OpenAI API whose models are not in this version yet: 501, and who brings them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from tessera.serve.errors import not_here
+
+router = APIRouter(tags=["not in this version"])
+
+_PICTURES = "pictures", "the recipe `draw` brings the models that make them"
+_FILMS = "films", "the recipe `film` brings the models that make them"
+_SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
+_MODERATION = "moderation", "the issue on safety brings the model that it needs"
+_GRADERS = "graders", "the issue on reinforcement learning brings them"
+_EVALS = "evals", "the issue on evaluation brings them; `tessera eval` measures models already"
+_PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
+_TUNING = "fine-tuning jobs", "`posttrain/supervised` brings them; `tessera train --init MODEL` goes on training already"
+_STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
+_CONTAINERS = "containers", "code runs in no container here"
+_COMPACT = "compaction of responses", "use `truncation: auto`, which leaves out the oldest turns"
+
+ABSENT: dict[str, tuple[str, str]] = {
+    "/images/generations": _PICTURES,
+    "/images/edits": _PICTURES,
+    "/images/variations": _PICTURES,
+    "/videos": _FILMS,
+    "/videos/{rest:path}": _FILMS,
+    "/audio/{rest:path}": _SOUND,
+    "/moderations": _MODERATION,
+    "/fine_tuning/alpha/graders/{rest:path}": _GRADERS,
+    "/fine_tuning/{rest:path}": _TUNING,
+    "/evals": _EVALS,
+    "/evals/{rest:path}": _EVALS,
+    "/content_provenance_checks": _PROVENANCE,
+    "/vector_stores": _STORES,
+    "/vector_stores/{rest:path}": _STORES,
+    "/containers": _CONTAINERS,
+    "/containers/{rest:path}": _CONTAINERS,
+    "/responses/compact": _COMPACT,
+}
+
+
+def _absent(what: str, brought_by: str) -> Any:
+    async def refuse(request: Request) -> None:
+        """Not in this version."""
+        raise not_here(what.capitalize(), brought_by)
+
+    return refuse
+
+
+for _path, _why in ABSENT.items():
+    router.add_api_route(
+        "/v1" + _path, _absent(*_why), methods=["GET", "POST", "DELETE"], status_code=501, include_in_schema=False
+    )

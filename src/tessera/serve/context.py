@@ -1,0 +1,194 @@
+"""What routes work with: the server's parts, and for each request who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from fastapi import Depends, Query, Request
+from fastapi import Path as PathPart
+
+from tessera.serve.errors import invalid, not_found
+from tessera.serve.generation import Caller
+from tessera.serve.keys import Limits
+from tessera.serve.metrics import Log, Metrics
+from tessera.serve.models import Models
+from tessera.serve.store import Blobs, Page, Record, Store, Unknown
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Id = Annotated[str, PathPart(max_length=128, pattern=r"^[\w.:-]+$")]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Annotated[str, Query(pattern="^(asc|desc)$")]
+
+
+@dataclass(frozen=True)
+class Server:
+    """The parts of one server.
+
+    Args:
+        models: what is served.
+        store: objects.
+        blobs: contents of files.
+        metrics, log: what is counted and said.
+        limits: of the keys.
+        data: folder for everything else.
+        most_file_bytes: of one uploaded file.
+    """
+
+    models: Models
+    store: Store
+    blobs: Blobs
+    metrics: Metrics
+    log: Log
+    limits: Limits
+    data: Path
+    most_file_bytes: int
+    live: dict[str, Any] = field(default_factory=dict)
+    """Background responses that can be followed, by id."""
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Does something while requests go on; it ends with the server."""
+        task = self._tasks[name] = asyncio.ensure_future(work)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._tasks.pop(name, None)
+            if not done.cancelled() and done.exception() is not None:
+                self.log.write("crash", task=name, error=repr(done.exception()))
+
+        task.add_done_callback(ended)
+
+    async def stop(self) -> None:
+        """Ends jobs, which the next start takes up again, and then the engines: what still runs is told that the server stops."""
+        for name in list(self._tasks):
+            await self.cancel(name)
+        await in_thread(self.models.close)
+
+    async def cancel(self, name: str) -> bool:
+        """Cancels a task and waits for its end; False where there is none."""
+        task = self._tasks.get(name)
+        if task is None:
+            return False
+        task.cancel()
+        await asyncio.wait({task})
+        return True
+
+    def caller(self, owner: str, state: dict[str, Any]) -> Caller:
+        """For generations on behalf of an owner."""
+        return Caller(owner, state, self.metrics, self.limits.spend, state.get("priority", 0))
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An owner's view of the server.
+
+    Args:
+        server: the whole of it.
+        owner: only whose objects are seen.
+    """
+
+    server: Server
+    owner: str
+
+    async def find(self, kind: str, id: str, what: str, parent: str | None = None, param: str | None = None) -> Record:
+        """An object of the owner.
+
+        Raises:
+            ApiError: 404.
+        """
+        record = await in_thread(self.server.store.get, self.owner, kind, id, parent)
+        if record is None:
+            raise not_found(what, id, param)
+        return record
+
+    async def delete(self, kind: str, id: str, what: str, parent: str | None = None) -> None:
+        """Forgets an object of the owner.
+
+        Raises:
+            ApiError: 404.
+        """
+        if not await in_thread(self.server.store.delete, self.owner, kind, id, parent):
+            raise not_found(what, id)
+
+    async def update(self, kind: str, id: str, what: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Record:
+        """Changes an object of the owner in one transaction.
+
+        Raises:
+            ApiError: 404.
+        """
+        record = await in_thread(self.server.store.update, self.owner, kind, id, change)
+        if record is None:
+            raise not_found(what, id)
+        return record
+
+    async def page(
+        self,
+        kind: str,
+        after: str | None,
+        limit: int,
+        order: str = "desc",
+        parent: str | None = None,
+        where: Mapping[str, str] | None = None,
+        before: str | None = None,
+    ) -> dict[str, Any]:
+        """A list of the owner's objects as the API shows it.
+
+        Raises:
+            ApiError: 400, `after` or `before` is not there.
+        """
+        try:
+            page = await in_thread(self.server.store.page, self.owner, kind, parent, after, before, limit, order, where)
+        except Unknown as mark:
+            raise invalid(f"No object with id '{mark}' is in this list.", "after") from None
+        return as_list(page)
+
+
+@dataclass(frozen=True)
+class Call(Desk):
+    """One request, at its owner's desk.
+
+    Args:
+        request: as it came.
+    """
+
+    request: Request
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the door and the routes note about it."""
+        state: dict[str, Any] = self.request.scope["state"]
+        return state
+
+    @property
+    def caller(self) -> Caller:
+        """For generations."""
+        return self.server.caller(self.owner, self.state)
+
+
+async def here(request: Request) -> Call:
+    """The dependency of every route."""
+    return Call(request.app.state.server, request.scope["state"]["owner"], request)
+
+
+Here = Annotated[Call, Depends(here)]
+
+
+def as_list(page: Page) -> dict[str, Any]:
+    """A page as the API shows it."""
+    return {
+        "object": "list",
+        "data": [record.body for record in page.records],
+        "first_id": page.records[0].id if page.records else None,
+        "last_id": page.records[-1].id if page.records else None,
+        "has_more": page.has_more,
+    }
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of something that blocks, without keeping the other requests waiting."""
+    return await asyncio.to_thread(work, *args, **kwargs)

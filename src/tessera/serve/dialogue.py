@@ -1,0 +1,155 @@
+"""From a conversation, its tools and the wanted form of the answer to what the engine takes: ids and a grammar.
+
+A model that was tuned on dialogue reads its turns in the layout of `tokens.chat`. Any other model reads the contents one after
+the other and goes on writing, as `tessera chat` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tessera.engine.constraints import Constraint, Grammars
+from tessera.errors import UserError
+from tessera.serve.errors import ApiError, invalid
+from tessera.serve.models import Served
+from tessera.tokens import chat
+from tessera.tokens.chat import Message
+from tessera.tokens.document import Document, Segment
+
+Choice = Literal["none", "auto", "required"]
+
+_THINK, _THOUGHT = "<|think|>", "<|/think|>"
+_CALL, _CALLED = "<|tool_call|>", "<|/tool_call|>"
+_SPOKEN = frozenset({"<|endoftext|>", "<|end_turn|>", _THINK, _THOUGHT, _CALL, _CALLED})
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function the model may call. `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer has to look like.
+
+    Args:
+        tools: that may be called.
+        choice: `none`: no call; `auto`: text, then calls or not; `required`: calls only.
+        parallel: more than one call is allowed.
+        schema: JSON schema of the text; None: any text.
+        thinks: the model may reason first, where a schema or a call would else come at once.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: Choice = "none"
+    parallel: bool = True
+    schema: dict[str, Any] | bool | None = None
+    thinks: bool = False
+
+
+def prompt_ids(served: Served, conversation: Sequence[Message], tools: Sequence[Tool] = (), param: str = "messages") -> list[int]:
+    """The ids after which the model writes its answer.
+
+    Raises:
+        ApiError: 400, the conversation is not one.
+    """
+    if tools:
+        conversation = (Message("system", _describe(tools)), *conversation)
+    try:
+        if served.tuned:
+            document = chat.render(conversation, add_generation_prompt=True)
+        else:
+            chat.render(conversation)  # the same mistakes are mistakes here
+            texts = [text for message in conversation for text in (message.content, *(c.arguments for c in message.tool_calls))]
+            document = Document((Segment("text", "\n\n".join(text for text in texts if text)),))
+    except UserError as error:
+        raise invalid(str(error), param) from None
+    return served.vocabulary.encode(document).ids.tolist() or [served.vocabulary.end_id]
+
+
+def room_for(served: Served, prompt: Sequence[int], wanted: int | None, param: str = "messages") -> int:
+    """How many tokens may be written: what was asked for, or all that fit.
+
+    Raises:
+        ApiError: 400 `context_length_exceeded`, the prompt leaves no room.
+    """
+    room = served.context - len(prompt)
+    if room < (wanted != 0):
+        message = (
+            f"This model's maximum context length is {served.context} tokens; the prompt alone has {len(prompt)}. Shorten it."
+        )
+        raise ApiError(400, message, param, "context_length_exceeded")
+    return room if wanted is None else min(wanted, room)
+
+
+def silenced(served: Served, form: Form) -> dict[int, float]:
+    """A bias that keeps the model from writing control tokens that have no place in an answer."""
+    spoken = _SPOKEN - ({_CALL, _CALLED} if form.choice == "none" else frozenset())
+    return {id: -100.0 for name, id in served.vocabulary.controls.items() if not _plays(served, name, spoken)}
+
+
+def constraint(served: Served, form: Form, param: str) -> Constraint | None:
+    """What the form leaves to be said; None where any text will do.
+
+    Args:
+        param: the field to name where the form cannot be kept.
+
+    Raises:
+        ApiError: 400, a schema cannot be followed, or this model's vocabulary has no token for a call.
+    """
+    if form.schema is None and form.choice == "none":
+        return None
+    if form.choice != "none" and not {_CALL, _CALLED} <= served.vocabulary.controls.keys():
+        raise invalid("This model has no token for tool calls.", "tools", "unsupported_value")
+    try:
+        rules, controls = _grammar(form, served.vocabulary.controls)
+        return served.grammars.lark(rules, controls)
+    except UserError as error:
+        raise invalid(f"This schema cannot be followed: {error}", param, "invalid_schema") from None
+
+
+def _grammar(form: Form, controls: Mapping[str, int]) -> tuple[str, list[int]]:
+    """The form in Lark's notation, and the control tokens that it names."""
+    rules, named = [], []
+    if form.schema is not None:
+        rules.append(f"text: {_json(form.schema)}")
+    elif form.choice == "auto":
+        rules.append("text: /(?s:.+)/")
+    calls = "call+" if form.parallel else "call"
+    if form.choice != "none":
+        named += [controls[_CALL], controls[_CALLED]]
+        any_tool = " | ".join(f"tool{i}" for i in range(len(form.tools)))
+        rules.append(f"call: <[{controls[_CALL]}]> ({any_tool}) <[{controls[_CALLED]}]>")
+        for i, tool in enumerate(form.tools):
+            opening = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
+            rules += [f"tool{i}: {opening} arguments{i} {json.dumps('}')}", f"arguments{i}: {_json(tool.parameters)}"]
+    body = {"none": "text", "required": calls, "auto": f"(text | text? {calls})?"}[form.choice]
+    if form.thinks and {_THINK, _THOUGHT} <= controls.keys():
+        named += [controls[_THINK], controls[_THOUGHT]]
+        rules.append(f"thought: <[{controls[_THINK]}]> /(?s:.*)/ <[{controls[_THOUGHT]}]>")
+        body = f"thought? {body}"
+    return "\n".join([f"start: {body}", *rules]) + "\n", named
+
+
+def _plays(served: Served, name: str, spoken: frozenset[str]) -> bool:
+    """Whether a control token, under any of its names, belongs into an answer."""
+    id = served.vocabulary.controls[name]
+    return any(served.vocabulary.controls.get(other) == id for other in spoken)
+
+
+def _json(schema: dict[str, Any] | bool) -> str:
+    return Grammars.json_rule(schema if isinstance(schema, dict) else {} if schema else {"not": {}})
+
+
+def _describe(tools: Sequence[Tool]) -> str:
+    lines = [
+        json.dumps({"name": t.name, "description": t.description, "parameters": t.parameters}, ensure_ascii=False) for t in tools
+    ]
+    return "Tools:\n" + "\n".join(lines)

@@ -1,0 +1,535 @@
+"""`/v1/responses`: answers with a memory. They go on from each other or from a conversation, run in the background, are kept.
+
+A response is kept with the items that it answered; what came before is found by following `previous_response_id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from starlette.responses import Response
+
+from tessera.engine.sampling import SamplingParams
+from tessera.serve import bodies
+from tessera.serve.bodies import Body, Part
+from tessera.serve.chat import Effort, Name
+from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread
+from tessera.serve.context import Order as Sorting
+from tessera.serve.dialogue import Choice, Form, Tool, constraint, prompt_ids, room_for, silenced
+from tessera.serve.errors import ApiError, invalid
+from tessera.serve.generation import Generation, Order, unless_left
+from tessera.serve.items import Items, conversation_of, kept, message_item
+from tessera.serve.models import Served, now
+from tessera.serve.response_events import Happened, Writer
+from tessera.serve.store import Record, new_id
+from tessera.serve.stored_chat import page_of
+from tessera.serve.streams import EventStream, event
+
+router = APIRouter(tags=["responses"])
+
+_KIND, _WHAT = "response", "response"
+_LONGEST_CHAIN = 1000
+
+
+class ResponseTool(Part):
+    """A tool; only functions run here."""
+
+    type: str
+    name: Name = "unnamed"
+    description: str = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    strict: bool = True
+
+
+class ToolChoice(Part):
+    """A function that must be called, or the tools that are allowed."""
+
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[dict[str, Any]] = []
+
+
+class TextFormat(Part):
+    """The form of the text."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Name | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | bool | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextConfig(Part):
+    """The form of the text, and how long it should be."""
+
+    format: TextFormat = TextFormat()
+    verbosity: Literal["low", "medium", "high"] = "medium"
+
+
+class Reasoning(Part):
+    """How much to think."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    context: str | None = None
+    mode: str | None = None
+
+
+class ConversationParam(Part):
+    """The conversation to go on with."""
+
+    id: str
+
+
+class StreamOptions(Part):
+    """Accepted; nothing is obfuscated here."""
+
+    include_obfuscation: bool = False
+
+
+class ResponseInput(Body):
+    """What decides about the prompt: the body of `POST /v1/responses/input_tokens`."""
+
+    model: str
+    input: str | Items = ""
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | ConversationParam | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128)] = []
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    reasoning: Reasoning | None = None
+    text: TextConfig = TextConfig()
+    truncation: Literal["auto", "disabled"] = "disabled"
+    personality: str | None = None
+
+
+class ResponseRequest(ResponseInput, bodies.Extensions):
+    """The body of `POST /v1/responses`. Fields without a use here are checked and let be."""
+
+    background: bool = False
+    include: list[str] = []
+    max_output_tokens: bodies.TokenCount | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    metadata: bodies.Metadata = {}
+    store: bool = True
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: bodies.Temperature = 1.0
+    top_p: bodies.TopP = 1.0
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    seed: bodies.Seed | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    service_tier: str | None = None
+    prompt: dict[str, Any] | None = None
+    moderation: dict[str, Any] | None = None
+    context_management: list[dict[str, Any]] | None = None
+    background_options: dict[str, Any] | None = None
+    access_programs: dict[str, Any] | None = None
+    image: dict[str, Any] | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """Of the conversation to go on with."""
+        return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
+
+
+@dataclass
+class Live:
+    """The events of a background response so far."""
+
+    happened: list[Happened] = field(default_factory=list)
+    more: asyncio.Condition = field(default_factory=asyncio.Condition)
+    over: bool = False
+
+    async def follow(self, after: int) -> AsyncGenerator[bytes]:
+        """Those with a greater number, as they come."""
+        sent = 0
+        while True:
+            for shown in self.happened[sent:]:
+                sent += 1
+                if shown["sequence_number"] > after:
+                    yield event(shown, shown["type"])
+            async with self.more:
+                while not self.over and sent == len(self.happened):
+                    await self.more.wait()
+            if sent == len(self.happened):
+                return
+
+    async def tell(self, shown: Happened | None) -> None:
+        """Adds an event; None: it was the last."""
+        async with self.more:
+            if shown is None:
+                self.over = True
+            else:
+                self.happened.append(shown)
+            self.more.notify_all()
+
+
+@router.post("/v1/responses")
+async def create(body: ResponseRequest, here: Here) -> Response:
+    """Answers an input."""
+    if body.background and not body.store:
+        raise invalid("A background response must be stored.", "background")
+    if body.prompt is not None:
+        raise invalid("There are no stored prompts here.", "prompt", "unsupported_parameter")
+    served = here.server.models.get(body.model, here.owner)
+    given = await _given(body, here)
+    order = await in_thread(_order, served, body, [*await _before(body, here), *given])
+    response = _new(body, served)
+    if body.background:
+        private = {"input": given, "request": body.model_dump(exclude_unset=True, by_alias=True), "background": True}
+        await in_thread(here.server.store.put, here.owner, _KIND, response, private)
+        live = _start(here.server, here.owner, response, served, order, body, given)
+        return EventStream(live.follow(-1)) if body.stream else JSONResponse(response)
+    writer = _writer(here, response, served, order, body)
+    if body.stream:
+        return EventStream(_stream(writer, body, given, here))
+
+    async def whole() -> None:
+        async for _ in writer.events():
+            pass
+
+    await unless_left(here.request, whole())
+    await _keep(here.server, here.owner, writer.response, body, given)
+    if writer.response["status"] == "failed":
+        raise ApiError(500, writer.response["error"]["message"], code="server_error")
+    return JSONResponse(writer.response)
+
+
+@router.post("/v1/responses/input_tokens")
+async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
+    """Counts the tokens that an input would have."""
+    served = here.server.models.get(body.model, here.owner)
+    request = ResponseRequest.model_validate(body.model_dump(exclude_unset=True, by_alias=True))
+    items = [*await _before(request, here), *await _given(request, here)]
+    turns = conversation_of(items, request.instructions)
+    prompt = await in_thread(prompt_ids, served, turns, form_of(request).tools, "input")
+    return {"object": "response.input_tokens", "input_tokens": len(prompt)}
+
+
+@router.get("/v1/responses/{response_id}", response_model=None)
+async def retrieve(
+    response_id: Id,
+    here: Here,
+    stream: bool = False,
+    starting_after: Annotated[int, Query(ge=0)] | None = None,
+    include_obfuscation: bool = False,
+) -> Response:
+    """A response that was kept; of one that runs in the background also the events."""
+    record = await here.find(_KIND, response_id, _WHAT)
+    if not stream:
+        return JSONResponse(record.body)
+    live = here.server.live.get(response_id)
+    if live is None:
+        raise invalid("Only a response in the background can be streamed, and not long after its end.", "stream")
+    return EventStream(live.follow(-1 if starting_after is None else starting_after))
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete(response_id: Id, here: Here) -> dict[str, Any]:
+    """Forgets a response; one that is running is stopped."""
+    await here.find(_KIND, response_id, _WHAT)
+    await here.server.cancel(response_id)
+    await here.delete(_KIND, response_id, _WHAT)
+    return {"id": response_id, "object": "response.deleted", "deleted": True}
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancel(response_id: Id, here: Here) -> dict[str, Any]:
+    """Stops a background response."""
+    record = await here.find(_KIND, response_id, _WHAT)
+    if not record.private.get("background"):
+        raise invalid("Only responses created with background=true can be cancelled.", "response_id")
+    await here.server.cancel(response_id)
+    record = await here.find(_KIND, response_id, _WHAT)
+    if record.body["status"] not in ("cancelled", "queued", "in_progress"):
+        raise invalid(f"A response that is {record.body['status']} cannot be cancelled.", "response_id")
+    return (await here.update(_KIND, response_id, _WHAT, lambda shown, _: shown.update(status="cancelled"))).body
+
+
+@router.get("/v1/responses/{response_id}/input_items")
+async def input_items(
+    response_id: Id, here: Here, after: str | None = None, limit: Limit = 20, order: Sorting = "desc"
+) -> dict[str, Any]:
+    """The items that it answered."""
+    record = await here.find(_KIND, response_id, _WHAT)
+    return page_of(record.private["input"], after, limit, order)
+
+
+async def resume(server: Server) -> None:
+    """Takes up the background responses that a stop of the server has cut off."""
+    for status in ("queued", "in_progress"):
+        for record in await in_thread(server.store.everywhere, _KIND, {"status": status}):
+            try:
+                await _start_again(server, record)
+            except ApiError as error:
+                failure = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
+                await in_thread(server.store.put, record.owner, _KIND, record.body | failure, record.private)
+
+
+def form_of(body: ResponseInput) -> Form:
+    """What the answer must look like.
+
+    Raises:
+        ApiError: 400, a tool that does not run here, a choice without such a tool.
+    """
+    for i, tool in enumerate(body.tools):
+        if tool.type != "function":
+            raise invalid(
+                f"There is no tool of type '{tool.type[:50]}' here; only functions.", f"tools[{i}].type", "unsupported_value"
+            )
+    tools = tuple(Tool(tool.name, tool.description, tool.parameters) for tool in body.tools)
+    choice: Choice = "auto" if tools else "none"
+    if isinstance(body.tool_choice, ToolChoice):
+        named = (
+            [body.tool_choice.name] if body.tool_choice.type == "function" else [t.get("name") for t in body.tool_choice.tools]
+        )
+        found = tuple(tool for tool in tools if tool.name in named)
+        if body.tool_choice.type not in ("function", "allowed_tools") or not found or len(found) < len(set(named)):
+            raise invalid("The tool choice is not found in 'tools'.", "tool_choice")
+        choice = "required" if body.tool_choice.type == "function" else body.tool_choice.mode
+        tools = found
+    elif body.tool_choice == "required" and not tools:
+        raise invalid("'tool_choice' is only allowed when 'tools' are specified.", "tool_choice")
+    elif tools:
+        choice = body.tool_choice
+    schema: dict[str, Any] | bool | None = None
+    if body.text.format.type == "json_object":
+        schema = {"type": "object"}
+    elif body.text.format.type == "json_schema":
+        schema = body.text.format.schema_
+        if schema is None:
+            raise invalid("Missing required parameter: 'text.format.schema'.", "text.format.schema", "missing_required_parameter")
+    effort = body.reasoning.effort if body.reasoning else None
+    parallel = body.parallel_tool_calls and not (isinstance(body.tool_choice, ToolChoice) and body.tool_choice.type == "function")
+    return Form(tools if choice != "none" else (), choice, parallel, schema, effort not in (None, "none", "minimal"))
+
+
+def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -> Order:
+    form = form_of(body)
+    turns = conversation_of(items, body.instructions)
+    if not turns:
+        raise invalid("'input' is empty, and there is nothing to go on from.", "input", "missing_required_parameter")
+    prompt = prompt_ids(served, turns, form.tools, "input")
+    while body.truncation == "auto" and len(prompt) >= served.context and len(turns) > 1:
+        # The oldest turn goes, but not the instructions, and a result goes together with its call.
+        first = 1 if turns[0].role == "system" and len(turns) > 2 else 0
+        del turns[first]
+        while len(turns) > first + 1 and turns[first].role == "tool":
+            del turns[first]
+        prompt = prompt_ids(served, turns, form.tools, "input")
+    params = SamplingParams(
+        max_tokens=room_for(served, prompt, body.max_output_tokens, "input"),
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        bias=silenced(served, form),
+        seed=secrets.randbits(62) if body.seed is None else body.seed,
+        top_logprobs=body.top_logprobs if _wants_logprobs(body) else None,
+    )
+    return Order(prompt, params, constraint(served, form, "tools" if form.tools else "text.format"))
+
+
+def _wants_logprobs(body: ResponseRequest) -> bool:
+    return body.top_logprobs > 0 or "message.output_text.logprobs" in body.include
+
+
+async def _given(body: ResponseRequest, here: Desk) -> list[dict[str, Any]]:
+    """The new items, references resolved."""
+    if isinstance(body.input, str):
+        return [message_item("user", body.input)] if body.input else []
+    items = []
+    for i, item in enumerate(kept(body.input)):
+        if item["type"] == "item_reference":
+            store = here.server.store
+            record = await in_thread(store.get, here.owner, "response.item", item["id"])
+            record = record or await in_thread(store.get, here.owner, "conversation.item", item["id"])
+            if record is None:
+                raise invalid(f"Item with id '{item['id'][:100]}' not found.", f"input[{i}].id", "not_found")
+            item = record.body
+        items.append(item)
+    return items
+
+
+async def _before(body: ResponseRequest, here: Desk) -> list[dict[str, Any]]:
+    """The items that came before, oldest first."""
+    if body.previous_response_id is not None and body.conversation_id is not None:
+        raise invalid("'previous_response_id' and 'conversation' do not go together.", "conversation")
+    if body.conversation_id is not None:
+        await here.find("conversation", body.conversation_id, "conversation", param="conversation")
+        return await in_thread(_conversation_items, here, body.conversation_id)
+    links: list[list[dict[str, Any]]] = []
+    id = body.previous_response_id
+    while id is not None and len(links) < _LONGEST_CHAIN:
+        record = await in_thread(here.server.store.get, here.owner, _KIND, id)
+        if record is None:
+            message = f"Previous response with id '{id[:100]}' not found."
+            raise ApiError(400, message, "previous_response_id", "previous_response_not_found")
+        if record.body["status"] not in ("completed", "incomplete"):
+            raise invalid(f"The previous response is {record.body['status']}; it must be completed.", "previous_response_id")
+        links.append([*record.private["input"], *record.body["output"]])
+        id = record.body["previous_response_id"]
+    return [item for link in reversed(links) for item in link]
+
+
+def _conversation_items(here: Desk, id: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    after = None
+    while True:
+        page = here.server.store.page(here.owner, "conversation.item", id, after, limit=1000, order="asc")
+        items += [record.body for record in page.records]
+        if not page.has_more:
+            return items
+        after = items[-1]["id"]
+
+
+def _new(body: ResponseRequest, served: Served) -> dict[str, Any]:
+    """The response object before anything was written."""
+    conversation = {"id": body.conversation_id} if body.conversation_id else None
+    format = body.text.format.model_dump(by_alias=True, exclude_none=True)
+    choice = body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.model_dump(exclude_unset=True)
+    reasoning = body.reasoning or Reasoning()
+    return {
+        "id": new_id("resp_"),
+        "object": "response",
+        "created_at": now(),
+        "status": "queued" if body.background else "in_progress",
+        "background": body.background,
+        "completed_at": None,
+        "conversation": conversation,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
+        "metadata": body.metadata,
+        "model": served.name,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls,
+        "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
+        "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
+        "store": body.store,
+        "temperature": body.temperature,
+        "text": {"format": format, "verbosity": body.text.verbosity},
+        "tool_choice": choice,
+        "tools": [tool.model_dump() for tool in body.tools],
+        "top_logprobs": body.top_logprobs,
+        "top_p": body.top_p,
+        "truncation": body.truncation,
+        "usage": None,
+        "user": body.user,
+    }
+
+
+def _writer(here: Call, response: dict[str, Any], served: Served, order: Order, body: ResponseRequest) -> Writer:
+    generation = Generation.start(served, [order], here.caller)
+    generation.usage.prompt = len(order.prompt)
+    return Writer(response, generation, _wants_logprobs(body))
+
+
+async def _stream(writer: Writer, body: ResponseRequest, given: list[dict[str, Any]], here: Call) -> AsyncGenerator[bytes]:
+    async for shown in writer.events():
+        if shown["type"] in ("response.completed", "response.incomplete", "response.failed"):
+            # Kept before the client hears of it: its next request may go on from here.
+            await asyncio.shield(_keep(here.server, here.owner, writer.response, body, given))
+        yield event(shown, shown["type"])
+
+
+async def _keep(
+    server: Server,
+    owner: str,
+    response: dict[str, Any],
+    body: ResponseRequest,
+    given: list[dict[str, Any]],
+    background: bool = False,
+) -> None:
+    """Keeps a response, its items, and what it adds to a conversation."""
+
+    items: list[tuple[dict[str, Any], dict[str, Any]]] = [(item, {}) for item in (*given, *response["output"])]
+
+    def work() -> None:
+        if body.store:
+            private = {"input": given, "background": background}
+            server.store.put(owner, _KIND, response, private)
+            server.store.put_all(owner, "response.item", items, parent=response["id"])
+        if body.conversation_id is not None and response["status"] in ("completed", "incomplete"):
+            server.store.put_all(owner, "conversation.item", items, parent=body.conversation_id)
+
+    await in_thread(work)
+
+
+def _start(
+    server: Server,
+    owner: str,
+    response: dict[str, Any],
+    served: Served,
+    order: Order,
+    body: ResponseRequest,
+    given: list[dict[str, Any]],
+) -> Live:
+    """Writes a response while its client does something else."""
+    live = server.live[response["id"]] = Live()
+
+    async def work() -> None:
+        try:
+            generation = await _when_there_is_room(server, owner, served, order)
+            generation.usage.prompt = len(order.prompt)
+            writer = Writer(dict(response), generation, _wants_logprobs(body))
+            events = writer.events()
+            try:
+                async for shown in events:
+                    if shown["type"] == "response.in_progress":
+                        await in_thread(server.store.update, owner, _KIND, response["id"], _begin)
+                    if shown["type"] in ("response.completed", "response.incomplete", "response.failed"):
+                        await _keep(server, owner, writer.response, body, given, background=True)
+                    await live.tell(shown)
+            finally:
+                await events.aclose()
+        finally:
+            await live.tell(None)
+            asyncio.get_running_loop().call_later(60, server.live.pop, response["id"], None)
+
+    server.spawn(response["id"], work())
+    return live
+
+
+def _begin(shown: dict[str, Any], private: dict[str, Any]) -> None:
+    shown["status"] = "in_progress"
+
+
+async def _when_there_is_room(server: Server, owner: str, served: Served, order: Order) -> Generation:
+    while True:
+        try:
+            return Generation.start(served, [order], server.caller(owner, {"started": asyncio.get_running_loop().time()}))
+        except ApiError as error:
+            if error.status != 429:
+                raise
+            await asyncio.sleep(float(error.headers["retry-after"]))
+
+
+async def _start_again(server: Server, record: Record) -> None:
+    body = ResponseRequest.model_validate(record.private["request"])
+    served = server.models.get(body.model, record.owner)
+    given = record.private["input"]
+    desk = Desk(server, record.owner)
+    order = await in_thread(_order, served, body, [*await _before(body, desk), *given])
+    _start(server, record.owner, record.body, served, order, body, given)

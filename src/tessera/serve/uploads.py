@@ -1,0 +1,138 @@
+"""`/v1/uploads`: a large file in parts, which become one file when all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, UploadFile
+from pydantic import Field
+
+from tessera.serve.bodies import Body, Part
+from tessera.serve.context import Call, Here, Id, in_thread
+from tessera.serve.errors import ApiError, invalid
+from tessera.serve.files import check_purpose, forget_bytes, keep, plain_name
+from tessera.serve.models import now
+from tessera.serve.store import Record, chunks_of, new_id
+
+router = APIRouter(tags=["uploads"])
+
+_KIND, _WHAT, _PART = "upload", "upload", "upload.part"
+_LIFE_SECONDS = 3600
+_MOST_PART_BYTES = 64 << 20
+
+
+class ExpiresAfter(Part):
+    """When the file is forgotten."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=30 * 24 * 3600)]
+
+
+class Create(Body):
+    """The body of `POST /v1/uploads`."""
+
+    bytes: Annotated[int, Field(ge=1)]
+    filename: Annotated[str, Field(min_length=1, max_length=1024)]
+    mime_type: Annotated[str, Field(max_length=255)]
+    purpose: str
+    expires_after: ExpiresAfter | None = None
+
+
+class Complete(Body):
+    """The body of `POST /v1/uploads/ID/complete`."""
+
+    part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    md5: str | None = None
+
+
+@router.post("/v1/uploads")
+async def create(body: Create, here: Here) -> dict[str, Any]:
+    """Announces a file."""
+    check_purpose(body.purpose)
+    if body.bytes > here.server.most_file_bytes:
+        raise ApiError(413, f"A file may have at most {here.server.most_file_bytes} bytes.", "bytes", "file_too_large")
+    created = now()
+    upload = {
+        "id": new_id("upload_"),
+        "object": "upload",
+        "bytes": body.bytes,
+        "created_at": created,
+        "expires_at": created + _LIFE_SECONDS,
+        "filename": plain_name(body.filename),
+        "purpose": body.purpose,
+        "status": "pending",
+        "file": None,
+    }
+    private = {"life": body.expires_after.seconds if body.expires_after else None}
+    await in_thread(here.server.store.put, here.owner, _KIND, upload, private)
+    return upload
+
+
+@router.post("/v1/uploads/{upload_id}/parts")
+async def add_part(upload_id: Id, data: UploadFile, here: Here) -> dict[str, Any]:
+    """Takes in a part, in any order."""
+    await _pending(here, upload_id)
+    if data.size is not None and data.size > _MOST_PART_BYTES:
+        raise ApiError(413, f"A part may have at most {_MOST_PART_BYTES} bytes.", "data", "file_too_large")
+    part = {"id": new_id("part_"), "object": "upload.part", "created_at": now(), "upload_id": upload_id}
+
+    def refer(digest: str, size: int) -> None:
+        here.server.store.put(here.owner, _PART, part, {"digest": digest, "size": size}, upload_id)
+
+    await in_thread(here.server.blobs.write, chunks_of(data.file), refer)
+    return part
+
+
+@router.post("/v1/uploads/{upload_id}/complete")
+async def complete(upload_id: Id, body: Complete, here: Here) -> dict[str, Any]:
+    """Makes the parts, in the order given, a file."""
+    record = await _pending(here, upload_id)
+    parts = [await here.find(_PART, id, "part", upload_id, "part_ids") for id in body.part_ids]
+    size, announced = sum(part.private["size"] for part in parts), record.body["bytes"]
+    if size != announced:
+        raise invalid(f"The parts have {size} bytes, announced were {announced}.", "part_ids", "size_mismatch")
+    life = record.private["life"]
+    server, shown = here.server, record.body
+
+    def joined() -> Iterator[bytes]:
+        return chain.from_iterable(server.blobs.read(part.private["digest"]) for part in parts)
+
+    expires_at = None if life is None else now() + life
+    file = await in_thread(
+        keep, server, here.owner, shown["filename"], shown["purpose"], joined(), expires_at, server.most_file_bytes, body.md5
+    )
+    done = await here.update(_KIND, upload_id, _WHAT, lambda now_shown, _: now_shown.update(status="completed", file=file))
+    await _drop_parts(here, upload_id)
+    return done.body
+
+
+@router.post("/v1/uploads/{upload_id}/cancel")
+async def cancel(upload_id: Id, here: Here) -> dict[str, Any]:
+    """Gives up a file; its parts are forgotten."""
+    await _pending(here, upload_id)
+    record = await here.update(_KIND, upload_id, _WHAT, lambda shown, _: shown.update(status="cancelled"))
+    await _drop_parts(here, upload_id)
+    return record.body
+
+
+async def _pending(here: Call, upload_id: str) -> Record:
+    record = await here.find(_KIND, upload_id, _WHAT)
+    if record.body["status"] == "pending" and record.body["expires_at"] <= now():
+        record = await here.update(_KIND, upload_id, _WHAT, lambda shown, _: shown.update(status="expired"))
+        await _drop_parts(here, upload_id)
+    if record.body["status"] != "pending":
+        raise invalid(f"The upload is {record.body['status']}.", "upload_id", "upload_not_pending")
+    return record
+
+
+async def _drop_parts(here: Call, upload_id: str) -> None:
+    def work() -> None:
+        store = here.server.store
+        while (page := store.page(here.owner, _PART, upload_id, limit=1000)).records:
+            for part in page.records:
+                store.delete(here.owner, _PART, part.id)
+                forget_bytes(here.server, part.private["digest"])
+
+    await in_thread(work)
