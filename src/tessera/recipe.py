@@ -138,7 +138,7 @@ class Train(Part):
     """torch.compile for the blocks; left out: where it wins back its cost within the budget."""
     recompute: bool = False
     """The lean way: keep only each block's input for backward and compute the block again there (arXiv 1604.06174), in
-    micro-batches of one row on a CPU. Same gradients, less memory, a quarter to a half more time."""
+    micro-batches of one row on a CPU. Same gradients, less memory, a third to two thirds more time."""
     threads: int | None = Field(None, ge=1)
     seed: Seed = 0
     """Of the initial weights."""

@@ -161,11 +161,12 @@ def two_processes(corner: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> 
     return [process.returncode for process in started], said
 
 
-def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = corner.folder / "one", corner.folder / "two"
-    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20")
+@pytest.mark.parametrize("recompute", ["false", "true"])
+def test_two_processes_give_the_losses_of_one(corner: Any, monkeypatch: pytest.MonkeyPatch, recompute: str) -> None:
+    one, two = corner.folder / f"one-{recompute}", corner.folder / f"two-{recompute}"
+    settings = ("train.checkpoint_seconds=60", "train.evaluate_every=20", f"train.recompute={recompute}")
     assert corner.call(*corner.words(one, *settings, budget="5ktok"))[0] == 0
-    corner.copy("two", one)
+    corner.copy(two.name, one)
     for made in ("checkpoints", "model"):
         shutil.rmtree(two / made)
     codes, said = two_processes(corner, monkeypatch, *corner.words(two, "--resume", *settings, budget="5ktok"))
