@@ -26,17 +26,17 @@ UTILISATION = 0.55
 CONTROL_TOKENS = 64
 LAYER_WIDTH = 64
 """Width per layer."""
-# The rest was tuned in docs/LOG.md, 2026-11-23: "Micro-batches", "Compile", "Rates"; the batch is Step Law's, checked there.
+# Tuned in docs/LOG.md: "Micro-batches", "Compile" and "Rates" of 2026-11-23, "Race" of 2026-11-24, "Batch" of 2026-11-25.
 MICRO_TOKENS = 1024
 COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
-MUON_RATE = 0.003
-ADAMW_RATE = 0.004
-EMBEDDING_RATE = 0.012
+MUON_RATE = 0.0018
+ADAMW_RATE = 0.0015
+EMBEDDING_RATE = 0.0072
 RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
-LEAST_UPDATES = 900
-"""Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder")."""
+LEAST_UPDATES = 2500
+"""Short runs want these more than a large batch."""
 TWO_HEADS = 128
 """Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
 LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
@@ -156,15 +156,16 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose("train.micro_rows", micro, why_micro)
     steps = max(1, math.ceil(tokens / (rows * context)))
     adamw = train.optimizer == "adamw"
-    matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * (shape.width / 128) ** RATE_WIDTH_POWER
+    scale = (shape.width / 128) ** RATE_WIDTH_POWER * (rows * context / _batch_tokens(tokens)) ** 0.5
+    matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * scale
     choose(
         "train.matrix_rate",
         matrix_rate,
-        f"{ADAMW_RATE if adamw else MUON_RATE:g} at width 128, x (width/128)^{RATE_WIDTH_POWER:g}",
+        f"{ADAMW_RATE if adamw else MUON_RATE:g} x (width/128)^{RATE_WIDTH_POWER:g} x (batch / the rule's)^0.5",
     )
     choose(
         "train.adam_rate",
-        matrix_rate if adamw else EMBEDDING_RATE * (shape.width / 128) ** RATE_WIDTH_POWER,
+        matrix_rate if adamw else EMBEDDING_RATE * scale,
         "tuned with the rate of the matrices",
     )
     choose("train.weight_decay", 0.1, "of Muon and AdamW at these sizes; goes to zero with the rate")
@@ -324,8 +325,7 @@ def _short_context(recipe: Recipe, facts: Facts, context: int) -> int:
 
 
 def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
-    wanted = BATCH_FACTOR * tokens**BATCH_POWER
-    wanted = min(wanted, tokens / LEAST_UPDATES)
+    wanted = _batch_tokens(tokens)
     rows = max(1, round(wanted / context))
     unit = shares * (4 if rows >= 16 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
@@ -333,6 +333,11 @@ def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
         rows,
         f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} (Step Law, arXiv 2503.04715), or D / {LEAST_UPDATES}: {_count(wanted)} tokens",
     )
+
+
+def _batch_tokens(tokens: float) -> float:
+    """Tokens of an update for a run of D."""
+    return min(BATCH_FACTOR * tokens**BATCH_POWER, tokens / LEAST_UPDATES)
 
 
 def _micro_tokens(shape: DecoderConfig, facts: Facts, recompute: bool) -> tuple[int, str]:
