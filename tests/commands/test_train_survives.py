@@ -138,10 +138,10 @@ def test_without_any_good_checkpoint_the_run_begins_anew(corner: Any) -> None:
 
 @pytest.fixture
 def small_disk(corner: Any) -> Iterator[Path]:
-    """A disk of 2 MB; a checkpoint takes about 0.7 MB, and two are kept while a third is written."""
+    """A disk of 1.8 MB; a checkpoint takes about 0.68 MB, and two are kept while a third is written."""
     disk = corner.folder / "disk"
     disk.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1800k", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here ({mounted.stderr.strip()})")

@@ -74,7 +74,11 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         if not re.fullmatch(r"step-\d+", candidate.name):
             continue
         try:
-            state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
+            text = (candidate / "state.json").read_text(encoding="utf-8")
+            state = json.loads(text)
+            # The seal is over values, and a number's last digit may be another without changing it.
+            if text != _text(state):
+                raise ValueError("state.json is not what was written")
             for name, digest in state["sha256"].items():
                 if _sha256(candidate / name) != digest:
                     raise ValueError(f"{name} is not what was written")
@@ -167,7 +171,7 @@ class Writer:
                 _flush(file)
                 state["sha256"][file.name] = _sha256(file)
             state["seal"] = _seal(state)
-            (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            (aside / "state.json").write_text(_text(state), encoding="utf-8")
             _flush(aside / "state.json")
             final = self.folder / f"step-{state['step']}"
             if final.exists():
@@ -208,6 +212,10 @@ def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]
 def _sha256(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _text(state: dict[str, Any]) -> str:
+    return json.dumps(state, indent=1)
 
 
 def _seal(state: dict[str, Any]) -> str:
