@@ -106,7 +106,7 @@ class Train(Part):
     """T: tokens per row. Rule: grows with the tokens of the budget."""
     short_context: int | None = Field(None, ge=8)
     """Rows are cut into pieces of this many tokens at first, a divisor of `context`: near tokens are learned from before far
-    ones. Equal to `context`: never."""
+    ones. Rule: equal to `context`, never; a quarter is better below 1e13 FLOPs and worse above (docs/LOG.md, "Long rows")."""
     short_share: float = Field(0.5, ge=0, le=1)
     """Part of the steps with such pieces."""
     batch_rows: int | None = Field(None, ge=1)

@@ -133,12 +133,11 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
     assert all(b > a for a, b in zip(tokens[::15], tokens[15::15], strict=False)) and rows[-1] > rows[0]
 
 
-def test_context_grows_with_the_tokens_and_begins_in_pieces() -> None:
+def test_context_grows_with_the_tokens() -> None:
     found = [rules.resolve(page(f"budget={amount}Mtok"), MACHINE).recipe for amount in (1, 20, 80, 5000)]
-    assert [(r.train.context, r.train.short_context) for r in found] == [(128, 32), (256, 64), (512, 128), (2048, 512)]
-    assert [r.model.rope_theta for r in found] == [1e3, 1e3, 1e4, 1e4]
-    odd = rules.resolve(page("budget=1Mtok", "train.context=90"), MACHINE).recipe.train
-    assert odd.short_context == 90 and odd.mean_context == 90
+    assert [(r.train.context, r.train.short_context) for r in found] == [(256, 256), (256, 256), (512, 512), (2048, 2048)]
+    pieces = rules.resolve(page("budget=1Mtok", "train.short_context=64"), MACHINE).recipe.train
+    assert (pieces.short_context, pieces.mean_context) == (64, 160)
     with pytest.raises(UserError, match="does not divide"):
         rules.resolve(page("budget=1Mtok", "train.short_context=48"), MACHINE)
 

@@ -14,9 +14,9 @@ from tessera.errors import UserError
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 
-TOKENS_PER_PARAMETER = 8.0
-"""D/N at the best loss for the compute, N in matmul parameters: 7 to 8 here (docs/LOG.md, 2026-11-25, "Context"), 10 to 11 by
-nanochat's fits with Muon (its LOG, 2026-01-27); the optimum is flat."""
+TOKENS_PER_PARAMETER = 10.0
+"""D/N at the best loss for the compute, N in matmul parameters: 10 to 11 by nanochat's fits with Muon (its LOG, 2026-01-27), 7
+to 8 here below 1e12 FLOPs (docs/LOG.md, 2026-11-25, "Context"); the optimum is flat."""
 MOST_EPOCHS = 4.0
 """Passes over the data that are nearly as good as new data (arXiv 2305.16264)."""
 LEAST_TOKENS_PER_PARAMETER = 2.0
@@ -26,22 +26,21 @@ UTILISATION = 0.55
 CONTROL_TOKENS = 64
 LAYER_WIDTH = 64
 """Width per layer."""
-# Tuned in docs/LOG.md: "Micro-batches", "Compile" and "Rates" of 2026-11-23, "Race" of 2026-11-24, "Batch" of 2026-11-25.
+# The rest was tuned in docs/LOG.md, 2026-11-23: "Micro-batches", "Compile", "Rates"; the batch is Step Law's, checked there.
 MICRO_TOKENS = 1024
 COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
-MUON_RATE = 0.0025
-ADAMW_RATE = 0.0015
-EMBEDDING_RATE = 0.01
+MUON_RATE = 0.003
+ADAMW_RATE = 0.004
+EMBEDDING_RATE = 0.012
 RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
-LEAST_UPDATES = 2500
-"""Short runs want these more than a large batch."""
+LEAST_UPDATES = 900
+"""Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder", and 2026-11-25, "Batch" and "Long rows")."""
 TWO_HEADS = 128
 """Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
-LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
-PIECES = 4
-"""Rows are cut into so many in the first half of a run (docs/LOG.md, 2026-11-25, "Context", as all about the context here)."""
+LEAST_CONTEXT, MOST_CONTEXT = 256, 2048
+"""Rows of 128, and pieces of rows at first, win below 1e13 FLOPs and lose above (docs/LOG.md, 2026-11-25, "Long rows")."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,8 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     train = recipe.train
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
-    context = int(choose("train.context", shape.context, "128 (D / 5M)^0.5, a power of two: more data, longer memory"))
-    pieces = _short_context(recipe, facts, context)
-    choose("train.short_context", pieces, "a quarter of the rows at first: near tokens before far ones")
+    context = int(choose("train.context", shape.context, "256 (D / 20M)^0.5, a power of two from 256: more data, longer memory"))
+    pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:
         raise UserError(f"train.short_context={pieces} does not divide train.context={context}; make it a divisor.")
     parameters = shape.matmul_parameters
@@ -138,7 +136,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose("model.heads", shape.heads, fixed if facts.shape else "width / head size, in pairs, a multiple of the key heads")
     choose("model.kv_heads", shape.kv_heads, fixed if facts.shape else "half of the heads where even: a smaller cache")
     choose("model.mlp_width", shape.mlp_width, fixed if facts.shape else "3 x width, the gated form's usual share")
-    choose("model.rope_theta", shape.rope_theta, fixed if facts.shape else "1,000 for rows of up to 256 tokens, then 10,000")
+    choose("model.rope_theta", shape.rope_theta, fixed if facts.shape else "the usual one")
     choose("model.tied", shape.tied, fixed if facts.shape else "one matrix while the vocabulary is a large part of the model")
 
     side_by_side = facts.threads if facts.kind == "cpu" and facts.processes == 1 else 1
@@ -156,12 +154,12 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     choose("train.micro_rows", micro, why_micro)
     steps = max(1, math.ceil(tokens / (rows * context)))
     adamw = train.optimizer == "adamw"
-    scale = (shape.width / 128) ** RATE_WIDTH_POWER * (rows * context / _batch_tokens(tokens)) ** 0.5
+    scale = (shape.width / 128) ** RATE_WIDTH_POWER
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * scale
     choose(
         "train.matrix_rate",
         matrix_rate,
-        f"{ADAMW_RATE if adamw else MUON_RATE:g} x (width/128)^{RATE_WIDTH_POWER:g} x (batch / the rule's)^0.5",
+        f"{ADAMW_RATE if adamw else MUON_RATE:g} at width 128, x (width/128)^{RATE_WIDTH_POWER:g}",
     )
     choose(
         "train.adam_rate",
@@ -213,7 +211,7 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
 
     def bought(shape: DecoderConfig) -> float:
         train = recipe.train.model_copy(
-            update={"context": shape.context, "short_context": _short_context(recipe, facts, shape.context)}
+            update={"context": shape.context, "short_context": recipe.train.short_context or shape.context}
         )
         return flops / shape.flops_per_token(train.mean_context)
 
@@ -297,7 +295,7 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
     shape = DecoderConfig(
         vocab_size=text + CONTROL_TOKENS, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         mlp_width=model.mlp_width or 3 * width, tied=tied, context=context,
-        rope_theta=model.rope_theta or (1e3 if context <= 256 else 1e4),
+        rope_theta=model.rope_theta or 1e4,
     )  # fmt: skip
     return shape, text
 
@@ -312,20 +310,11 @@ def _vocabulary(tokens: float) -> int:
 
 
 def _context(tokens: float) -> int:
-    return min(MOST_CONTEXT, max(LEAST_CONTEXT, int(2 ** round(math.log2(128 * math.sqrt(tokens / 5e6))))))
-
-
-def _short_context(recipe: Recipe, facts: Facts, context: int) -> int:
-    """What was asked for, or a part of the rows of a model that begins from nothing."""
-    given = recipe.train.short_context
-    if given is not None:
-        return given
-    whole = facts.shape is not None or context % PIECES or context < 8 * PIECES
-    return context if whole else context // PIECES
+    return min(MOST_CONTEXT, max(LEAST_CONTEXT, int(2 ** round(math.log2(256 * math.sqrt(tokens / 20e6))))))
 
 
 def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
-    wanted = _batch_tokens(tokens)
+    wanted = min(BATCH_FACTOR * tokens**BATCH_POWER, tokens / LEAST_UPDATES)
     rows = max(1, round(wanted / context))
     unit = shares * (4 if rows >= 16 * shares else 1)
     rows = max(unit, round(rows / unit) * unit)
@@ -333,11 +322,6 @@ def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:
         rows,
         f"{BATCH_FACTOR:g} D^{BATCH_POWER:g} (Step Law, arXiv 2503.04715), or D / {LEAST_UPDATES}: {_count(wanted)} tokens",
     )
-
-
-def _batch_tokens(tokens: float) -> float:
-    """Tokens of an update for a run of D."""
-    return min(BATCH_FACTOR * tokens**BATCH_POWER, tokens / LEAST_UPDATES)
 
 
 def _micro_tokens(shape: DecoderConfig, facts: Facts, recompute: bool) -> tuple[int, str]:
