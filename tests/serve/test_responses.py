@@ -192,7 +192,7 @@ def test_a_background_response_can_be_cancelled(client: OpenAI, running: Running
     assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
     assert client.responses.cancel(made.id).status == "cancelled"
-    assert running.idle(2)
+    assert running.idle(20)
     done = client.responses.create(model="tiny", input="hi", max_output_tokens=1)
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.cancel(done.id)
