@@ -227,7 +227,7 @@ def test_an_interrupted_set_up_is_not_taken_for_a_finished_one(machine: Machine)
     process = machine.start(FAKE_PIP_SECONDS="20")
     _wait_for_pip(machine, 1)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=10)
     assert process.returncode in (-signal.SIGINT, 130)
     assert machine.run()[0] == 0
     assert len(machine.pip_calls()) == 2

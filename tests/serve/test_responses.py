@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tessera.engine.sampling import SamplingParams
+from tessera.serve.generation import Caller, Generation, Order
+from tessera.serve.metrics import Metrics
+from tessera.serve.response_events import Writer
 from tessera.tokens.vocabulary import Vocabulary
 
 from .conftest import Running, wait_for
@@ -128,7 +133,7 @@ def test_reasoning_is_an_item_before_the_message(client: OpenAI, vocabulary: Voc
             assert message.type == "message" and made.output_text == '"x"'
             assert made.usage is not None and made.usage.output_tokens_details.reasoning_tokens > 0
             return
-    pytest.skip("this random model never thought")
+    pytest.fail("this random model never thought")
 
 
 def test_a_response_goes_on_from_the_one_before(client: OpenAI) -> None:
@@ -192,10 +197,26 @@ def test_a_background_response_can_be_cancelled(client: OpenAI, running: Running
     assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
     assert client.responses.cancel(made.id).status == "cancelled"
-    assert running.idle(20)
+    assert running.idle(2)
     done = client.responses.create(model="tiny", input="hi", max_output_tokens=1)
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.cancel(done.id)
+
+
+def test_a_response_that_is_left_at_its_first_event_stops_the_engine(running: Running) -> None:
+    served = running.models.get("tiny", "")
+    assert running.idle()
+
+    async def leave_early() -> bool:
+        caller = Caller("", {"started": 0.0}, Metrics(), lambda owner, tokens: None)
+        order = Order([1], SamplingParams(max_tokens=900, stop_ids=()))
+        events = Writer({"output": []}, Generation.start(served, [order], caller), False).events()
+        assert (await anext(events))["type"] == "response.created"
+        busy = served.service.stats().running + served.service.stats().waiting == 1
+        await events.aclose()
+        return busy
+
+    assert asyncio.run(leave_early()) and running.idle(0.5)
 
 
 def test_what_is_too_long_is_refused_or_shortened_as_asked(client: OpenAI) -> None:

@@ -37,6 +37,8 @@ class Batch:
 
     def cut(self, length: int) -> Batch:
         """The same targets in rows of `length`, a divisor of T, which see nothing of each other."""
+        if length == self.learn.shape[1]:
+            return self
         starts = np.arange(0, self.learn.shape[1], length)[:, None]
         ids = self.ids[:, starts + np.arange(length + 1)].reshape(-1, length + 1)
         documents = None if self.documents is None else self.documents.reshape(-1, length)

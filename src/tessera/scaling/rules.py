@@ -281,7 +281,7 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
 def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
         # What could read far before goes on doing so.
-        context = recipe.train.context or min(facts.shape.context, max(256, _context(tokens)))
+        context = recipe.train.context or min(facts.shape.context, _context(tokens))
         return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from tessera.engine.sampling import SamplingParams
 
 
 class Part(BaseModel):
@@ -43,19 +46,33 @@ LogitBias = Annotated[
 Stop = str | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(max_length=4)]
 
 
-class Extensions(Body):
-    """Sampling settings beyond OpenAI's, by the names that vLLM gave them; the SDK sends them by `extra_body`."""
+class Sampled(Body):
+    """How answers are sampled. What OpenAI does not have goes by the names that vLLM gave it, sent by `extra_body`."""
 
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    seed: Seed | None = None
     top_k: Annotated[int, Field(ge=0)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+
+    def sampling(self, answers: int, **own: Any) -> list[SamplingParams]:
+        """For so many answers to one prompt, each with a seed of its own; `own`: what else the route has."""
+        seed = secrets.randbits(62) if self.seed is None else self.seed
+        return [
+            SamplingParams(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                seed=seed + number,
+                **own,
+            )
+            for number in range(answers)
+        ]
 
 
 def stop_strings(stop: Stop | None) -> tuple[str, ...]:
     """None, one or several as a tuple; an empty string stops nothing."""
     return (stop,) if isinstance(stop, str) and stop else tuple(stop or ())
-
-
-def bias_by_id(bias: Mapping[str, float] | None) -> dict[int, float]:
-    """With ids as numbers."""
-    return {int(token): float(value) for token, value in (bias or {}).items()}

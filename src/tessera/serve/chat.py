@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from pydantic import Field, StringConstraints
 from starlette.responses import Response
 
 from tessera.engine.request import Finished, Token
-from tessera.engine.sampling import SamplingParams
 from tessera.serve import bodies
 from tessera.serve.answers import Answer, Piece
 from tessera.serve.bodies import Part
@@ -129,7 +127,7 @@ class StreamOptions(Part):
     include_obfuscation: bool = False
 
 
-class ChatRequest(bodies.Extensions):
+class ChatRequest(bodies.Sampled):
     """The body of `POST /v1/chat/completions`. Fields without a use here are checked and let be."""
 
     model: str
@@ -146,13 +144,10 @@ class ChatRequest(bodies.Extensions):
     parallel_tool_calls: bool = True
     reasoning_effort: Effort | None = None
     response_format: ResponseFormat | None = None
-    seed: bodies.Seed | None = None
     stop: bodies.Stop | None = None
     store: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
-    temperature: bodies.Temperature = 1.0
-    top_p: bodies.TopP = 1.0
     tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     user: str | None = None
@@ -295,25 +290,16 @@ def _orders(served: Served, body: ChatRequest) -> list[Order]:
     form = form_of(body)
     prompt = prompt_ids(served, conversation_of(body.messages), form.tools)
     rules = constraint(served, form, "tools" if form.tools else "response_format")
-    seed = secrets.randbits(62) if body.seed is None else body.seed
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    params = [
-        SamplingParams(
-            max_tokens=room_for(served, prompt, limit),
-            temperature=body.temperature,
-            top_k=body.top_k,
-            top_p=body.top_p,
-            min_p=body.min_p,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            repetition_penalty=body.repetition_penalty,
-            bias=silenced(served, form) | checked_bias(served, body.logit_bias),
-            seed=seed + i,
-            stop=bodies.stop_strings(body.stop),
-            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        )
-        for i in range(body.n)
-    ]
+    params = body.sampling(
+        body.n,
+        max_tokens=room_for(served, prompt, limit),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        bias=silenced(served, form) | checked_bias(served, body.logit_bias),
+        stop=bodies.stop_strings(body.stop),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
     return [Order(prompt, p, rules) for p in params]
 
 
@@ -323,7 +309,7 @@ def checked_bias(served: Served, bias: Mapping[str, float]) -> dict[int, float]:
     Raises:
         ApiError: 400, an id that the model does not have.
     """
-    by_id = bodies.bias_by_id(bias)
+    by_id = {int(token): value for token, value in bias.items()}
     if by_id and max(by_id) >= served.vocabulary.size:
         raise invalid(f"This model has the token ids 0 to {served.vocabulary.size - 1}.", "logit_bias")
     return by_id

@@ -5,7 +5,6 @@ Evaluation harnesses read here what a model thinks of a given text: `echo` with 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ from pydantic import Field
 from starlette.responses import Response
 
 from tessera.engine.request import Finished, Token
-from tessera.engine.sampling import SamplingParams
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
 from tessera.serve import bodies
@@ -36,7 +34,7 @@ Prompt = str | list[str] | list[TokenId] | list[list[TokenId]]
 _MOST_PROMPTS = 2048
 
 
-class CompletionRequest(bodies.Extensions):
+class CompletionRequest(bodies.Sampled):
     """The body of `POST /v1/completions`."""
 
     model: str
@@ -49,13 +47,10 @@ class CompletionRequest(bodies.Extensions):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] = 16
     n: Annotated[int, Field(ge=1, le=128)] = 1
-    seed: bodies.Seed | None = None
     stop: bodies.Stop | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     suffix: str | None = None
-    temperature: bodies.Temperature = 1.0
-    top_p: bodies.TopP = 1.0
     user: str | None = None
 
 
@@ -120,30 +115,20 @@ def _orders(served: Served, body: CompletionRequest) -> list[Order]:
         prompts = [[served.vocabulary.end_id]]
     else:
         prompts = prompts_of(served, body.prompt, "prompt")
-    seed = secrets.randbits(62) if body.seed is None else body.seed
     bias = checked_bias(served, body.logit_bias)
-    return [
-        Order(
-            prompt,
-            SamplingParams(
-                max_tokens=room_for(served, prompt, body.max_tokens, "prompt"),
-                temperature=body.temperature,
-                top_k=body.top_k,
-                top_p=body.top_p,
-                min_p=body.min_p,
-                presence_penalty=body.presence_penalty,
-                frequency_penalty=body.frequency_penalty,
-                repetition_penalty=body.repetition_penalty,
-                bias=bias,
-                seed=seed + i,
-                stop=bodies.stop_strings(body.stop),
-                top_logprobs=body.logprobs,
-            ),
-            prompt_logprobs=body.echo and body.logprobs is not None,
+    orders = []
+    for prompt in prompts:
+        params = body.sampling(
+            best_of,
+            max_tokens=room_for(served, prompt, body.max_tokens, "prompt"),
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            bias=bias,
+            stop=bodies.stop_strings(body.stop),
+            top_logprobs=body.logprobs,
         )
-        for prompt in prompts
-        for i in range(best_of)
-    ]
+        orders += [Order(prompt, one, prompt_logprobs=body.echo and body.logprobs is not None) for one in params]
+    return orders
 
 
 class _Text:

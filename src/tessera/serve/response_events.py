@@ -39,11 +39,12 @@ class Writer:
 
     async def events(self) -> AsyncGenerator[Happened]:
         """All of them. What goes wrong is the last event; leaving early aborts the generation."""
-        self.response["status"] = "in_progress"
-        yield self._event("response.created", response=self._snapshot())
-        yield self._event("response.in_progress", response=self._snapshot())
         try:
+            # Entered before anything is told: whoever leaves at the first event stops the engine too.
             async with self._generation as generation:
+                self.response["status"] = "in_progress"
+                yield self._event("response.created", response=self._snapshot())
+                yield self._event("response.in_progress", response=self._snapshot())
                 async for _, happened in generation.events():
                     if isinstance(happened, Finished):
                         for shown in self._finish(happened):

@@ -6,7 +6,7 @@ A response is kept with the items that it answered; what came before is found by
 from __future__ import annotations
 
 import asyncio
-import secrets
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.responses import Response
 
-from tessera.engine.sampling import SamplingParams
 from tessera.serve import bodies
 from tessera.serve.bodies import Body, Part
 from tessera.serve.chat import Effort, Name
@@ -36,6 +35,8 @@ router = APIRouter(tags=["responses"])
 
 _KIND, _WHAT = "response", "response"
 _LONGEST_CHAIN = 1000
+_LAST = ("response.completed", "response.incomplete", "response.failed")
+"""Events after which a response does not change any more."""
 
 
 class ResponseTool(Part):
@@ -113,7 +114,7 @@ class ResponseInput(Body):
     personality: str | None = None
 
 
-class ResponseRequest(ResponseInput, bodies.Extensions):
+class ResponseRequest(ResponseInput, bodies.Sampled):
     """The body of `POST /v1/responses`. Fields without a use here are checked and let be."""
 
     background: bool = False
@@ -124,10 +125,7 @@ class ResponseRequest(ResponseInput, bodies.Extensions):
     store: bool = True
     stream: bool = False
     stream_options: StreamOptions | None = None
-    temperature: bodies.Temperature = 1.0
-    top_p: bodies.TopP = 1.0
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
-    seed: bodies.Seed | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -332,15 +330,10 @@ def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -
         while len(turns) > first + 1 and turns[first].role == "tool":
             del turns[first]
         prompt = prompt_ids(served, turns, form.tools, "input")
-    params = SamplingParams(
+    [params] = body.sampling(
+        1,
         max_tokens=room_for(served, prompt, body.max_output_tokens, "input"),
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
         bias=silenced(served, form),
-        seed=secrets.randbits(62) if body.seed is None else body.seed,
         top_logprobs=body.top_logprobs if _wants_logprobs(body) else None,
     )
     return Order(prompt, params, constraint(served, form, "tools" if form.tools else "text.format"))
@@ -447,11 +440,12 @@ def _writer(here: Call, response: dict[str, Any], served: Served, order: Order, 
 
 
 async def _stream(writer: Writer, body: ResponseRequest, given: list[dict[str, Any]], here: Call) -> AsyncGenerator[bytes]:
-    async for shown in writer.events():
-        if shown["type"] in ("response.completed", "response.incomplete", "response.failed"):
-            # Kept before the client hears of it: its next request may go on from here.
-            await asyncio.shield(_keep(here.server, here.owner, writer.response, body, given))
-        yield event(shown, shown["type"])
+    async with contextlib.aclosing(writer.events()) as events:
+        async for shown in events:
+            if shown["type"] in _LAST:
+                # Kept before the client hears of it: its next request may go on from here.
+                await asyncio.shield(_keep(here.server, here.owner, writer.response, body, given))
+            yield event(shown, shown["type"])
 
 
 async def _keep(
@@ -494,16 +488,13 @@ def _start(
             generation = await _when_there_is_room(server, owner, served, order)
             generation.usage.prompt = len(order.prompt)
             writer = Writer(dict(response), generation, _wants_logprobs(body))
-            events = writer.events()
-            try:
+            async with contextlib.aclosing(writer.events()) as events:
                 async for shown in events:
                     if shown["type"] == "response.in_progress":
                         await in_thread(server.store.update, owner, _KIND, response["id"], _begin)
-                    if shown["type"] in ("response.completed", "response.incomplete", "response.failed"):
+                    if shown["type"] in _LAST:
                         await _keep(server, owner, writer.response, body, given, background=True)
                     await live.tell(shown)
-            finally:
-                await events.aclose()
         finally:
             await live.tell(None)
             asyncio.get_running_loop().call_later(60, server.live.pop, response["id"], None)
