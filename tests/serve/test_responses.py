@@ -206,6 +206,7 @@ def test_a_background_response_can_be_cancelled(client: OpenAI, running: Running
 def test_a_response_that_is_left_at_its_first_event_stops_the_engine(running: Running) -> None:
     served = running.models.get("tiny", "")
     assert running.idle()
+    before = running.engine_tokens
 
     async def leave_early() -> bool:
         caller = Caller("", {"started": 0.0}, Metrics(), lambda owner, tokens: None)
@@ -216,7 +217,8 @@ def test_a_response_that_is_left_at_its_first_event_stops_the_engine(running: Ru
         await events.aclose()
         return busy
 
-    assert asyncio.run(leave_early()) and running.idle(0.5)
+    assert asyncio.run(leave_early()) and running.idle()
+    assert running.engine_tokens - before < 450
 
 
 def test_what_is_too_long_is_refused_or_shortened_as_asked(client: OpenAI) -> None:
