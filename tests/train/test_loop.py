@@ -115,6 +115,7 @@ def test_it_learns_and_tells_each_step_once() -> None:
         "step",
         "tokens",
         "loss",
+        "accuracy",
         "grad_norm",
         "rate",
         "tokens_per_second",

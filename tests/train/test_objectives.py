@@ -37,7 +37,7 @@ def test_loss_and_gradients_are_torchs(z_loss: float, chunk_bytes: int, monkeypa
     head = torch.randn(50, 16, generator=dice, requires_grad=True)
     targets = torch.randint(50, (3, 50), generator=dice)
     weights = (torch.rand(3, 50, generator=dice) > 0.3).float() * torch.rand(3, 50, generator=dice)
-    loss, nats = next_token(hidden, head, targets, weights, z_loss)
+    loss, (nats, _) = next_token(hidden, head, targets, weights, z_loss)
     found = torch.autograd.grad(loss * 0.25, (hidden, head))
     logits = hidden @ head.T
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none") * weights.flatten()
@@ -54,7 +54,7 @@ def test_loss_and_gradients_are_torchs(z_loss: float, chunk_bytes: int, monkeypa
 
 def test_rows_without_weight_count_for_nothing() -> None:
     hidden, head = torch.randn(1, 8, 16, requires_grad=True), torch.randn(20, 16)
-    loss, nats = next_token(hidden, head, torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8))
+    loss, (nats, _) = next_token(hidden, head, torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8))
     loss.backward()
     assert loss.item() == nats.item() == 0 and hidden.grad is not None and not hidden.grad.any()
 
@@ -64,7 +64,7 @@ def test_very_large_logits_stay_finite() -> None:
         torch.full((1, 4, 8), 60.0, requires_grad=True),
         torch.cat([torch.ones(1, 8), -torch.ones(9, 8)]).requires_grad_(),
     )
-    loss, nats = next_token(hidden, head, torch.tensor([[0, 1, 2, 3]]), torch.ones(1, 4), 1e-4)
+    loss, (nats, _) = next_token(hidden, head, torch.tensor([[0, 1, 2, 3]]), torch.ones(1, 4), 1e-4)
     loss.backward()
     assert loss.isfinite() and nats.item() == pytest.approx(3 * 960) and head.grad is not None and head.grad.isfinite().all()
 

@@ -60,7 +60,7 @@ class Gradients:
         """Adds the gradient of the mean loss over `learned` tokens, those of the whole batch over all processes.
 
         Returns:
-            The sum of cross-entropies of this process's rows in nats, float64.
+            (2,) float64 of this process's rows, as `next_token`: the sum of cross-entropies in nats, and right guesses.
         """
         rows, workers = len(batch.ids), len(self.objectives)
         if self.pool is None:
@@ -70,13 +70,13 @@ class Gradients:
             self.pool.submit(self._work, objective, batch, share, learned)
             for objective, share in zip(self.objectives, shares, strict=True)
         ]
-        nats = torch.stack([job.result() for job in jobs]).sum()
+        sums = torch.stack([job.result() for job in jobs]).sum(0)
         for twin in self.objectives[1:]:
             for parameter, copy in zip(self.objectives[0].parameters(), twin.parameters(), strict=True):
                 if copy.grad is not None:
                     parameter.grad = copy.grad if parameter.grad is None else parameter.grad.add_(copy.grad)
                     copy.grad = copy.grad.zero_() if self.accumulates else None
-        return nats
+        return sums
 
     def clear(self) -> None:
         """Forgets the gradients. What micro-batches are added up in stays where it is: made anew among the activations, it would
@@ -95,7 +95,7 @@ class Gradients:
 
     def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
         """One worker's rows, micro-batch by micro-batch."""
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         length = batch.ids.shape[1] - 1
         micro_rows = len(share) if self.micro_tokens is None else max(1, self.micro_tokens // length)
         for start in share[::micro_rows] if share else ():
@@ -108,8 +108,8 @@ class Gradients:
                 loss, part = objective(ids, weights, mask)
                 # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
                 (loss * (self.world.size / max(learned, 1.0))).backward()
-            nats += part
-        return nats
+            sums += part
+        return sums
 
 
 def _twin(decoder: Decoder) -> Decoder:

@@ -47,7 +47,7 @@ class Job:
         recipe: resolved; nothing in `train` and `model` is None but what means "none".
         decoder: on its device, float32 weights.
         loader: gives this process's rows of each batch.
-        held_out: fixed validation batches, whole on process 0, for the evaluations in the loop.
+        held_out: fixed validation batches, whole on process 0, for the evaluations in the loop; none: nothing is evaluated.
         final_held_out: the same for the finished weights, usually more of them.
         token_bytes: (V,) int32, bytes of each id.
         machine: dtype, device, threads.
@@ -102,7 +102,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         start: the checkpoint to go on from; None: from the decoder's present weights.
 
     Returns:
-        The held-out loss of the final weights.
+        The held-out loss of the final weights; NaN where nothing is held out.
 
     Raises:
         UserError: the checkpoint belongs to another run.
@@ -128,12 +128,15 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
     def look(final: bool = False) -> Evaluation:
         synchronise(job.machine)
         begin = time.perf_counter()
-        found = Evaluation(0.0, 0.0, 0)
+        found = Evaluation(math.nan, math.nan, 0, math.nan)
+        rows = job.final_held_out if final else job.held_out
+        if not rows:
+            return found
         if world.first:
-            rows = job.final_held_out if final else job.held_out
             found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device)
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
-                 evaluated_tokens=found.tokens, final=final, seconds=time.perf_counter() - begin)  # fmt: skip
+                 accuracy=found.accuracy, evaluated_tokens=found.tokens, final=final,
+                 seconds=time.perf_counter() - begin)  # fmt: skip
         if job.sample is not None and world.first:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))
@@ -184,8 +187,8 @@ def _update(
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
     batch = job.loader.next().cut(context)
     learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
-    nats = gradients.add(batch, learned)
-    loss = float(world.sum(nats)) / max(learned, 1.0)
+    nats, right = world.sum(gradients.add(batch, learned)).tolist()
+    loss = nats / max(learned, 1.0)
     parameters = [p for p in job.decoder.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
     finite = math.isfinite(loss) and math.isfinite(norm)
@@ -207,7 +210,8 @@ def _update(
     progress.seconds += seconds
     speed = batch.tokens / seconds
     flops = speed * job.decoder.config.flops_per_token(context)
-    job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
+    job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, accuracy=right / max(learned, 1.0),
+             grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
              tokens_per_second=speed, seconds=progress.seconds, skipped=int(skip),
              peak_share=flops / (job.matmul_peak * world.size))  # fmt: skip
     if progress.skipped_in_a_row >= MOST_SKIPPED:

@@ -42,8 +42,7 @@ class _NextToken(torch.autograd.Function):
             head_low = F.pad(head_low, (0, 0, 0, padding))
         d_hidden = torch.empty_like(hidden) if learning else None
         d_head = head.new_zeros(head_low.shape) if learning else None
-        nats = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        penalty = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        nats, right, penalty = torch.zeros(3, dtype=torch.float64, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             x = hidden[start : start + chunk]
             weight = weights[start : start + chunk]
@@ -55,6 +54,7 @@ class _NextToken(torch.autograd.Function):
             # The most likely token's probability is at least 1/V, so its logarithm is always finite.
             normaliser = top - probabilities.amax(-1).log()
             nats += ((normaliser - aimed) * weight).sum(dtype=torch.float64)
+            right += ((aimed == top) * weight).sum(dtype=torch.float64)
             penalty += (normaliser.square() * weight).sum(dtype=torch.float64)
             if d_hidden is None or d_head is None:
                 continue
@@ -67,8 +67,9 @@ class _NextToken(torch.autograd.Function):
             else:
                 d_head += torch.mm(slope.t(), x)
         ctx.save_for_backward(d_hidden, None if d_head is None else d_head[:V])
-        ctx.mark_non_differentiable(nats)
-        return (nats + z_loss * penalty).float(), nats
+        sums = torch.stack((nats, right))
+        ctx.mark_non_differentiable(sums)
+        return (nats + z_loss * penalty).float(), sums
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -87,12 +88,13 @@ def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
         z_loss: factor of the penalty.
 
     Returns:
-        The sum to differentiate (a float32 scalar) and the sum of cross-entropies alone, in nats (float64, no gradient).
+        The sum to differentiate (a float32 scalar), and (2,) float64 without gradient: the sum of cross-entropies alone in nats,
+        and the weights of the targets that were the likeliest token.
     """
     # Weights ask for a gradient even where none is taken, and it costs twice what the loss does.
     learning = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
-    loss, nats = _NextToken.apply(hidden.flatten(0, 1), head, targets.flatten(), weights.flatten(), z_loss, learning)
-    return loss, nats
+    loss, sums = _NextToken.apply(hidden.flatten(0, 1), head, targets.flatten(), weights.flatten(), z_loss, learning)
+    return loss, sums
 
 
 class NextToken(nn.Module):
@@ -134,11 +136,13 @@ def document_mask(documents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes (NaN: none have any)."""
+    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes (NaN: none have any);
+    `accuracy` is the share of learned tokens that were the likeliest."""
 
     loss: float
     bits_per_byte: float
     tokens: int
+    accuracy: float
 
 
 @torch.no_grad()
@@ -152,7 +156,7 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         device: where the decoder is.
     """
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
-    nats = byte_nats = 0.0
+    nats = byte_nats = right = 0.0
     tokens = byte_count = 0
     for batch in batches:
         ids, learn = torch.as_tensor(batch.ids), torch.as_tensor(batch.learn)
@@ -160,12 +164,12 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         hidden = decoder(ids[:, :-1].to(device), mask)
         target_bytes = lengths[ids[:, 1:]] * learn
         targets = ids[:, 1:].to(device)
-        everywhere = float(next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1])
+        everywhere, hits = next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1].tolist()
         # The few learned tokens without bytes are computed once more, rather than all that have some.
         bare = (learn & (target_bytes == 0)).to(device)
         ones = torch.ones(1, int(bare.sum()), device=device)
         on_bare = next_token(hidden[bare][None], decoder.head_weight, targets[bare][None], ones)[1]
-        nats, byte_nats = nats + everywhere, byte_nats + everywhere - float(on_bare)
+        nats, byte_nats, right = nats + everywhere, byte_nats + everywhere - float(on_bare[0]), right + hits
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
     bits_per_byte = byte_nats / math.log(2) / byte_count if byte_count else math.nan
-    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens)
+    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens, right / max(tokens, 1))
