@@ -22,7 +22,7 @@ from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
 from tessera.serve.store import new_id
 from tessera.serve.streams import DONE, EventStream, event
-from tessera.tokens.chat import Message, ToolCall
+from tessera.tokens.chat import NO_ARGUMENTS, Message, ToolCall
 
 router = APIRouter()
 
@@ -72,7 +72,7 @@ class Function(Part):
 
     name: Name
     description: str = ""
-    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    parameters: dict[str, Any] = NO_ARGUMENTS
     strict: bool = False
 
 

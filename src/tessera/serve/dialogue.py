@@ -61,7 +61,7 @@ def prompt_ids(served: Served, conversation: Sequence[Message], tools: Sequence[
         ApiError: 400, the conversation is not one.
     """
     if tools:
-        conversation = (Message("system", _describe(tools)), *conversation)
+        conversation = (chat.describe_tools(map(vars, tools)), *conversation)
     try:
         if served.tuned:
             document = chat.render(conversation, add_generation_prompt=True)
@@ -146,10 +146,3 @@ def _plays(served: Served, name: str, spoken: frozenset[str]) -> bool:
 
 def _json(schema: dict[str, Any] | bool) -> str:
     return Grammars.json_rule(schema if isinstance(schema, dict) else {} if schema else {"not": {}})
-
-
-def _describe(tools: Sequence[Tool]) -> str:
-    lines = [
-        json.dumps({"name": t.name, "description": t.description, "parameters": t.parameters}, ensure_ascii=False) for t in tools
-    ]
-    return "Tools:\n" + "\n".join(lines)

@@ -21,6 +21,8 @@ from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+"""JSON schema of the arguments of a function that says nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,25 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Only the assistant's may carry `reasoning` and `tool_calls`; a `tool` turn is the result of a call."""
+    """One turn. Only the assistant's may carry `reasoning` and `tool_calls`; a `tool` turn is the result of a call.
+
+    `learn` counts for the assistant's turns: False if it is only read.
+    """
 
     role: str
     content: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    learn: bool = True
 
 
 def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
     """Messages as the OpenAI API and chat data sets write them.
 
     Args:
-        messages: `role`, `content` (text or None), and for the assistant `reasoning_content` or `reasoning`, and `tool_calls` of
-            `{"function": {"name", "arguments"}}` or `{"name", "arguments"}`; arguments are JSON text or data.
+        messages: `role`, `content` (text, parts of the type text, or None), and for the assistant `reasoning_content` or
+            `reasoning`, `weight` (0: not learned from), and `tool_calls` of `{"function": {"name", "arguments"}}` or
+            `{"name", "arguments"}`; arguments are JSON text or data.
 
     Raises:
         UserError: not of that form.
@@ -55,12 +62,15 @@ def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise UserError(f"message {i} is not an object with a role and content.")
-        content = message.get("content") or ""
+        content = _joined(message.get("content") or "")
         reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
         if not isinstance(content, str) or not isinstance(reasoning, str):
             raise UserError(f"message {i}: content and reasoning must be text.")
         calls = tuple(_read_call(call, i) for call in message.get("tool_calls") or ())
-        conversation.append(Message(str(message.get("role")), content, reasoning, calls))
+        weight = message.get("weight")
+        if weight not in (None, 0, 1) or (weight is not None and message.get("role") != "assistant"):
+            raise UserError(f"message {i}: weight is 0 or 1, and only the assistant's messages have one.")
+        conversation.append(Message(str(message.get("role")), content, reasoning, calls, weight != 0))
     return tuple(conversation)
 
 
@@ -74,12 +84,14 @@ def write(conversation: Iterable[Message]) -> list[dict[str, Any]]:
             if m.tool_calls
             else {}
         )
+        | ({} if m.learn else {"weight": 0})
         for m in conversation
     ]
 
 
 def render(conversation: Sequence[Message], add_generation_prompt: bool = False, source: str = "") -> Document:
-    """The document of a conversation; `learn` is True exactly on the assistant's words, calls and closing tokens.
+    """The document of a conversation; `learn` is True exactly on the assistant's words, calls and closing tokens, where its
+    message is to be learned from.
 
     Args:
         conversation: its turns, oldest first.
@@ -93,18 +105,32 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
     _check(conversation)
     segments: list[Segment] = []
     for message in conversation:
-        mine = message.role == "assistant"
+        mine = message.role == "assistant" and message.learn
         segments.append(Segment("control", f"<|{message.role}|>", learn=False))
         if message.reasoning:
-            segments += _marked("<|think|>", message.reasoning, "<|/think|>")
+            segments += _marked("<|think|>", message.reasoning, "<|/think|>", mine)
         if message.content:
             segments.append(Segment("text", message.content, learn=mine))
         for call in message.tool_calls:
-            segments += _marked("<|tool_call|>", _call_text(call), "<|/tool_call|>")
+            segments += _marked("<|tool_call|>", _call_text(call), "<|/tool_call|>", mine)
         segments.append(Segment("control", "<|end_turn|>", learn=mine))
     if add_generation_prompt:
         segments.append(Segment("control", "<|assistant|>", learn=False))
     return Document(tuple(segments), source)
+
+
+def describe_tools(tools: Iterable[Mapping[str, Any]]) -> Message:
+    """The turn, before all others, that tells the model which functions it may call.
+
+    Args:
+        tools: `name`, `description` and `parameters` (a JSON schema) of each; the latter two may be absent.
+    """
+    lines = ["Tools:"]
+    for tool in tools:
+        described = {"name": tool["name"], "description": tool.get("description") or ""}
+        described["parameters"] = NO_ARGUMENTS if tool.get("parameters") is None else tool["parameters"]
+        lines.append(json.dumps(described, ensure_ascii=False))
+    return Message("system", "\n".join(lines))
 
 
 def parse(document: Document) -> Message:
@@ -201,8 +227,16 @@ def _check(conversation: Sequence[Message]) -> None:
             called = bool(message.tool_calls)
 
 
-def _marked(opening: str, text: str, closing: str) -> list[Segment]:
-    return [Segment("control", opening), Segment("text", text), Segment("control", closing)]
+def _marked(opening: str, text: str, closing: str, learn: bool) -> list[Segment]:
+    return [Segment("control", opening, learn), Segment("text", text, learn), Segment("control", closing, learn)]
+
+
+def _joined(content: Any) -> Any:
+    """Content given in parts as one text, if all are text."""
+    if not isinstance(content, list):
+        return content
+    texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
+    return content if None in texts else "".join(map(str, texts))
 
 
 def _call_text(call: ToolCall) -> str:
