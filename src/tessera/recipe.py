@@ -48,14 +48,15 @@ class Data(Part):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """A list of sources; a plain string is short for one with only its `uri`."""
-    validation_fraction: float = Field(0.03, gt=0, lt=0.5)
-    """Share of the documents held out, chosen by the hash of each document."""
+    validation_fraction: float = Field(0.03, ge=0, lt=0.5)
+    """Share of the documents held out, chosen by the hash of each document; 0: one document, of examples to tune on none."""
     deduplicate: Literal["none", "exact", "near"] = "near"
     """Drop repeated documents: none; byte for byte; or also those whose MinHash similarity is above 0.8."""
     fill_in_the_middle: float = Field(0.0, ge=0, le=1)
     """Share of training documents turned into prefix-suffix-middle (arXiv 2207.14255), for completing code in place."""
-    packing: Literal["best_fit", "stream"] = "best_fit"
-    """`best_fit` packs whole documents into rows (arXiv 2404.10830); `stream` cuts one endless stream."""
+    packing: Literal["best_fit", "single", "stream"] = "best_fit"
+    """`best_fit` packs whole documents into rows (arXiv 2404.10830); `single` gives each a row of its own; `stream` cuts one
+    endless stream."""
     document_mask: bool = False
     """Let a token attend only within its own document; needed where packed samples have nothing to do with each other."""
     seed: Seed = 0
@@ -267,9 +268,14 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"recipe {name_or_path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe {name_or_path} is not a page of key: value.")
-    for override in overrides or []:
+    return assemble(tree, overrides or [], name_or_path)
+
+
+def assemble(tree: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+    """A recipe from plain data with `key=value` overrides; raises as `load`."""
+    for override in overrides:
         _apply(tree, override)
-    return validate(tree, name_or_path)
+    return validate(tree, where)
 
 
 def validate(tree: dict[str, Any], where: str) -> Recipe:

@@ -22,7 +22,9 @@ from tessera.errors import RunFailed, UserError, disk_full
 from tessera.recipe import Recipe
 
 _LOCK = ".lock"
-_BEFORE_TRAINING = frozenset({"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json"})
+_BEFORE_TRAINING = frozenset(
+    {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
+)
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
 

@@ -7,6 +7,7 @@ the same for any number of processes: each plans the whole batch and reads only 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,21 +143,25 @@ class Loader:
         self._targets, self._given = state["targets"], state["rows"]
 
 
-def validation_batches(shards: Shards, context: int, rows: int, max_tokens: int, document_mask: bool = False) -> list[Batch]:
+def validation_batches(
+    shards: Shards, context: int, rows: int, max_tokens: int, document_mask: bool = False, whole: bool = False
+) -> list[Batch]:
     """The same rows of the validation split every time: evenly spread over each source, in stored order.
 
     Args:
         context, rows: shape of the batches; the last one is filled with rows of padding.
         max_tokens: at most about so many targets; every source has at least one row, and its share of the rest.
+        whole: no document that fits into a row is cut in two, for the sake of which they are read in another order.
     """
     chosen: list[tuple[Tokens, Plan, int]] = []
     for source in shards.sources:
         tokens = source.validation
         if tokens.tokens < 2:
             continue
-        plan = in_order(tokens, context)
-        count = min(len(plan), max(1, int(max_tokens * tokens.tokens / shards.validation_tokens / context)))
-        chosen += [(tokens, plan, int(row)) for row in np.linspace(0, len(plan) - 1, count).round()]
+        plans = list(_all_whole(tokens, context)) if whole else [in_order(tokens, context)]
+        there = [(tokens, plan, row) for plan in plans for row in range(len(plan))]
+        count = min(len(there), max(1, int(max_tokens * tokens.tokens / shards.validation_tokens / context)))
+        chosen += [there[int(row)] for row in np.linspace(0, len(there) - 1, count).round()]
     batches = []
     for first in range(0, len(chosen), rows):
         part = chosen[first : first + rows]
@@ -171,18 +176,31 @@ def refuse_missing_rows(shards: Shards, data: recipe.Data, context: int, rows: i
     """Raises UserError where the `epochs` of the sources allow fewer batches than `steps`; arguments as of `Loader`."""
     if any(source.epochs is None for source in data.sources):
         return
-    loader = Loader(shards, data, context, rows, seed)
-    there = 0
-    for feed in loader._feeds:
-        while there < steps * rows and (plan := feed.packer.plan(feed.block)) is not None:
-            there += len(plan)
-            feed.block += 1
+    there = count_rows(shards, data, context, seed, steps * rows)
     # The last batch may be filled up with padding.
     if there <= (steps - 1) * rows:
         raise UserError(
             f"{steps:,} updates of {rows} rows need {steps * rows:,} rows and data.sources.epochs allow {there:,}; "
             f"raise the epochs, or spend less: {max(1, there // rows) * rows * context}tok."
         )
+
+
+def count_rows(shards: Shards, data: recipe.Data, context: int, seed: int, most: int) -> int:
+    """Rows that the `epochs` of the sources allow, counted until there are `most`; other arguments as of `Loader`."""
+    there = 0
+    for feed in Loader(shards, data, context, 1, seed)._feeds:
+        while there < most and (plan := feed.packer.plan(feed.block)) is not None:
+            there += len(plan)
+            feed.block += 1
+    return there
+
+
+def _all_whole(tokens: Tokens, context: int) -> Iterator[Plan]:
+    """One pass over a split in rows that cut no document which fits."""
+    packer, block = Packer(tokens, context, (0,), "best_fit", 1), 0
+    while (plan := packer.plan(block)) is not None:
+        yield plan
+        block += 1
 
 
 class _Feed:

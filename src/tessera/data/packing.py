@@ -15,6 +15,8 @@ import numpy as np
 
 from tessera.data.shards import Tokens
 
+Packing = Literal["best_fit", "single", "stream"]
+
 # Documents are shuffled over the whole epoch and packed in windows: memory and the wait for the next window stay bounded.
 _WINDOW_DOCUMENTS = 4096
 # A window of very short documents holds more of them, so that the last, unfilled row does not count.
@@ -51,19 +53,20 @@ class Packer:
         context: T.
         seed: what the shuffle depends on, besides the epoch.
         packing: `best_fit`: long documents are cut into full rows and a remainder; remainders and short documents share rows,
-            each put where the least room is left (arXiv 2404.10830). `stream`: shuffled documents end to end, cut at every T.
+            each put where the least room is left (arXiv 2404.10830). `single`: the same, but each in a row of its own. `stream`:
+            shuffled documents end to end, cut at every T.
         epochs: passes over the source, or None for no end.
     """
 
     tokens: Tokens
     context: int
     seed: tuple[int, ...]
-    packing: Literal["best_fit", "stream"]
+    packing: Packing
     epochs: float | None
 
     def plan(self, block: int) -> Plan | None:
         """The block's rows, or None past the end."""
-        return self._best_fit(block) if self.packing == "best_fit" else self._stream(block)
+        return self._stream(block) if self.packing == "stream" else self._whole(block)
 
     def _order(self, epoch: int) -> np.ndarray:
         return self._rng(0, epoch).permutation(len(self.tokens.offsets) - 1)
@@ -71,7 +74,7 @@ class Packer:
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([*self.seed, *purpose]))
 
-    def _best_fit(self, block: int) -> Plan | None:
+    def _whole(self, block: int) -> Plan | None:
         offsets, room = self.tokens.offsets, self.context + 1
         count = len(offsets) - 1
         window = max(_WINDOW_DOCUMENTS, _WINDOW_ROWS * room * count // max(1, len(self.tokens.ids)))
@@ -87,7 +90,8 @@ class Packer:
         row_of = np.empty(len(starts), np.int64)
         full = lengths == room
         row_of[full] = np.arange(full.sum())
-        row_of[~full] = full.sum() + _fit(lengths[~full], room)
+        rest = lengths[~full]
+        row_of[~full] = full.sum() + (_fit(rest, room) if self.packing == "best_fit" else np.arange(len(rest)))
         rng = self._rng(1, epoch, part)
         # Rows in any order, so that one document's rows do not come one after the other; within a row too, or the long
         # stretch would always be first.

@@ -8,6 +8,7 @@ went into it and is reused as it stands.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from tessera.data.corpus import Corpus
 from tessera.data.folders import aside, publish, read_manifest
 from tessera.data.shapes import fill_in_the_middle, pieces
 from tessera.errors import UserError
-from tessera.tokens.document import Document
+from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
 
 # Part of the name: token files of another layout are not found.
@@ -37,7 +38,8 @@ class Tokens:
 
     Args:
         ids: (N,) uint16 or uint32, memory-mapped.
-        offsets: (documents + 1,) int64; document i is ids[offsets[i]:offsets[i + 1]] and ends with `<|endoftext|>`.
+        offsets: (documents + 1,) int64; document i is ids[offsets[i]:offsets[i + 1]] and ends with `<|endoftext|>`, where no
+            other token closes it.
         learn: (N,) bool, or None where every token is learned.
     """
 
@@ -125,6 +127,37 @@ def tokenise(
     shards = open_shards(target)
     say(f"tokens: {shards.train_tokens:,} for training, {shards.validation_tokens:,} held out")
     return shards
+
+
+def write_records(
+    target: Path, uri: str, train: Iterable[TokenRecord], validation: Iterable[TokenRecord], vocabulary: Vocabulary
+) -> Shards:
+    """Writes sequences that have their ids already, as they are, into a folder of their own.
+
+    Args:
+        target: the folder; what is there already is replaced.
+        uri: where they came from.
+    """
+    dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+    folder = target.with_name(f".{target.name}")
+    for left in (folder, target):
+        shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(parents=True)
+    digest = hashlib.blake2b(f"{_LAYOUT} {vocabulary.hash}".encode(), digest_size=16)
+    for split, records in (("train", train), ("validation", validation)):
+        lengths = [0]
+        with (folder / f"0-{split}.ids").open("wb") as ids_file, (folder / f"0-{split}.learn").open("wb") as learn_file:
+            for record in records:
+                parts = record.ids.astype(dtype).tobytes(), record.learn.tobytes()
+                for file, part in zip((ids_file, learn_file), parts, strict=True):
+                    file.write(part)
+                    digest.update(part)
+                lengths.append(len(record))
+        np.cumsum(lengths).tofile(folder / f"0-{split}.offsets")
+        digest.update(np.array(lengths).tobytes())
+    manifest = {"hash": digest.hexdigest(), "sources": [uri], "dtype": dtype.name, "pad_id": vocabulary.pad_id}
+    publish(folder, target, manifest)
+    return open_shards(target)
 
 
 def open_shards(folder: Path) -> Shards:

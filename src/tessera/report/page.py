@@ -130,8 +130,11 @@ def read_run(run_folder: Path) -> RunRecord:
 
 def _headline(run: RunRecord) -> str:
     last, measured = run.steps[-1] if run.steps else {}, run.evaluations[-1] if run.evaluations else {}
-    planned, done = _number(_mapping(run.recipe.get("train")), "tokens"), _number(last, "tokens")
-    if done >= planned * 0.99:
+    settings, done = _mapping(run.recipe.get("train")), _number(last, "tokens")
+    planned = _number(settings, "tokens")
+    # Where rows are filled up with padding, the last step comes before the last token.
+    batch_tokens = _number(settings, "batch_rows") * _number(settings, "context")
+    if done >= planned * 0.99 or _number(last, "step") * batch_tokens >= planned:
         status = '<span class="status">finished</span>'
     elif planned > 0 and math.isfinite(done):
         status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
@@ -292,11 +295,14 @@ def _next(run: RunRecord) -> str:
     folder = shlex.quote(str(run.folder))
     prompts = _items(_mapping(run.recipe.get("train")).get("sample_prompts"))
     prompt = next((str(p).splitlines()[0] for p in prompts if str(p).strip()), "Once upon a time")
+    resumed = f"tessera train {shlex.quote(_name(run))}"
+    if "asked" in run.about:
+        resumed = "tessera posttrain sft"
     rows = [
         (f"tessera generate {folder} {shlex.quote(prompt)}", "continue a text"),
         (f"tessera chat {folder}", "talk to it in the terminal"),
         (f"tessera eval {folder}", "measure it"),
-        (f"tessera train {shlex.quote(_name(run))} --out {folder} --resume", "go on where the run stopped"),
+        (f"{resumed} --out {folder} --resume", "go on where the run stopped"),
     ]
     table = _table(("", ""), [(f"<code>{escape(command)}</code>", what) for command, what in rows])
     weights = f"<code>{escape(str(run.folder / 'model'))}</code>"

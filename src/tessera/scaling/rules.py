@@ -232,7 +232,7 @@ def _best(recipe: Recipe, facts: Facts, tokens_for: Any, why: str) -> tuple[int,
             best = (distance, int(tokens), shape, text, why)
     assert best is not None
     _, tokens, shape, text, why = best
-    if tokens < 20 * shape.context:
+    if recipe.train.tokens is None and tokens < 20 * shape.context:
         raise UserError(f"a budget of {recipe.budget} buys {tokens:,} tokens, too few to train anything; give more.")
     return tokens, shape, text, why
 

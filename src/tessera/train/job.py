@@ -82,7 +82,8 @@ def assemble(
     context, data = settings.context, recipe.data
 
     def held_out(tokens: int) -> list[Any]:
-        return validation_batches(shards, context, rows, tokens, data.document_mask)
+        # Documents that know nothing of each other are not worth much without their beginning.
+        return validation_batches(shards, context, rows, tokens, data.document_mask, whole=data.document_mask)
 
     return Job(
         recipe=recipe,
