@@ -30,6 +30,8 @@ app = typer.Typer(
 
 tokenizers = typer.Typer(help="Train a tokenizer by itself, or look at one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tokenizers, name="tokenizer")
+posttrain = typer.Typer(help="Tune a model that is trained already.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(posttrain, name="posttrain")
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
 BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok; $20. Instead of the recipe's.")]
@@ -238,6 +240,35 @@ def fit(
     run(runs, tuple(target or ()), targets, where, form, loss, level, as_json)
 
 
+@posttrain.command()
+def sft(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
+    validation: Annotated[str | None, typer.Option(help="File of examples to measure on.")] = None,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Without such a file: share of the examples that is held out; 0: none.  [default: 0.05]")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples; by default 3, more where they are few.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; by default so many as leave 200 updates.")] = None,
+    rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the rules.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-sft.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+) -> None:
+    """Supervised tuning: teach a model to answer like examples."""
+    _stop_in_words()
+    from tessera.commands.posttrain import supervised as run
+
+    asked = {
+        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
+        "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "seed": seed,
+        "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run({name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
 @tokenizers.command("train")
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
@@ -317,9 +348,9 @@ def _stop_in_words() -> None:
 
 
 def _same_command(resumable: bool) -> str:
-    """What the person typed, with --resume where `train` takes it."""
+    """What the person typed, with --resume where the command takes it."""
     words = ["tessera", *sys.argv[1:]]
-    if resumable and sys.argv[1] == "train" and "--resume" not in words:
+    if resumable and sys.argv[1] in ("train", "posttrain") and "--resume" not in words:
         words.append("--resume")
     return shlex.join(words)
 

@@ -55,8 +55,8 @@ from tessera.report import write_report
 from tessera.run import RunFolder, cache_folder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import checkpoint, loop, parallel, speed
-from tessera.train.job import assemble
+from tessera.train import loop, parallel, speed
+from tessera.train.launch import launch as run
 
 Say = Callable[[str], None]
 
@@ -339,26 +339,9 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     recipe, info = folder.recipe, folder.info
     if not info:
         raise UserError(f"{path} was not prepared to the end (no run.json); start it again without --resume.")
-    facts = info["machine"]
-    # A resumed run computes as it began: the stored thread count, dtype and compile choice, nothing measured again.
-    machine = devices.detect(facts["dtype"], facts["threads"])
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
-    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume and world.first else None
-    start = world.share(start)
     steps = loop.total_steps(recipe)
-    if start is not None and start.step == steps and folder.model.is_dir():
-        if world.first:
-            conclude(folder, ingredients_of(recipe, vocabulary, shards))
-            say(f"the run is finished: model {folder.model}, report {write_report(path)}")
-        return
-    if world.first:
-        checkpoint.set_aside(folder.checkpoints, start)
-        folder.forget_after(start.step if start else 0)
-        if resume:
-            text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
-            folder.record({"event": "note", "step": start.step if start else 0, "text": text})
-            say(text)
     watch = BandWatch(steps, (seal.read(path) or {}).get("band", []))
     live = LiveLine(steps, watch)
 
@@ -367,22 +350,21 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
             folder.record(note)
             live(note)
 
-    observers: list[loop.Observer] = [folder.record, live, notice] if world.first else []
-    if world.first and (tracking := tracker(recipe.train.track, path, recipe.name)):
-        observers.append(tracking)
-    if world.first:
+    def observers() -> list[loop.Observer]:
         launched(path)
-    job = assemble(folder, machine, vocabulary, shards, world, observers)
+        tracking = tracker(recipe.train.track, path, recipe.name)
+        return [folder.record, live, notice, *([tracking] if tracking else [])]
+
     try:
-        result = loop.train(job, start)
+        result = run(folder, vocabulary, shards, world, resume, observers, say)
     finally:
         live.close()
     if world.first:
-        special = _special(info, vocabulary)
-        context = job.decoder.config.context
-        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, context))
         verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards))
         report = write_report(path)
+        if result is None:
+            say(f"the run is finished: model {folder.model}, report {report}")
+            return
         losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
         if verdict is not None:
@@ -530,12 +512,6 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
             )
     world.barrier()
     return open_shards(folder)
-
-
-def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
-    """Ids for the config files; a model to go on from keeps its own, which say whether it ends its turns."""
-    own = weights.SpecialIds() if info["init"] is None else weights.read_special(info["init"])
-    return weights.SpecialIds(own.begin, own.end or (vocabulary.end_id,), vocabulary.pad_id if own.pad is None else own.pad)
 
 
 def commit() -> str | None:

@@ -1,0 +1,90 @@
+"""`tessera posttrain`: from a trained model and examples to a tuned one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tessera.commands.live import LiveLine, check_tracker, tracker
+from tessera.commands.train import say
+from tessera.errors import Interrupted, UserError
+from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
+from tessera.report import write_report
+from tessera.run import RunFolder, disk_may_be_full
+from tessera.train import loop
+
+
+def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Tunes a model on examples; returns the run's folder.
+
+    Args:
+        wanted: fields of `Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-sft`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError: anything that the person can set right.
+        RunFailed: the disk is full, or too many steps in a row were useless.
+        Interrupted: a signal asked to stop.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("tuning runs in one process so far; start it without torchrun.")
+    if missing := [name for name in ("model", "data") if name not in wanted]:
+        if not resume:
+            raise UserError(f"--{missing[0]} is missing; give --model, a trained model, and --data, a file of examples.")
+        if out is None:
+            raise UserError("--resume needs to know the run: give its --out, or --model as it was given then.")
+    path = Path(out or f"runs/{_name(wanted['model'])}-sft")
+    try:
+        with disk_may_be_full(path):
+            if resume:
+                _refuse_changes(wanted, RunFolder.open(path))
+            else:
+                prepare(Wish(**wanted), path, say)
+            _tune(path, resume)
+    except Interrupted as stop:
+        raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
+    return path
+
+
+def _tune(path: Path, resume: bool) -> None:
+    """The run itself, and what is said of it."""
+    recipe = RunFolder.open(path).recipe
+    check_tracker(recipe.train.track)
+    live = LiveLine(loop.total_steps(recipe))
+
+    def observers(folder: RunFolder) -> list[loop.Observer]:
+        tracking = tracker(recipe.train.track, path, recipe.name)
+        return [live, *([tracking] if tracking else [])]
+
+    try:
+        result = tune(path, resume, observers, say)
+    finally:
+        live.close()
+    report = write_report(path)
+    if result is not None and not math.isnan(result.loss):
+        right = f"{result.accuracy:.1%} of {result.tokens:,} tokens right"
+        say(f"held-out loss {result.loss:.4f} nats per token, {right}")
+    say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {report}")
+
+
+def _refuse_changes(wanted: Mapping[str, Any], folder: RunFolder) -> None:
+    """A resumed run goes on as it began."""
+    refuse_unprepared(folder)
+    before = asked(folder)
+    for name, value in wanted.items():
+        if (kept := getattr(before, name)) != value:
+            option = "set" if name == "settings" else name.replace("_", "-")
+            raise UserError(
+                f"--{option} is {value} here and {kept} in the run at {folder.path}; leave it as it was, "
+                "or start a new run with another --out."
+            )
+
+
+def _name(model: str) -> str:
+    """Of a model's folder; a run's model goes by the name of the run."""
+    folder = Path(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name

@@ -1,0 +1,355 @@
+"""Supervised tuning: a model's folder and a file of examples -> a model that answers like them.
+
+`prepare` reads the examples, turns them into token files, derives every setting and writes all of it into a run's folder, in
+the form that pre-training has; `tune` trains what stands there, with the same loop. Conversations share rows but see nothing of
+each other; only what the assistant writes is learned; the loss is averaged over the learned tokens of the whole batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tessera
+from tessera import device as devices
+from tessera import recipe as recipes
+from tessera.data.loader import count_rows
+from tessera.data.shards import Shards, open_shards, write_records
+from tessera.device import Machine
+from tessera.errors import UserError
+from tessera.model import weights
+from tessera.model.decoder import DecoderConfig
+from tessera.posttrain.examples import Checked, check, read_examples
+from tessera.recipe import Budget, Recipe
+from tessera.run import RunFolder, write_text
+from tessera.scaling import rules
+from tessera.scaling.rules import Derived
+from tessera.tokens.document import TokenRecord
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train import loop, speed
+from tessera.train.launch import launch
+from tessera.train.objectives import Evaluation
+from tessera.train.parallel import World
+
+RATE_SHARE = 0.3
+"""Rates of tuning as a part of those of pre-training (docs/LOG.md, 2026-11-25, "Tuning")."""
+EPOCHS, LEAST_SEEN, MOST_SEEN, MOST_EPOCHS = 3, 100, 25_000, 25
+"""Three passes; more over few examples and fewer over many (OpenAI's cookbook, "Data preparation for chat model fine-tuning")."""
+UPDATES, MOST_BATCH = 200, 64
+"""A batch is as large as leaves this many updates, up to so many examples."""
+VALIDATION_SHARE = 0.05
+_ROWS_OF = 64
+_MOST_FINAL_TOKENS = 1 << 20
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody asks for; None: a rule decides.
+
+    Args:
+        model: a run's folder or a Hugging Face folder.
+        data: file of examples.
+        validation: file of examples to measure on.
+        validation_share: without such a file, this share of `data` is held out, at least one example; 0: none.
+        budget: time, FLOPs or tokens, instead of epochs.
+        epochs: passes over the examples.
+        batch_size: examples in a batch.
+        rate_multiplier: times the learning rates of the rules.
+        seed: of the order of the examples and of what is held out.
+        settings: `key=value` of the recipe.
+    """
+
+    model: str
+    data: str
+    validation: str | None = None
+    validation_share: float = VALIDATION_SHARE
+    budget: str | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    rate_multiplier: float | None = None
+    seed: int = 0
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.epochs is not None:
+            raise UserError("give --budget or --epochs: either says how long to train.")
+        for name, value in (("epochs", self.epochs), ("batch-size", self.batch_size), ("rate-multiplier", self.rate_multiplier)):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} {value:g} must be positive.")
+        if not 0 <= self.validation_share < 0.5:
+            raise UserError(f"--validation-share {self.validation_share:g} must be at least 0 and below 0.5.")
+
+
+def prepare(wish: Wish, path: Path, say: Say) -> None:
+    """Everything before the first step, written into a new run's folder.
+
+    Raises:
+        UserError: no such model or file, a line that is not an example, no example that fits, settings out of range.
+    """
+    begin = time.monotonic()
+    RunFolder.refuse_occupied(path)
+    model = weights.resolve_model(wish.model)
+    shape = weights.read_config(model)
+    vocabulary = Vocabulary.load(model, shape.vocab_size)
+    intent = _intent(wish, path.name)
+    budget = _budget(wish, intent)
+    checked = check(Path(wish.data))
+    held_out = None if wish.validation is None else check(Path(wish.validation))
+    machine = devices.detect(intent.train.precision, intent.train.threads)
+    peak = devices.matmul_peak(machine, seconds=0.2)
+    # A model whose turns are not ours would have to learn ours from nothing.
+    if checked.dialogue and "<|user|>" not in vocabulary.controls:
+        raise UserError(f"{model} has no tokens for the turns of a conversation; give examples with prompt and completion.")
+
+    folder = RunFolder.create(path, intent)
+    longest = min(shape.context, intent.train.context or shape.context) + 1
+    reader = _Reader(vocabulary, longest)
+    hidden = _held_out(checked, wish) if held_out is None else frozenset()
+    train = reader.records(wish.data, lambda digest: digest not in hidden)
+    if wish.validation is None:
+        validation = reader.records(wish.data, lambda digest: digest in hidden) if hidden else iter(())
+    else:
+        validation = reader.records(wish.validation)
+    uri = f"chat:{Path(wish.data).resolve()}"
+    shards = write_records(path / "tokens", uri, train, validation, vocabulary)
+    examples = {split: len(getattr(shards.sources[0], split).offsets) - 1 for split in ("train", "validation")}
+    if left := len(reader.left_out):
+        say(f"{left:,} of {sum(examples.values()) + left:,} examples are longer than {longest:,} tokens and are left out")
+    if not examples["train"]:
+        raise UserError(f"every example in {wish.data} is longer than the {longest:,} tokens that fit; shorten them.")
+    say(
+        f"{examples['train']:,} examples of {shards.train_tokens:,} tokens, {_learned(shards):,} of them to be learned; "
+        f"{examples['validation']:,} held out"
+    )
+    planned = _plan(wish, intent, budget, shape, shards, machine, peak)
+    write_text(path / "recipe.yaml", planned.recipe.to_yaml())
+    vocabulary.save(path / "tokenizer", shape.context)
+    with open(path / "skipped.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in reader.left_out)
+    for item in planned.derived:
+        if item.name.startswith(("train.", "data.")):
+            say(f"  {item.name:<28} {_shown(item.value):>12}   {item.reason}")
+        folder.record({"event": "derived", **asdict(item)})
+    # Last: it says that the folder is prepared.
+    folder.write_info({
+        "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
+        "versions": {
+            "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
+        },
+        "machine": {
+            "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
+            "compiled": planned.recipe.train.compile,
+        },
+        "data": [{
+            "uri": uri, "documents": sum(examples.values()), "bytes": Path(wish.data).stat().st_size, "skipped": left,
+            "exact_duplicates": 0, "near_duplicates": 0,
+        }],
+        "init": str(model.resolve()),
+        "dialogue": checked.dialogue,
+        "asked": asdict(wish),
+        "examples": {**examples, "left_out": left},
+        "parameters": shape.parameters,
+        "matmul_parameters": shape.matmul_parameters,
+        "prepared_seconds": time.monotonic() - begin,
+    })  # fmt: skip
+    folder.unlock()
+
+
+def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say) -> Evaluation | None:
+    """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
+
+    Args:
+        observers: makes those that are told the events, besides the folder's own record.
+
+    Returns:
+        The held-out loss, NaN where nothing is held out; None where the run was finished already.
+
+    Raises:
+        UserError: no prepared run of this kind; another process trains in the folder.
+        RunFailed, Interrupted: as `train.loop`.
+    """
+    folder = RunFolder.open(path)
+    folder.lock()
+    refuse_unprepared(folder)
+    vocabulary, shards = Vocabulary.load(path / "tokenizer"), open_shards(path / "tokens")
+    return launch(folder, vocabulary, shards, World(), resume, lambda: [folder.record, *observers(folder)], say)
+
+
+def refuse_unprepared(folder: RunFolder) -> None:
+    """Raises UserError where a folder holds no tuning run that was prepared to the end."""
+    if not folder.info:
+        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
+    if "asked" not in folder.info:
+        raise UserError(f"{folder.path} is no tuning run; go on with it by tessera train.")
+
+
+def asked(folder: RunFolder) -> Wish:
+    """What a prepared run was asked for."""
+    wish: dict[str, Any] = folder.info["asked"]
+    return Wish(**wish | {"settings": tuple(wish["settings"])})
+
+
+@dataclass
+class _Reader:
+    """Examples -> records.
+
+    Args:
+        vocabulary: of the model.
+        longest: ids that a row holds; a longer example would lose its end or its beginning, so it is left out.
+    """
+
+    vocabulary: Vocabulary
+    longest: int
+
+    def __post_init__(self) -> None:
+        self.left_out: list[dict[str, str]] = []
+
+    def records(self, path: str, wanted: Callable[[int], bool] = lambda digest: True) -> Iterator[TokenRecord]:
+        for example in read_examples(Path(path)):
+            if not wanted(example.digest):
+                continue
+            record = self.vocabulary.encode(example.document)
+            if len(record) > self.longest:
+                reason = f"{len(record):,} tokens, more than {self.longest:,}"
+                self.left_out.append({"path": f"{path}, line {example.line}", "reason": reason})
+            else:
+                yield record
+
+
+def _intent(wish: Wish, name: str) -> Recipe:
+    """The recipe before the rules."""
+    source = {"uri": f"chat:{Path(wish.data).resolve()}", "epochs": wish.epochs}
+    data = {"sources": [source], "document_mask": True, "deduplicate": "none", "validation_fraction": wish.validation_share}
+    tree = {
+        "name": name,
+        "summary": f"{Path(wish.model).name}, tuned on {Path(wish.data).name}.",
+        "data": data | {"seed": wish.seed},
+    }
+    tree["train"] = {"seed": wish.seed}
+    return recipes.assemble(tree, list(wish.settings), "of the tuning")
+
+
+def _budget(wish: Wish, intent: Recipe) -> Budget | None:
+    """What --budget says; None: epochs count."""
+    if wish.budget is None:
+        return None
+    try:
+        budget = Budget.parse(wish.budget)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+    if budget.dollars is None:
+        return budget
+    if intent.price_per_hour is None:
+        raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
+    return Budget(seconds=budget.dollars / intent.price_per_hour * 3600)
+
+
+def _held_out(checked: Checked, wish: Wish) -> Collection[int]:
+    """Digests of the examples to hold out: the smallest, so that one that is there twice is never on both sides."""
+    order = sorted(set(checked.digests), key=lambda digest: digest ^ (wish.seed * 0x9E3779B97F4A7C15) % 2**64)
+    if not wish.validation_share or len(order) < 2:
+        return frozenset()
+    return frozenset(order[: max(1, round(wish.validation_share * len(order)))])
+
+
+def _learned(shards: Shards) -> int:
+    learn = shards.sources[0].train.learn
+    return shards.train_tokens if learn is None else int(learn.sum())
+
+
+def _plan(
+    wish: Wish, intent: Recipe, budget: Budget | None, shape: DecoderConfig, shards: Shards, machine: Machine, peak: float
+) -> rules.Plan:
+    """Every setting with its reason: first those that examples ask for, then the rules of pre-training for the rest."""
+    said: dict[str, Derived] = {}
+    train: dict[str, Any] = {}
+
+    def choose(key: str, value: Any, reason: str) -> Any:
+        given = getattr(intent.train, key)
+        if given is None:
+            said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
+        train[key] = value if given is None else given
+        return train[key]
+
+    tokens, data = shards.sources[0].train, intent.data
+    lengths = np.diff(tokens.offsets)
+    count = len(lengths)
+    longest = -(-(int(lengths.max()) - 1) // _ROWS_OF) * _ROWS_OF
+    context = choose("context", max(8, min(shape.context, longest)), f"the longest example, up to a multiple of {_ROWS_OF}")
+    choose("short_context", context, "whole rows from the first step on")
+    choose("compile", False, "pays only in long runs")
+
+    source = data.sources[0]
+    passes = source.epochs or min(MOST_EPOCHS, max(1, min(max(EPOCHS, LEAST_SEEN // count), MOST_SEEN // count)))
+    once = data.model_copy(update={"sources": (source.model_copy(update={"epochs": 1.0}),)})
+    per_row = count / count_rows(shards, once, context, intent.train.seed, 2**62)
+    size = wish.batch_size or max(1, min(MOST_BATCH, round(count * passes / UPDATES)))
+    packing, rows = data.packing, max(1, round(size / per_row))
+    if wish.batch_size is not None and wish.batch_size < per_row:
+        packing, rows = "single", size
+    per_batch = rows if packing == "single" else rows * per_row
+    rows = choose("batch_rows", rows, f"{per_batch:.3g} examples, which leaves about {UPDATES} updates where they are enough")
+    if wish.batch_size is not None and "train.batch_rows" in said:
+        reason = (
+            f"{per_batch:.3g} examples, {per_row:.3g} to a row" if packing != "single" else "each example in a row of its own"
+        )
+        said["train.batch_rows"] = Derived("train.batch_rows", rows, reason)
+    epochs = passes if budget is None else None
+    data = data.model_copy(update={"packing": packing, "sources": (source.model_copy(update={"epochs": epochs}),)})
+
+    def resolved(tokens: int, why: str) -> rules.Plan:
+        steps = max(1, math.ceil(tokens / (rows * context)))
+        choose("tokens", steps * rows * context, why)
+        warmup = choose("warmup_steps", min(10, steps // 10), "a tenth of the steps, at most ten")
+        choose("cooldown_steps", max(0, steps - warmup), "the rates fall from there to the end")
+        choose("final_tokens", max(1, min(_MOST_FINAL_TOKENS, shards.validation_tokens * 2)), "all that is held out")
+        page = intent.model_copy(update={"budget": f"{train['tokens']}tok", "data": data})
+        page = page.model_copy(update={"train": intent.train.model_copy(update=train)})
+        facts = rules.Facts(
+            None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
+        )
+        return rules.resolve(page, facts)
+
+    if budget is None:
+        every = count_rows(shards, data, context, intent.train.seed, 2**62)
+        planned = resolved(every * context, f"{passes:g} passes over {count:,} examples in {every:,} rows of {context}")
+    elif budget.tokens is not None or budget.flops is not None:
+        bought = budget.tokens or (budget.flops or 0) / replace(shape, context=context).flops_per_token(context)
+        planned = resolved(int(bought), f"the budget, {wish.budget}")
+    else:
+        assert budget.seconds is not None
+        first = resolved(rows * context * UPDATES, "a guess").recipe.train
+        measured = speed.tokens_per_second(replace(shape, context=context), first, machine, seconds=1.0)
+        for key in ("tokens", "warmup_steps", "cooldown_steps"):
+            said.pop(f"train.{key}", None)
+        planned = resolved(int(measured * budget.seconds * 0.9), f"{wish.budget} at a measured {measured:,.0f} tokens/s")
+    return _gentle(planned, intent, wish.rate_multiplier or 1.0, said)
+
+
+def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, said: dict[str, Derived]) -> rules.Plan:
+    """The plan with rates that change a model which knows something already."""
+    train = planned.recipe.train
+    for key in ("matrix_rate", "adam_rate"):
+        if getattr(intent.train, key) is None:
+            rate = getattr(train, key) * RATE_SHARE * multiplier
+            train = train.model_copy(update={key: rate})
+            times = "" if multiplier == 1 else f", times {multiplier:g}"
+            said[f"train.{key}"] = Derived(f"train.{key}", rate, f"{RATE_SHARE:g} of the rate of pre-training{times}")
+    derived = tuple(said.get(item.name, item) for item in planned.derived)
+    return replace(planned, recipe=planned.recipe.model_copy(update={"train": train}), derived=derived)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,73 @@
+"""A prepared run's folder -> its finished model: opened, taken up at the last checkpoint, trained, saved. All stages end here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tessera import device as devices
+from tessera.data.shards import Shards
+from tessera.model import weights
+from tessera.run import RunFolder
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train import checkpoint, loop
+from tessera.train.job import assemble
+from tessera.train.objectives import Evaluation
+from tessera.train.parallel import World
+
+
+def launch(
+    folder: RunFolder,
+    vocabulary: Vocabulary,
+    shards: Shards,
+    world: World,
+    resume: bool,
+    observers: Callable[[], Sequence[loop.Observer]],
+    say: Callable[[str], None],
+) -> Evaluation | None:
+    """Trains what the folder describes and writes `model/`.
+
+    Args:
+        folder: prepared, and owned by this process where it is the first.
+        vocabulary, shards: of the run.
+        world: this process among several.
+        resume: from its last checkpoint where there is one; False: from the weights that a run starts from.
+        observers: makes those that are told the events; called if there is something left to train.
+        say: told where it goes on, and of damaged checkpoints.
+
+    Returns:
+        The held-out loss of the final weights; None where the run was finished already.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `loop.train`.
+    """
+    recipe, info = folder.recipe, folder.info
+    facts = info["machine"]
+    # A resumed run computes as it began: the stored thread count, dtype and compile choice, nothing measured again.
+    machine = devices.detect(facts["dtype"], facts["threads"])
+    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume and world.first else None
+    start = world.share(start)
+    if start is not None and start.step == loop.total_steps(recipe) and folder.model.is_dir():
+        return None
+    if world.first:
+        checkpoint.set_aside(folder.checkpoints, start)
+        folder.forget_after(start.step if start else 0)
+        if resume:
+            text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
+            folder.record({"event": "note", "step": start.step if start else 0, "text": text})
+            say(text)
+    job = assemble(folder, machine, vocabulary, shards, world, observers() if world.first else ())
+    result = loop.train(job, start)
+    if world.first:
+        special, context = _special(info, vocabulary), job.decoder.config.context
+        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, context))
+    return result
+
+
+def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
+    """Ids for the config files; a model to go on from keeps its own, and one that was tuned on dialogue ends its turns too."""
+    own = weights.SpecialIds() if info["init"] is None else weights.read_special(info["init"])
+    ends = own.end or (vocabulary.end_id,)
+    if info.get("dialogue") and vocabulary.end_turn_id not in ends:
+        ends = (*ends, vocabulary.end_turn_id)
+    return weights.SpecialIds(own.begin, ends, vocabulary.pad_id if own.pad is None else own.pad)

@@ -1,0 +1,53 @@
+"""A tiny random model that knows its turns, and files of examples for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tessera.model import weights
+from tessera.model.decoder import Decoder, DecoderConfig
+from tessera.tokens.vocabulary import Vocabulary
+
+CONTEXT = 128
+WORDS = ("red", "green", "blue", "black", "white")
+
+
+def example(first: str, second: str) -> dict[str, Any]:
+    """A question and its answer."""
+    asked = {"role": "user", "content": f"Say {first} then {second}"}
+    return {"messages": [asked, {"role": "assistant", "content": f"{first} {second}."}]}
+
+
+EXAMPLES = [example(a, b) for a in WORDS for b in WORDS]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    vocabulary = Vocabulary.train(["a byte is enough"], 256)
+    config = DecoderConfig(vocabulary.size, width=32, layers=1, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=CONTEXT)
+    decoder = Decoder(config)
+    decoder.initialise(0)
+    weights.save(decoder, folder, special=weights.SpecialIds(end=(vocabulary.end_id,)), companions=vocabulary.save)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Writes rows as lines and returns the file's path; a text is a line as it stands."""
+
+    def write_lines(rows: Sequence[Mapping[str, Any] | str], name: str = "examples.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8")
+        return str(path)
+
+    return write_lines

@@ -1,0 +1,182 @@
+"""Tuning by the command line: it learns what it is shown and only that, and what a signal stops goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tessera import cli
+from tessera.commands.chat import speaks_dialogue
+from tessera.commands.generate import open_engine
+from tessera.data.loader import Loader
+from tessera.data.shards import open_shards
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.run import RunFolder
+from tessera.tokens import chat
+from tessera.tokens.vocabulary import Vocabulary
+
+from .conftest import CONTEXT, EXAMPLES
+
+Write = Callable[..., str]
+ONE_THREAD = ("--set", "train.threads=1", "--set", "train.checkpoint_seconds=0.05")
+
+
+@pytest.fixture(autouse=True)
+def undisturbed() -> Iterator[None]:
+    """Thread count and signal handlers are the process's own again afterwards."""
+    threads = torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def sft(model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Calls the command: its exit code and what it says."""
+
+    def call(data: str, out: Path, *more: str) -> tuple[int, str]:
+        words = ["posttrain", "sft", "--model", str(model), "--data", data, "--out", str(out), *ONE_THREAD, *more]
+        monkeypatch.setattr(sys, "argv", ["tessera", *words])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def losses(run: Path) -> list[float]:
+    return [event["loss"] for event in RunFolder(run).events() if event["event"] == "step"]
+
+
+def weights_of(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_tuned_model_answers_like_its_examples_and_ends_its_turn(tmp_path: Path, write: Write, sft: Any) -> None:
+    few = EXAMPLES[:4]
+    code, said = sft(write(few), tmp_path / "run", "--epochs", "60", "--validation-share", "0", "--rate-multiplier", "4")
+    assert code == 0 and "4 examples" in said and "0 held out" in said, said
+    engine = open_engine(str(tmp_path / "run"), "float32")
+    assert speaks_dialogue(str(tmp_path / "run"), engine.vocabulary)
+    question = chat.render(chat.read(few[0]["messages"][:1]), add_generation_prompt=True)
+    answer = engine.generate([engine.vocabulary.encode(question).ids.tolist()], SamplingParams(max_tokens=40, temperature=0.0))[0]
+    assert answer.text == few[0]["messages"][1]["content"] and answer.finish_reason == "stop"
+    assert not any(event["event"] == "evaluation" for event in RunFolder(tmp_path / "run").events())
+
+
+def test_what_is_held_out_is_measured_and_never_trained_on(tmp_path: Path, write: Write, sft: Any, model: Path) -> None:
+    code, said = sft(write(EXAMPLES + EXAMPLES[:5]), tmp_path / "run", "--epochs", "1", "--validation-share", "0.2")
+    assert code == 0 and "% of" in said and "tokens right" in said, said
+    source, vocabulary = open_shards(tmp_path / "run" / "tokens").sources[0], Vocabulary.load(model)
+    train, held_out = (
+        {vocabulary.decode(split.ids[a:b]).text for a, b in zip(split.offsets, split.offsets[1:], strict=False)}
+        for split in (source.train, source.validation)
+    )
+    assert len(held_out) == 5 and len(train) == 20 and not train & held_out
+
+
+def test_every_row_learns_the_answers_alone_and_each_example_as_often_as_there_are_epochs(
+    tmp_path: Path, write: Write, sft: Any, model: Path
+) -> None:
+    run = tmp_path / "run"
+    code, said = sft(write(EXAMPLES), run, "--epochs", "2", "--validation-share", "0", "--set", f"train.context={CONTEXT}")
+    assert code == 0, said
+    recipe, vocabulary = RunFolder(run).recipe, Vocabulary.load(model)
+    loader = Loader(open_shards(run / "tokens"), recipe.data, CONTEXT, recipe.train.batch_rows or 1, recipe.train.seed)
+    learned = []
+    for _ in losses(run):
+        batch = loader.next()
+        assert batch.documents is not None
+        for ids, learn, documents in zip(batch.ids, batch.learn, batch.documents, strict=True):
+            learned += [vocabulary.decode(ids[1:][learn & (documents == d)]).text for d in np.unique(documents[learn])]
+    assert sorted(learned) == sorted(row["messages"][1]["content"] for row in EXAMPLES * 2)
+    with pytest.raises(UserError):
+        loader.next()
+
+
+def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path, write: Write, sft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, unbroken, killed = write(EXAMPLES), tmp_path / "unbroken", tmp_path / "killed"
+    assert sft(data, unbroken, "--epochs", "3")[0] == 0
+    steps, real = 0, RunFolder.record
+
+    def stop_at_the_seventh(folder: RunFolder, event: dict[str, Any]) -> None:
+        nonlocal steps
+        steps += event["event"] == "step"
+        real(folder, event)
+        if steps == 7 and event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "record", stop_at_the_seventh)
+        code, said = sft(data, killed, "--epochs", "3")
+    assert code == 143 and "after step 7" in said and "--resume" in said, said
+    code, said = sft(data, killed, "--epochs", "4", "--resume")
+    assert code == 2 and "--epochs is 4.0 here and 3.0" in said
+    os.unlink(data)  # what is trained on stands in the run's folder
+    code, said = sft(data, killed, "--epochs", "3", "--resume")
+    assert code == 0 and "resumed from" in said, said
+    assert losses(killed) == losses(unbroken) and weights_of(killed) == weights_of(unbroken)
+    code, said = sft(data, killed, "--resume")
+    assert code == 0 and "is finished" in said
+
+
+def test_a_batch_holds_the_examples_that_were_asked_for(tmp_path: Path, write: Write, sft: Any) -> None:
+    code, said = sft(write(EXAMPLES), tmp_path / "one", "--epochs", "1", "--batch-size", "1", "--validation-share", "0")
+    assert code == 0 and len(losses(tmp_path / "one")) == len(EXAMPLES), said
+    code, said = sft(write(EXAMPLES), tmp_path / "ten", "--epochs", "1", "--batch-size", "10", "--validation-share", "0")
+    assert code == 0 and len(losses(tmp_path / "ten")) in (2, 3), said
+
+
+def test_examples_that_do_not_fit_are_left_out_counted_and_named(tmp_path: Path, write: Write, sft: Any) -> None:
+    long = {"messages": [{"role": "user", "content": "x" * CONTEXT}, {"role": "assistant", "content": "no"}]}
+    code, said = sft(write([*EXAMPLES[:6], long]), tmp_path / "run", "--epochs", "1", "--validation-share", "0")
+    assert code == 0 and f"1 of 7 examples are longer than {CONTEXT + 1} tokens and are left out" in said, said
+    (row,) = map(json.loads, (tmp_path / "run" / "skipped.jsonl").read_text().splitlines())
+    assert row["path"].endswith("line 7")
+    code, said = sft(write([long]), tmp_path / "none")
+    assert code == 2 and "every example" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--budget", "1ktok", "--epochs", "1"), "--budget or --epochs"),
+        (("--budget", "soon"), "is not a time"),
+        (("--budget", "$3"), "price_per_hour"),
+        (("--epochs", "-1"), "--epochs"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--validation-share", "0.7"), "--validation-share"),
+        (("--set", "train.rows=1"), "train.rows"),
+        (("--data", "nowhere.jsonl"), "cannot be read"),
+        (("--model", "nowhere"), "nowhere is not a folder"),
+        (("--validation", "nowhere.jsonl"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, write: Write, sft: Any, more: tuple[str, ...], words: str
+) -> None:
+    code, said = sft(write(EXAMPLES[:2]), tmp_path / "run", *more)
+    assert code == 2 and words in said and len(said.strip().splitlines()) == 1, said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("budget", ["3ktok", "1e9", "1s"])
+def test_a_budget_is_kept(tmp_path: Path, write: Write, sft: Any, budget: str) -> None:
+    code, said = sft(write(EXAMPLES), tmp_path / "run", "--budget", budget)
+    assert code == 0 and losses(tmp_path / "run"), said
