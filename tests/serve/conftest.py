@@ -98,13 +98,17 @@ def wait_for(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 def start_server(settings: Settings, *folders: Path, limits: Limits = DEFAULT_LIMITS) -> Running:
     """Serves model folders by their names."""
-    models = Models()
-    for folder in folders:
+
+    def load(name: str, folder: Path) -> Served:
         engine = open_engine(str(folder), "float32", limits)
         service = Service(engine)
         service.start()
         tuned = speaks_dialogue(str(folder), engine.vocabulary)
-        models.add(Served(folder.name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, 1_700_000_000))
+        return Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, 1_700_000_000)
+
+    models = Models(load)
+    for folder in folders:
+        models.add(load(folder.name, folder))
     said = io.StringIO()
     door = build(models, settings, Log(said))
     config = uvicorn.Config(door, port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2)

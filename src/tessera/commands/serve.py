@@ -116,20 +116,24 @@ def _own(folder: Path) -> RunFolder:
 
 
 def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
-    """Every model with an engine in a thread of its own."""
-    found = Models()
-    for model in models:
-        folder = weights.resolve_model(model)
-        name = folder.resolve().name if folder.resolve().name != "model" else folder.resolve().parent.name
-        if any(other.name == name for other in found):
-            raise UserError(f"two models are called {name}; rename one folder.")
-        engine = open_engine(model)
+    """Every model with an engine in a thread of its own; those that are tuned here later are opened alike."""
+
+    def load(name: str, folder: Path) -> Served:
+        engine = open_engine(str(folder))
         machine = detect(threads=threads)
         if compiled and can_compile(machine):
             engine.compile()
         service = Service(engine)
         service.start()
-        tuned = speaks_dialogue(model, engine.vocabulary)
+        tuned = speaks_dialogue(str(folder), engine.vocabulary)
         created = int((folder / "config.json").stat().st_mtime)
-        found.add(Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, created))
+        return Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, created)
+
+    found = Models(load)
+    for model in models:
+        folder = weights.resolve_model(model)
+        name = folder.resolve().name if folder.resolve().name != "model" else folder.resolve().parent.name
+        if any(other.name == name for other in found):
+            raise UserError(f"two models are called {name}; rename one folder.")
+        found.add(load(name, folder))
     return found

@@ -17,7 +17,7 @@ _MODERATION = "moderation", "the issue on safety brings the model that it needs"
 _GRADERS = "graders", "the issue on reinforcement learning brings them"
 _EVALS = "evals", "the issue on evaluation brings them; `tessera eval` measures models already"
 _PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
-_TUNING = "fine-tuning jobs", "`posttrain/supervised` brings them; `tessera train --init MODEL` goes on training already"
+_PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
 _STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
 _CONTAINERS = "containers", "code runs in no container here"
 _COMPACT = "compaction of responses", "use `truncation: auto`, which leaves out the oldest turns"
@@ -31,7 +31,7 @@ ABSENT: dict[str, tuple[str, str]] = {
     "/audio/{rest:path}": _SOUND,
     "/moderations": _MODERATION,
     "/fine_tuning/alpha/graders/{rest:path}": _GRADERS,
-    "/fine_tuning/{rest:path}": _TUNING,
+    "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
     "/evals": _EVALS,
     "/evals/{rest:path}": _EVALS,
     "/content_provenance_checks": _PROVENANCE,

@@ -24,9 +24,11 @@ from tessera.serve import (
     embeddings,
     errors,
     files,
+    fine_tuning,
     model_routes,
     responses,
     stored_chat,
+    tuning,
     uploads,
 )
 from tessera.serve.context import Here, Server, in_thread
@@ -74,12 +76,15 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     server = Server(models, store, blobs, metrics, log, limits, settings.data, settings.most_file_bytes)
     for served in models:
         _watch(metrics, served)
+    models.on_add = lambda served: _watch(metrics, served)
+    models.on_remove = lambda served: metrics.unwatch(served.name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server.spawn("housekeeping", _keep_house(server))
         await batches.resume(server, app)
         await responses.resume(server)
+        await tuning.resume(server)
         yield
         await server.stop()
         store.close()
@@ -99,7 +104,9 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, files, uploads, batches):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions):
+        app.include_router(room.router)
+    for room in (files, uploads, batches, fine_tuning):
         app.include_router(room.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign] # as FastAPI's manual has it
 

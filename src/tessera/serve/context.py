@@ -50,6 +50,8 @@ class Server:
     most_file_bytes: int
     live: dict[str, Any] = field(default_factory=dict)
     """Background responses that can be followed, by id."""
+    tuning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Held by the fine-tuning job that runs; the others wait in the order in which they came."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:

@@ -41,6 +41,11 @@ class Metrics:
             gauge = self._gauges[name] = Gauge(f"tessera_{name}", what, ["model"], registry=self._registry)
         gauge.labels(model).set_function(read)
 
+    def unwatch(self, model: str) -> None:
+        """Forgets the numbers of a model that is gone, and its engine with them."""
+        for gauge in self._gauges.values():
+            gauge.remove(model)
+
     def text(self) -> bytes:
         """All numbers as Prometheus reads them."""
         return generate_latest(self._registry)

@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tessera.serve.context import Here
+from tessera.serve.context import Here, in_thread
 from tessera.serve.errors import ApiError
-from tessera.serve.models import Served
+from tessera.serve.models import Kept, Served
+from tessera.serve.tuning import forget_model
 
 router = APIRouter(tags=["models"])
 
@@ -22,21 +23,24 @@ async def list_models(here: Here) -> dict[str, Any]:
 @router.get("/v1/models/{model:path}")
 async def retrieve(model: str, here: Here) -> dict[str, Any]:
     """One of them."""
-    return _shown(here.server.models.get(model, here.owner))
+    return _shown(here.server.models.find(model, here.owner))
 
 
 @router.delete("/v1/models/{model:path}")
 async def delete(model: str, here: Here) -> dict[str, Any]:
-    """A model that was tuned through the API could be forgotten; those of the command line stay."""
-    here.server.models.get(model, here.owner)
-    raise ApiError(403, "Models named on the command line cannot be deleted through the API.", "model", "permission_denied")
+    """Forgets a model that was tuned through the API; those of the command line stay."""
+    found = here.server.models.find(model, here.owner)
+    if not found.owner:
+        raise ApiError(403, "Models named on the command line cannot be deleted through the API.", "model", "permission_denied")
+    await in_thread(forget_model, here.server, found)
+    return {"id": model, "object": "model", "deleted": True}
 
 
-def _shown(served: Served) -> dict[str, Any]:
+def _shown(model: Served | Kept) -> dict[str, Any]:
     return {
-        "id": served.name,
+        "id": model.name,
         "object": "model",
-        "created": served.created,
-        "owned_by": served.owner or "tessera",
-        "context_length": served.context,
+        "created": model.created,
+        "owned_by": model.owner or "tessera",
+        "context_length": model.context,
     }

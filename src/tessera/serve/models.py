@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from tessera.engine.constraints import Grammars
 from tessera.engine.service import Service
+from tessera.errors import UserError
 from tessera.serve.errors import ApiError
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -55,41 +56,90 @@ class Served:
         return entry.decode("utf-8", "replace") if entry else str(self.vocabulary.decode([id]).segments[0].content)
 
 
-class Models:
-    """What is served; models may come and go while the server runs."""
+@dataclass(frozen=True)
+class Kept:
+    """A model on disk that is loaded when somebody asks for it; fields as in `Served`."""
 
-    def __init__(self) -> None:
+    name: str
+    folder: Path
+    owner: str
+    created: int
+    context: int
+
+
+class Models:
+    """What is served; models may come and go while the server runs.
+
+    Args:
+        load: opens a model's folder under a name, its service started; None: none is kept for later.
+    """
+
+    def __init__(self, load: Callable[[str, Path], Served] | None = None) -> None:
+        self._load = load
         self._served: dict[str, Served] = {}
+        self._kept: dict[str, Kept] = {}
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self.on_add: Callable[[Served], object] = lambda served: None
+        self.on_remove: Callable[[Served], object] = lambda served: None
 
     def add(self, served: Served) -> None:
         """Serves one more; its service is started already."""
         with self._lock:
             self._served[served.name] = served
+            self._kept.pop(served.name, None)
+        self.on_add(served)
+
+    def keep(self, kept: Kept) -> None:
+        """Serves one more, from the first request for it on."""
+        with self._lock:
+            self._kept[kept.name] = kept
 
     def get(self, name: str, owner: str) -> Served:
         """The model of that name.
 
         Raises:
-            ApiError: 404 `model_not_found`, also where it belongs to somebody else.
+            ApiError: 404 `model_not_found`, also where it belongs to somebody else; 500, its folder cannot be read.
         """
-        served = self._served.get(name)
-        if served is None or served.owner not in ("", owner):
-            known = ", ".join(sorted(s.name for s in self.of(owner)))
+        found = self.find(name, owner)
+        return found if isinstance(found, Served) else self._open(found)
+
+    def find(self, name: str, owner: str) -> Served | Kept:
+        """The same, loaded or not."""
+        found = self._served.get(name) or self._kept.get(name)
+        if found is None or found.owner not in ("", owner):
+            known = ", ".join(sorted(model.name for model in self.of(owner)))
             message = f"The model '{name[:100]}' does not exist or you do not have access to it; there is: {known}."
             raise ApiError(404, message, "model", "model_not_found")
-        return served
+        return found
 
-    def of(self, owner: str) -> Iterator[Served]:
-        """Those that an owner may use."""
-        return (served for served in list(self._served.values()) if served.owner in ("", owner))
+    def of(self, owner: str) -> Iterator[Served | Kept]:
+        """Those that an owner may use, loaded or not."""
+        with self._lock:
+            every: list[Served | Kept] = [*self._served.values(), *self._kept.values()]
+        return (model for model in every if model.owner in ("", owner))
 
     def remove(self, name: str) -> None:
         """Stops serving one."""
         with self._lock:
+            self._kept.pop(name, None)
             served = self._served.pop(name, None)
         if served is not None:
             served.service.close()
+            self.on_remove(served)
+
+    def _open(self, kept: Kept) -> Served:
+        """Loads one, which takes about as long as reading its file; whoever else asks for it meanwhile waits."""
+        with self._loading:
+            if (there := self._served.get(kept.name)) is not None:
+                return there
+            assert self._load is not None
+            try:
+                served = replace(self._load(kept.name, kept.folder), owner=kept.owner, created=kept.created)
+            except UserError as error:
+                raise ApiError(500, f"The model '{kept.name}' cannot be loaded.", "model", "model_not_loaded") from error
+            self.add(served)
+            return served
 
     def close(self) -> None:
         """Stops all."""

@@ -1,0 +1,390 @@
+"""One fine-tuning job on its way: files checked, a place in the queue, a process of its own, a model that answers.
+
+The process writes a run's folder, as `tessera posttrain sft` does; what happens there is read from `metrics.jsonl` and told as
+events. A job that a stop of the server has cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import UserError
+from tessera.model import weights
+from tessera.posttrain.examples import check
+from tessera.posttrain.supervised import Wish
+from tessera.run import RunFolder, write_text
+from tessera.serve.context import Server, in_thread
+from tessera.serve.errors import invalid
+from tessera.serve.files import keep
+from tessera.serve.models import Kept, Served, now
+from tessera.serve.store import Record, new_id
+from tessera.train import loop
+
+JOB, EVENT, CHECKPOINT, MODEL = "fine_tuning.job", "fine_tuning.job.event", "fine_tuning.job.checkpoint", "model"
+ACTIVE, PAUSED = ("validating_files", "queued", "running"), "paused"
+_LOOK_SECONDS = 0.2
+_PATIENCE_SECONDS = 10
+_MOST_METRICS = 500
+"""Events with the metrics of a step; the file of results has all steps."""
+_SETTINGS = ("train.threads=1", "train.checkpoint_seconds=15")
+
+
+def start(server: Server, owner: str, id: str) -> None:
+    """Sets a job going, or a stopped one going again."""
+    server.spawn(id, Work(server, owner, id).run())
+
+
+async def resume(server: Server) -> None:
+    """Takes up what the last stop of the server has cut off, and knows the models that were tuned before."""
+    for record in await in_thread(server.store.everywhere, MODEL):
+        server.models.keep(_kept(server, record))
+    for record in await in_thread(server.store.everywhere, JOB):
+        if record.body["status"] in ACTIVE:
+            start(server, record.owner, record.id)
+
+
+class Work:
+    """A job of an owner.
+
+    Args:
+        server: where it stands.
+        owner, id: of the job.
+    """
+
+    def __init__(self, server: Server, owner: str, id: str) -> None:
+        self._server = server
+        self._owner = owner
+        self._id = id
+        self.folder = server.data / "tuning" / id
+        self._run = RunFolder(self.folder / "run")
+        self._read: tuple[int, int] = (0, 0)
+        self._steps = 0
+
+    def prepare(self, base: Path, digests: dict[str, str], hyperparameters: dict[str, Any], seed: int) -> None:
+        """Writes down what is wanted, with the files as they are now.
+
+        Args:
+            base: folder of the model to tune.
+            digests: of the contents of `train` and, if there is one, `validation`.
+        """
+        self.folder.mkdir(parents=True)
+        paths = {split: self.folder / f"{split}.jsonl" for split in digests}
+        for split, path in paths.items():
+            _link(self._server.blobs.path(digests[split]), path)
+        chosen = {name: None if value == "auto" else value for name, value in hyperparameters.items()}
+        wish = Wish(
+            str(base),
+            str(paths["train"]),
+            validation=str(paths["validation"]) if "validation" in paths else None,
+            validation_share=0.0,
+            epochs=chosen["n_epochs"],
+            batch_size=chosen["batch_size"],
+            rate_multiplier=chosen["learning_rate_multiplier"],
+            seed=seed,
+            settings=_SETTINGS,
+        )
+        write_text(self.folder / "wish.json", json.dumps(asdict(wish)))
+
+    async def run(self) -> None:
+        """From wherever it stands to its end."""
+        try:
+            await self._go()
+        except Exception:
+            await in_thread(self._fail, "server_error", "The job ended unexpectedly; the server's log has more.", None)
+            raise
+
+    async def _go(self) -> None:
+        if self._record().body["status"] == "validating_files":
+            try:
+                await in_thread(self._validate)
+            except UserError as error:
+                await in_thread(self._fail, "invalid_training_file", str(error), "training_file")
+                return
+            self._note(status="queued")
+            self.say("Files validated, moving job to queued state", key="validated")
+        async with self._server.tuning:
+            self._note(status="running")
+            self.say("Fine-tuning job started", key="started")
+            code = await self._train()
+            done = asyncio.ensure_future(in_thread(self._finish if code == 0 else lambda: self._explain(code)))
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError:
+                await done  # half a result would be none
+                raise
+
+    def forget(self) -> None:
+        """Removes what lies on the disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def say(self, message: str, level: str = "info", key: str = "") -> None:
+        """Adds an event for people; with a `key` it is there once, however often it is told."""
+        self._server.store.put(self._owner, EVENT, self._event(message, level, "message", key, None), parent=self._id)
+
+    def _validate(self) -> None:
+        for split, name in (("train", "the training file"), ("validation", "the validation file")):
+            path = self.folder / f"{split}.jsonl"
+            if path.exists():
+                check(path, name)
+
+    async def _train(self) -> int:
+        """The exit code of the process, which never outlives this."""
+        words = [sys.executable, "-m", "tessera.serve.tuner", str(self.folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with open(self.folder / "log.txt", "wb") as log:
+            # In a session of its own: Ctrl-C is for the server, which then stops it in order.
+            process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
+            )
+        try:
+            while process.poll() is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+                await in_thread(self._follow)
+        finally:
+            await in_thread(self._end, process)
+        return process.returncode
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Stops the process if it runs: with a checkpoint, unless nobody wants the job any more."""
+        assert process.stdin is not None
+        if process.poll() is None:
+            process.kill() if self._record().private.get("cancelled") else process.terminate()
+            try:
+                process.wait(_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdin.close()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Tells what the process has written down since the last time."""
+        if not self._steps and not self._begin():
+            return
+        told: int = self._record().private.get("told", 0)
+        every, last = math.ceil(self._steps / _MOST_METRICS), told
+        events, shown = [], {}
+        for event in self._new_lines():
+            step = event.get("step", 0)
+            if event["event"] == "step" and step > told:
+                last = max(last, step)
+                left = (self._steps - step) * event["seconds"] / step
+                shown = {"estimated_finish": now() + math.ceil(left)}
+                if step % every == 0 or step == self._steps:
+                    events.append((step, {"train_loss": event["loss"], "train_mean_token_accuracy": event["accuracy"]}))
+            elif event["event"] == "evaluation" and step >= told:
+                kind = "full_valid" if event["final"] else "valid"
+                events.append((step, {f"{kind}_loss": event["loss"], f"{kind}_mean_token_accuracy": event["accuracy"]}))
+        bodies = [self._metrics(step, measured) for step, measured in events]
+        if bodies:
+            self._server.store.put_all(self._owner, EVENT, [(body, {}) for body in bodies], parent=self._id)
+        if shown:
+            self._change(lambda body, private: (body.update(shown), private.update(told=last)))
+
+    def _begin(self) -> bool:
+        """Notes what was derived, once the process has prepared the run; False: not yet."""
+        info = self._run.info
+        if not info:
+            return False
+        recipe = self._run.recipe
+        self._steps = loop.total_steps(recipe)
+        wish, examples = info["asked"], info["examples"]
+        rows, epochs = recipe.train.batch_rows or 1, recipe.data.sources[0].epochs or 1
+        settings = {
+            "n_epochs": int(epochs),
+            "batch_size": wish["batch_size"] or max(1, round(examples["train"] * epochs / self._steps)) or rows,
+            "learning_rate_multiplier": wish["rate_multiplier"] or 1.0,
+        }
+        self._note(hyperparameters=settings, method={"type": "supervised", "supervised": {"hyperparameters": settings}})
+        if left := examples["left_out"]:
+            message = f"{left} examples are longer than the model's context and are left out"
+            self.say(message, level="warn", key="left-out")
+        return True
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        """Whole lines of `metrics.jsonl` that were not read yet; a process that goes on writes the file anew first."""
+        path = self._run.path / "metrics.jsonl"
+        try:
+            with open(path, "rb") as file:
+                number = os.fstat(file.fileno()).st_ino
+                place = self._read[1] if self._read[0] == number else 0
+                file.seek(place)
+                lines = file.read()
+        except FileNotFoundError:
+            return
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read = (number, place + len(whole))
+        yield from map(json.loads, whole.splitlines())
+
+    def _finish(self) -> None:
+        """Makes the results known: the file of metrics, the model, its checkpoints."""
+        self._follow()
+        steps, measured = _rows(self._run)
+        record = self._record()
+        name, files = record.private["name"], record.body["result_files"]
+        if not files:
+            file = keep(self._server, self._owner, f"{self._id}_metrics.csv", "fine-tune-results", _csv(steps, measured))
+            files = [file["id"]]
+            self._note(result_files=files)
+        model, last = self._run.model, steps[-1]["step"]
+        self._offer(name, "", model)
+        for folder in sorted(self._run.checkpoints.glob("step-*"), key=lambda folder: int(folder.name[5:])):
+            step = int(folder.name[5:])
+            called = name
+            if step != last:
+                called = f"{name}:ckpt-step-{step}"
+                place = self.folder / folder.name
+                _compose(model, folder / "weights.safetensors", place)
+                self._offer(called, f"-{step}", place)
+            self._server.store.put(self._owner, CHECKPOINT, self._checkpoint(step, called, steps, measured), parent=self._id)
+        self._server.models.get(name, self._owner)
+        self.say(f"New fine-tuned model created: {name}", key="created")
+        self.say("The job has successfully completed", key="completed")
+        results = {"fine_tuned_model": name, "trained_tokens": steps[-1]["tokens"], "finished_at": now()}
+        self._note(status="succeeded", estimated_finish=None, **results)
+        # Last: as long as they are there, a job that is cut off here ends the same way.
+        for left in (self._run.checkpoints, self._run.path / "tokens"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _offer(self, name: str, suffix: str, folder: Path) -> None:
+        """Lets a model answer by its name."""
+        body: dict[str, Any] = {
+            "id": self._id + suffix,
+            "name": name,
+            "created": now(),
+            "context": weights.read_config(folder).context,
+            "folder": str(folder.relative_to(self._server.data)),
+        }
+        self._server.store.put(self._owner, MODEL, body)
+        self._server.models.keep(_kept(self._server, Record(self._owner, body["id"], body, {})))
+
+    def _checkpoint(
+        self, step: int, name: str, steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]
+    ) -> dict[str, Any]:
+        row, valid = steps[step - 1], measured.get(step, {})
+        metrics = {"step": step, "train_loss": row["loss"], "train_mean_token_accuracy": row["accuracy"]}
+        for key, whole in (("valid", False), ("full_valid", True)):
+            if valid and valid["final"] == whole:
+                metrics |= {f"{key}_loss": valid["loss"], f"{key}_mean_token_accuracy": valid["accuracy"]}
+        return {
+            "id": f"ftckpt_{self._id.removeprefix('ftjob-')}_{step}",
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": now(),
+            "fine_tuned_model_checkpoint": name,
+            "fine_tuning_job_id": self._id,
+            "metrics": metrics,
+            "step_number": step,
+        }
+
+    def _explain(self, code: int) -> None:
+        """Fails with what the process said."""
+        said = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
+        if code in (1, 2) and "Traceback (most recent call last):" not in said:
+            message = said[-1]
+            for split, called in (("train", "the training file"), ("validation", "the validation file")):
+                message = message.replace(str(self.folder / f"{split}.jsonl"), called)
+            message = message.replace(str(self.folder), "the job")
+            self._fail(
+                "invalid_training_file" if code == 2 else "training_failed", message, "training_file" if code == 2 else None
+            )
+            return
+        self._server.log.write("crash", task=self._id, exit_code=code, error="\n".join(said[-20:]))
+        self._fail("server_error", "The process of the job ended unexpectedly; the server's log has more.", None)
+
+    def _fail(self, code: str, message: str, param: str | None) -> None:
+        self.say(message, level="error")
+        error = {"code": code, "message": message, "param": param}
+        self._note(status="failed", error=error, finished_at=now(), estimated_finish=None)
+        self.forget()
+
+    def _metrics(self, step: int, measured: dict[str, Any]) -> dict[str, Any]:
+        said = ", ".join(f"{name.replace('_', ' ')}={value:.4g}" for name, value in measured.items() if value is not None)
+        data = {"step": step, "total_steps": self._steps, **measured}
+        key = f"{step}-{'train' if 'train_loss' in measured else 'valid'}"
+        return self._event(f"Step {step}/{self._steps}: {said}", "info", "metrics", key, data)
+
+    def _event(self, message: str, level: str, type: str, key: str, data: Any) -> dict[str, Any]:
+        return {
+            "id": f"ftevent-{self._id.removeprefix('ftjob-')}-{key}" if key else new_id("ftevent-"),
+            "object": "fine_tuning.job.event",
+            "created_at": now(),
+            "level": level,
+            "message": message,
+            "type": type,
+            "data": data,
+        }
+
+    def _record(self) -> Record:
+        record = self._server.store.get(self._owner, JOB, self._id)
+        assert record is not None
+        return record
+
+    def _note(self, **changes: Any) -> None:
+        self._change(lambda body, _: body.update(changes))
+
+    def _change(self, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+        self._server.store.update(self._owner, JOB, self._id, change)
+
+
+def forget_model(server: Server, model: Served | Kept) -> None:
+    """Stops serving a tuned model and removes it from the disk.
+
+    Raises:
+        ApiError: 400, a job that is not done begins with it.
+    """
+    for job in server.store.everywhere(JOB, private={"base": str(model.folder)}):
+        if job.body["status"] in (*ACTIVE, PAUSED):
+            raise invalid(f"The fine-tuning job {job.id} needs this model; cancel it first.", "model", "model_in_use")
+    server.models.remove(model.name)
+    for record in server.store.everywhere(MODEL, where={"name": model.name}):
+        server.store.delete(record.owner, MODEL, record.id)
+    shutil.rmtree(model.folder, ignore_errors=True)
+
+
+def _kept(server: Server, record: Record) -> Kept:
+    """A model as the store has it."""
+    body = record.body
+    return Kept(body["name"], server.data / body["folder"], record.owner, body["created"], body["context"])
+
+
+def _rows(run: RunFolder) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+    """All steps, and the evaluations by their step."""
+    events = list(run.events())
+    return [e for e in events if e["event"] == "step"], {e["step"]: e for e in events if e["event"] == "evaluation"}
+
+
+def _csv(steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]) -> Iterator[bytes]:
+    """The metrics of all steps, in the columns of OpenAI's files of results."""
+    yield b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
+    for row in steps:
+        valid = measured.get(row["step"], {})
+        values = [row["step"], row["loss"], row["accuracy"], valid.get("loss"), valid.get("accuracy")]
+        yield (",".join("" if value is None else f"{value:.6g}" for value in values) + "\n").encode()
+
+
+def _compose(model: Path, tensors: Path, place: Path) -> None:
+    """The folder of a checkpoint's model: the finished one's with other weights."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for file in model.iterdir():
+        if ".safetensors" not in file.name:
+            _link(file, place / file.name)
+    _link(tensors, place / "model.safetensors")
+
+
+def _link(file: Path, name: Path) -> None:
+    """The same bytes under another name, copied where the disk cannot do that."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
