@@ -14,6 +14,7 @@ from tessera.commands.generate import open_engine
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
+from tessera.errors import UserError
 from tessera.evals.bits import measure, sample_documents
 from tessera.run import RunFolder, cache_folder
 from tessera.tokens.document import Document
@@ -31,7 +32,7 @@ def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, as_jso
         samples: documents at most, chosen by their hash.
 
     Raises:
-        UserError: no model, a source that yields nothing.
+        UserError: no model, a source that yields nothing, a tuned model without one.
     """
     engine = open_engine(model, "float32")
     start = time.perf_counter()
@@ -57,6 +58,8 @@ def _documents(model: str, sources: Sequence[str]) -> tuple[Iterator[Document], 
         sources = sources or (_STAND_IN,)
         skipped: list[Skipped] = []
         return (document for uri in sources for document in read_documents(uri, skipped)), ", ".join(sources)
+    if "asked" in run.info:
+        raise UserError(f"{run.path} was tuned on examples, which are no documents; give --data, like --data files:mydocs/.")
     corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))
     held_out = (document for i in range(len(corpus.sources)) for document in corpus.documents("validation", i))
     return held_out, "held-out documents of the run"

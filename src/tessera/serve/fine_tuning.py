@@ -103,8 +103,8 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
     }
     work = Work(here.server, here.owner, id)
     digests = {split: file.private["digest"] for split, file in files.items()}
-    await in_thread(work.prepare, base.folder, digests, chosen, seed)
-    private = {"base": str(base.folder), "name": _name(body, here.owner, id)}
+    await in_thread(work.prepare, base.folder.resolve(), digests, chosen, seed)
+    private = {"base": str(base.folder.resolve()), "name": _name(body, here.owner, id)}
     await in_thread(here.server.store.put, here.owner, JOB, job, private)
     await in_thread(work.say, f"Created fine-tuning job: {id}")
     await in_thread(work.say, f"Validating training file: {body.training_file}")

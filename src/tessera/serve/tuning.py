@@ -342,7 +342,7 @@ def forget_model(server: Server, model: Served | Kept) -> None:
     Raises:
         ApiError: 400, a job that is not done begins with it.
     """
-    for job in server.store.everywhere(JOB, private={"base": str(model.folder)}):
+    for job in server.store.everywhere(JOB, private={"base": str(model.folder.resolve())}):
         if job.body["status"] in (*ACTIVE, PAUSED):
             raise invalid(f"The fine-tuning job {job.id} needs this model; cancel it first.", "model", "model_in_use")
     server.models.remove(model.name)
