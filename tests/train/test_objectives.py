@@ -103,6 +103,9 @@ def test_an_evaluation_is_the_same_in_any_batches() -> None:
     )
     assert together.tokens == apart.tokens and together.loss == pytest.approx(apart.loss, rel=1e-6)
     assert together.bits_per_byte == pytest.approx(apart.bits_per_byte, rel=1e-6)
+    with torch.no_grad():
+        likeliest = decoder.logits(decoder(torch.as_tensor(ids[:, :-1]))).argmax(-1).numpy()
+    assert together.accuracy == apart.accuracy == pytest.approx((likeliest == ids[:, 1:])[learn].mean())
 
 
 def test_masked_documents_do_not_see_each_other() -> None:
@@ -114,8 +117,8 @@ def test_masked_documents_do_not_see_each_other() -> None:
     assert mask.shape == (1, 1, 16, 16) and bool(mask[0, 0].diagonal().all()) and not mask[0, 0].triu(1).any()
     objective, tail = NextToken(decoder, 0.0, compiled=False, recomputed=False), torch.tensor([[0.0] * 8 + [1.0] * 8])
     with torch.no_grad():
-        masked = [float(objective(x, tail, mask)[1]) for x in (ids, other)]
-        open_ = [float(objective(x, tail)[1]) for x in (ids, other)]
+        masked = [float(objective(x, tail, mask)[1][0]) for x in (ids, other)]
+        open_ = [float(objective(x, tail)[1][0]) for x in (ids, other)]
     assert masked[0] == pytest.approx(masked[1], rel=1e-6) and open_[0] != pytest.approx(open_[1], rel=1e-6)
 
 
