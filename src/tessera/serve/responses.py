@@ -30,7 +30,7 @@ from tessera.serve.models import Served, now
 from tessera.serve.response_events import Happened, Writer
 from tessera.serve.store import Record, new_id
 from tessera.serve.stored_chat import page_of
-from tessera.serve.streams import EventStream, event
+from tessera.serve.streams import MAY_STREAM, EventStream, event
 
 router = APIRouter(tags=["responses"])
 
@@ -192,7 +192,7 @@ class Live:
             self.more.notify_all()
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=MAY_STREAM)
 async def create(body: ResponseRequest, here: Here) -> Response:
     """Answers an input."""
     if body.background and not body.store:
@@ -257,7 +257,7 @@ async def compact(body: CompactRequest, here: Here) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/responses/{response_id}", response_model=None)
+@router.get("/v1/responses/{response_id}", response_model=None, responses=MAY_STREAM)
 async def retrieve(
     response_id: Id,
     here: Here,
