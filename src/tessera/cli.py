@@ -223,6 +223,20 @@ def import_model(
     run(source, target)
 
 
+@app.command("export")
+def export_model(
+    model: ModelArgument,
+    out: Annotated[str, typer.Argument(help="File (gguf) or folder (hf) to write.")],
+    to: Annotated[str, typer.Option(help="gguf for llama.cpp and Ollama, hf for vLLM and transformers.")],
+    dtype: Annotated[str | None, typer.Option(help="f32, f16, bf16, or q8_0 for gguf; by default as stored.")] = None,
+) -> None:
+    """Write a model for other programs."""
+    _stop_in_words()
+    from tessera.commands.exporting import export_model as run
+
+    run(model, to, out, dtype)
+
+
 @app.command()
 def fit(
     runs: Annotated[str, typer.Argument(help="CSV file of finished runs: two of N, D, C, and loss; see docs/fit.md.")],

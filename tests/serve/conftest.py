@@ -30,10 +30,10 @@ from tessera.tokens.vocabulary import Vocabulary
 CONTEXT = 1024
 
 
-def make_model(folder: Path, tuned: bool = True, seed: int = 0) -> Path:
+def make_model(folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT) -> Path:
     """A random model with a byte-level vocabulary, whose distributions are far from uniform."""
     vocabulary = Vocabulary.train(["a byte is enough"], 256)
-    config = DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=CONTEXT)
+    config = DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=context)
     decoder = Decoder(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

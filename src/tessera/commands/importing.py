@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,25 +32,16 @@ def import_model(source: str, target: str) -> None:
         UserError: no such model, one that is not supported (see `model.weights`), a target that is occupied or cannot be written.
     """
     folder = Path(target)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{target} exists already; give a folder that is new or empty.")
+    refuse_occupied(folder)
     origin = _find(source)
     decoder = weights.load(origin)
     vocabulary = Vocabulary.load(origin, decoder.config.vocab_size)
-
-    def companions(aside: Path) -> None:
-        vocabulary.save(aside)
-        # The author's choice of temperature and the like goes before ours.
-        for path in [origin / "generation_config.json", *origin.glob("LICENSE*")]:
-            if path.is_file():
-                shutil.copyfile(path, aside / path.name)
-
     dtype = weights.stored_dtype(origin)
     before = _probe(decoder, vocabulary)
     if not torch.isfinite(before).all():
         raise UserError(f"{source} computes numbers that are not finite; its weights are damaged.")
     with writing(folder):
-        weights.save(decoder, folder, dtype, weights.read_special(origin), companions)
+        weights.save(decoder, folder, dtype, weights.read_special(origin), copies(vocabulary, origin))
     if not torch.equal(before, _probe(weights.load(folder), Vocabulary.load(folder))):
         shutil.rmtree(folder)
         raise UserError(f"the copy in {target} did not compute what {source} does and was removed; is the disk sound?")
@@ -57,6 +49,25 @@ def import_model(source: str, target: str) -> None:
     millions = sum(p.numel() for p in decoder.parameters()) / 1e6
     shape = f"{config.layers} layers, width {config.width}, {config.vocab_size:,} ids, context {config.context:,}"
     print(f"{target}: {millions:,.1f}M parameters ({str(dtype).removeprefix('torch.')}), {shape}")
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raises UserError where something stands already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; give a folder that is new or empty.")
+
+
+def copies(vocabulary: Vocabulary, origin: Path) -> Callable[[Path], None]:
+    """What writes the files beside the weights of `origin` into another folder: tokenizer, settings of generation, licence."""
+
+    def write(aside: Path) -> None:
+        vocabulary.save(aside)
+        # The author's choice of temperature and the like goes before ours.
+        for path in [origin / "generation_config.json", *origin.glob("LICENSE*")]:
+            if path.is_file():
+                shutil.copyfile(path, aside / path.name)
+
+    return write
 
 
 def _probe(decoder: Decoder, vocabulary: Vocabulary) -> torch.Tensor:

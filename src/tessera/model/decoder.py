@@ -105,13 +105,16 @@ Rotary = tuple[Tensor, Tensor]
 
 def rotary_table(config: DecoderConfig, positions: Tensor) -> Rotary:
     """By which the heads at `positions` (..., T) are turned (arXiv 2104.09864)."""
-    half = config.head_size // 2
-    frequencies = config.rope_theta ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-    if config.rope_scaling:
-        frequencies = _llama3_frequencies(frequencies, config.rope_scaling)
-    angles = positions.float()[..., None] * frequencies
+    angles = positions.float()[..., None] * rotary_frequencies(config, positions.device)
     cosines, sines = angles.cos(), angles.sin()
     return torch.cat((cosines, cosines), -1), torch.cat((-sines, sines), -1)
+
+
+def rotary_frequencies(config: DecoderConfig, device: torch.device | None = None, scaled: bool = True) -> Tensor:
+    """(S / 2,) float32: radians a position by which each pair of a head is turned; `scaled`: as `rope_scaling` asks."""
+    half = config.head_size // 2
+    frequencies = config.rope_theta ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    return _llama3_frequencies(frequencies, config.rope_scaling) if scaled and config.rope_scaling else frequencies
 
 
 def _llama3_frequencies(frequencies: Tensor, scaling: dict[str, float]) -> Tensor:

@@ -20,7 +20,6 @@ _PROVENANCE = "provenance checks", "the issue on safety brings the marks that th
 _PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
 _STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
 _CONTAINERS = "containers", "code runs in no container here"
-_COMPACT = "compaction of responses", "use `truncation: auto`, which leaves out the oldest turns"
 
 ABSENT: dict[str, tuple[str, str]] = {
     "/images/generations": _PICTURES,
@@ -39,7 +38,6 @@ ABSENT: dict[str, tuple[str, str]] = {
     "/vector_stores/{rest:path}": _STORES,
     "/containers": _CONTAINERS,
     "/containers/{rest:path}": _CONTAINERS,
-    "/responses/compact": _COMPACT,
 }
 
 

@@ -137,7 +137,7 @@ def _add_own_routes(app: FastAPI) -> None:
             raise ApiError(503, "No model is loaded.", code="not_ready")
         return {"status": "ready"}
 
-    @app.get("/metrics", tags=["server"], response_class=Response)
+    @app.get("/metrics", tags=["server"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(here: Here) -> Response:
         """Numbers for Prometheus."""
         return Response(here.server.metrics.text(), media_type=CONTENT_TYPE)

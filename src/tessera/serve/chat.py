@@ -21,7 +21,7 @@ from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
 from tessera.serve.store import new_id
-from tessera.serve.streams import DONE, EventStream, event
+from tessera.serve.streams import DONE, MAY_STREAM, EventStream, event
 from tessera.tokens.chat import NO_ARGUMENTS, Message, ToolCall
 
 router = APIRouter()
@@ -166,7 +166,7 @@ class ChatRequest(bodies.Sampled):
     function_call: str | dict[str, Any] | None = None
 
 
-@router.post("/v1/chat/completions", tags=["chat"])
+@router.post("/v1/chat/completions", tags=["chat"], responses=MAY_STREAM)
 async def create(body: ChatRequest, here: Here) -> Response:
     """Answers a conversation."""
     served = here.server.models.get(body.model, here.owner)

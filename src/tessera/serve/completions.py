@@ -24,7 +24,7 @@ from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
 from tessera.serve.store import new_id
-from tessera.serve.streams import DONE, EventStream, event
+from tessera.serve.streams import DONE, MAY_STREAM, EventStream, event
 from tessera.tokens.prompts import fill_prompt
 
 router = APIRouter(tags=["completions"])
@@ -54,7 +54,7 @@ class CompletionRequest(bodies.Sampled):
     user: str | None = None
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=MAY_STREAM)
 async def create(body: CompletionRequest, here: Here) -> Response:
     """Continues one or many texts."""
     served = here.server.models.get(body.model, here.owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -17,6 +18,7 @@ from tessera.serve.keys import Limits
 from tessera.serve.metrics import Log, Metrics
 from tessera.serve.models import Models
 from tessera.serve.store import Blobs, Page, Record, Store, Unknown
+from tessera.serve.vault import Vault
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +55,11 @@ class Server:
     tuning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """Held by the fine-tuning job that runs; the others wait in the order in which they came."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Seals what clients keep."""
+        return Vault(self.data / "secret.key")
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Does something while requests go on; it ends with the server."""

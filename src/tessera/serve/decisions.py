@@ -19,6 +19,7 @@ from pydantic import Discriminator, Field
 
 from tessera.engine.engine import Engine
 from tessera.serve.bodies import Body, Part
+from tessera.serve.compaction import expanded
 from tessera.serve.context import Here, in_thread
 from tessera.serve.dialogue import prompt_ids, room_for
 from tessera.serve.errors import invalid
@@ -102,7 +103,7 @@ class DecisionRequest(Body):
 async def create(body: DecisionRequest, here: Here) -> dict[str, Any]:
     """Answers questions about an input."""
     served = here.server.models.get(body.model, here.owner)
-    items = [] if isinstance(body.input, str) else kept(body.input)
+    items = [] if isinstance(body.input, str) else expanded(here.server.vault, here.owner, kept(body.input))
     before = [Message("user", body.input)] if isinstance(body.input, str) else conversation_of(items, None)
     usage = Usage()
 

@@ -20,6 +20,7 @@ router = APIRouter(tags=["files"])
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _KIND, _WHAT = "file", "file"
 _LONGEST_LIFE = 30 * 24 * 3600
+_BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
 @router.post("/v1/files")
@@ -74,7 +75,7 @@ async def delete(file_id: Id, here: Here) -> dict[str, Any]:
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@router.get("/v1/files/{file_id}/content")
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=_BYTES)
 async def content(file_id: Id, here: Here) -> Response:
     """The file itself, as bytes that no browser takes for a page."""
     record = await here.find(_KIND, file_id, _WHAT)

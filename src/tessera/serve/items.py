@@ -73,6 +73,14 @@ class ReasoningItem(Part):
     status: Status = "completed"
 
 
+class CompactionItem(Part):
+    """What `/v1/responses/compact` made of the items before it."""
+
+    type: Literal["compaction"]
+    encrypted_content: str
+    id: str | None = None
+
+
 class ItemReference(Part):
     """An item that is kept already."""
 
@@ -82,7 +90,7 @@ class ItemReference(Part):
 
 def _kind(item: Any) -> str:
     """An item without a type is a message."""
-    return str(item.get("type") or "message") if isinstance(item, dict) else "message"
+    return str((item.get("type") if isinstance(item, dict) else getattr(item, "type", None)) or "message")
 
 
 Item = Annotated[
@@ -90,12 +98,19 @@ Item = Annotated[
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[CompactionItem, Tag("compaction")]
     | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(_kind),
 ]
 Items = Annotated[list[Item], Field(max_length=2048)]
 
-_PREFIXES = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
+_PREFIXES = {
+    "message": "msg_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "reasoning": "rs_",
+    "compaction": "cmp_",
+}
 
 
 def message_item(role: str, text: str) -> dict[str, Any]:
@@ -151,6 +166,8 @@ def conversation_of(items: Sequence[dict[str, Any]], instructions: str | None, p
             mine = Message("assistant")
 
     for item in items:
+        if item["type"] == "item_reference":
+            raise invalid("An item reference has no meaning here; send the item.", param)
         if item["type"] == "reasoning":
             if mine.content or mine.tool_calls:
                 close()

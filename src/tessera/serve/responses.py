@@ -19,17 +19,18 @@ from starlette.responses import Response
 from tessera.serve import bodies
 from tessera.serve.bodies import Body, Part
 from tessera.serve.chat import Effort, Name
+from tessera.serve.compaction import compacted, expanded, output_of
 from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread
 from tessera.serve.context import Order as Sorting
 from tessera.serve.dialogue import Choice, Form, Tool, constraint, prompt_ids, room_for, silenced
 from tessera.serve.errors import ApiError, invalid
-from tessera.serve.generation import Generation, Order, unless_left
+from tessera.serve.generation import Generation, Order, Usage, unless_left
 from tessera.serve.items import Items, conversation_of, kept, message_item
 from tessera.serve.models import Served, now
 from tessera.serve.response_events import Happened, Writer
 from tessera.serve.store import Record, new_id
 from tessera.serve.stored_chat import page_of
-from tessera.serve.streams import EventStream, event
+from tessera.serve.streams import MAY_STREAM, EventStream, event
 
 router = APIRouter(tags=["responses"])
 
@@ -145,6 +146,20 @@ class ResponseRequest(ResponseInput, bodies.Sampled):
         return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
 
 
+class CompactRequest(Body):
+    """The body of `POST /v1/responses/compact`. Nothing is written by the model, so instructions are counted only."""
+
+    model: str
+    input: str | Items = ""
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    service_tier: str | None = None
+    image: dict[str, Any] | None = None
+
+
 @dataclass
 class Live:
     """The events of a background response so far."""
@@ -177,7 +192,7 @@ class Live:
             self.more.notify_all()
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=MAY_STREAM)
 async def create(body: ResponseRequest, here: Here) -> Response:
     """Answers an input."""
     if body.background and not body.store:
@@ -186,7 +201,7 @@ async def create(body: ResponseRequest, here: Here) -> Response:
         raise invalid("There are no stored prompts here.", "prompt", "unsupported_parameter")
     served = here.server.models.get(body.model, here.owner)
     given = await _given(body, here)
-    order = await in_thread(_order, served, body, [*await _before(body, here), *given])
+    order = await in_thread(_order, served, body, await _window(body, here, given))
     response = _new(body, served)
     if body.background:
         private = {"input": given, "request": body.model_dump(exclude_unset=True, by_alias=True), "background": True}
@@ -213,13 +228,36 @@ async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
     """Counts the tokens that an input would have."""
     served = here.server.models.get(body.model, here.owner)
     request = ResponseRequest.model_validate(body.model_dump(exclude_unset=True, by_alias=True))
-    items = [*await _before(request, here), *await _given(request, here)]
+    items = await _window(request, here, await _given(request, here))
     turns = conversation_of(items, request.instructions)
     prompt = await in_thread(prompt_ids, served, turns, form_of(request).tools, "input")
     return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
 
-@router.get("/v1/responses/{response_id}", response_model=None)
+@router.post("/v1/responses/compact")
+async def compact(body: CompactRequest, here: Here) -> dict[str, Any]:
+    """Makes a long conversation short: what fits into half of the model's context, in an item to go on from."""
+    served = here.server.models.get(body.model, here.owner)
+    fields = {"model", "input", "instructions", "previous_response_id"}
+    request = ResponseRequest.model_validate(body.model_dump(include=fields, exclude_unset=True, by_alias=True))
+    items = await _window(request, here, await _given(request, here))
+    turns = conversation_of(items, body.instructions)
+    if not turns:
+        raise invalid("There is nothing to make shorter: 'input' is empty.", "input", "missing_required_parameter")
+    read = len(await in_thread(prompt_ids, served, turns, (), "input"))
+    held = await in_thread(compacted, served, items)
+    usage = Usage(prompt=read)
+    here.state["usage"] = {"model": served.name, "prompt_tokens": read}
+    return {
+        "id": new_id("resp_"),
+        "object": "response.compaction",
+        "created_at": now(),
+        "output": output_of(here.server.vault, here.owner, held),
+        "usage": usage.of_response(),
+    }
+
+
+@router.get("/v1/responses/{response_id}", response_model=None, responses=MAY_STREAM)
 async def retrieve(
     response_id: Id,
     here: Here,
@@ -358,6 +396,12 @@ async def _given(body: ResponseRequest, here: Desk) -> list[dict[str, Any]]:
             item = record.body
         items.append(item)
     return items
+
+
+async def _window(body: ResponseRequest, here: Desk, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All that the model reads: what came before, then what is given; compactions opened."""
+    items = [*await _before(body, here), *given]
+    return expanded(here.server.vault, here.owner, items)
 
 
 async def _before(body: ResponseRequest, here: Desk) -> list[dict[str, Any]]:
@@ -522,5 +566,5 @@ async def _start_again(server: Server, record: Record) -> None:
     served = server.models.get(body.model, record.owner)
     given = record.private["input"]
     desk = Desk(server, record.owner)
-    order = await in_thread(_order, served, body, [*await _before(body, desk), *given])
+    order = await in_thread(_order, served, body, await _window(body, desk, given))
     _start(server, record.owner, record.body, served, order, body, given)

@@ -18,6 +18,9 @@ _HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control":
 _SILENCE_SECONDS = 15.0
 """After so long without an event a comment goes out, so that no proxy takes the stream for dead."""
 
+MAY_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""For the OpenAPI document: a route that answers with events where it is asked to."""
+
 DONE = b"data: [DONE]\n\n"
 
 

@@ -22,6 +22,9 @@ BYTES = 256
 # From the tokenizer.json of Qwen/Qwen2.5-0.5B, character for character.
 _QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+# From Meta's Llama 3: as Qwen2's, but up to three digits are one word.
+_LLAMA3 = _QWEN2.replace(r"\p{N}| ?[^", r"\p{N}{1,3}| ?[^")
+
 # The same rules for ASCII text, where Python's tables and those of the library agree. Most of the time of encoding goes into
 # the library's splitting: `re` and a memory of words do the same about five times as fast on one core.
 _ASCII = {
@@ -75,6 +78,25 @@ def ascii_splitter(normalizer: Any, pre_tokenizer: Any) -> Callable[[str], list[
         if normalizer is None and pre_tokenizer == json.loads(tokenizer.to_str())["pre_tokenizer"]:
             return re.compile(pattern, re.ASCII).findall
     return None
+
+
+def splitting_rule(pre_tokenizer: Any) -> str | None:
+    """What llama.cpp calls the rule in this section of a `tokenizer.json`: gpt-2, qwen2, llama-bpe or smollm; else None."""
+    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if isinstance(pre_tokenizer, dict) else []
+    # Where offsets begin makes no difference to ids.
+    plain = [{key: value for key, value in part.items() if key != "trim_offsets"} for part in parts]
+    with_rule, alone = ({"type": "ByteLevel", "add_prefix_space": False, "use_regex": use} for use in (True, False))
+
+    def split(pattern: str) -> dict[str, Any]:
+        return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+    known = {
+        "gpt-2": [with_rule],
+        "qwen2": [split(_QWEN2), alone],
+        "llama-bpe": [split(_LLAMA3), alone],
+        "smollm": [{"type": "Digits", "individual_digits": True}, with_rule],
+    }
+    return next((name for name, rule in known.items() if rule == plain), None)
 
 
 def byte_alphabet() -> dict[str, int]:
