@@ -39,4 +39,5 @@ def _shown(served: Served) -> dict[str, Any]:
         "created": served.created,
         "owned_by": served.owner or "tessera",
         "context_length": served.context,
+        "dialogue": served.tuned,
     }
