@@ -44,6 +44,7 @@ class Client:
     """
 
     def __init__(self, address: tuple[str, int], key: str = "") -> None:
+        self.address = address
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         self._http = httpx.AsyncClient(
             base_url=f"http://{host}:{address[1]}",

@@ -33,14 +33,14 @@ class Blocks:
         self._done = ""
         self._open = ""
 
-    def feed(self, text: str) -> str:
-        """Takes what came and returns the HTML of all."""
+    def feed(self, text: str) -> tuple[str, str]:
+        """Takes what came; returns the HTML of what no later word can change, and of the rest."""
         self._open += text
         cut = _last_break(self._open)
         if cut:
             self._done += to_html(self._open[:cut])
             self._open = self._open[cut:]
-        return self._done + to_html(self._open)
+        return self._done, to_html(self._open)
 
 
 def to_html(text: str) -> str:
