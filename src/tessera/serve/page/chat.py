@@ -1,15 +1,15 @@
-"""The conversation: what was said, what is being said, and what can be done about it. `composer` is where the next turn is written.
+"""The conversation: what was said, what is being said, and what can be done about it.
 
-The chat itself is kept by the server (`/tessera/chats`); the page holds a copy of what it shows.
+`composer` is where the next turn is written. The chat itself is kept by the server (`/tessera/chats`); the page holds a
+copy of what it shows.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 
 from tessera.serve.page.answering import Answering, LiveView
 from tessera.serve.page.client import Refused
@@ -67,7 +67,9 @@ class ChatPanel:
         """`chat`, or `complete` where any of the models knows no dialogue and nobody said otherwise."""
         if self._chat:
             return str(self._chat["mode"])
-        return self.composer.mode or ("chat" if all(self._page.model(name).get("dialogue") for name in self.models) else "complete")
+        return self.composer.mode or (
+            "chat" if all(self._page.model(name).get("dialogue") for name in self.models) else "complete"
+        )
 
     def show(self) -> None:
         """The tab is looked at."""
@@ -186,7 +188,7 @@ class ChatPanel:
         self._running += begun
         self.draw()
         for answering in begun:
-            asyncio.ensure_future(self._follow(answering, self.chat_id))
+            background_tasks.create(self._follow(answering, self.chat_id))
 
     async def _follow(self, answering: Answering, chat_id: str) -> None:
         came = await answering.run()
@@ -249,7 +251,9 @@ class ChatPanel:
                 ui.label(f"{name}: {kind}, reads {model.get('context_length', 0):,} tokens").classes("dim")
             with ui.element("div").classes("ideas"):
                 for idea in _IDEAS[self.mode]:
-                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea)).props("outline no-caps").classes("idea")
+                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea)).props(
+                        "outline no-caps"
+                    ).classes("idea")
 
     def _exchange(self, exchange: Exchange, last: bool) -> None:
         running = [a for a in self._running if a.asked == exchange.turn["id"]]
@@ -277,7 +281,7 @@ class ChatPanel:
             return
         with ui.element("div").classes("question").props("role=article aria-label=You"):
             for url in turn["images"]:
-                ui.element("img").props(f'src="{url}" alt="picture"').classes("picture")
+                ui.element("img").props("alt=picture").classes("picture").props["src"] = url
             if turn["text"]:
                 ui.label(turn["text"]).classes("bubble")
             with ui.element("div").classes("tools"):

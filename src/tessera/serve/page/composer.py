@@ -35,7 +35,11 @@ class Composer:
             self._field.on("keydown.enter", lambda event: self._send(event.args), js_handler=_SENDS)
             with ui.element("div").classes("bar"):
                 self._upload = ui.upload(
-                    multiple=True, auto_upload=True, max_file_size=_MOST_PICTURE_BYTES, on_upload=self._add, on_rejected=self._reject
+                    multiple=True,
+                    auto_upload=True,
+                    max_file_size=_MOST_PICTURE_BYTES,
+                    on_upload=self._add,
+                    on_rejected=self._reject,
                 )
                 self._upload.props("accept=image/*").classes("uploader")
                 attach = ui.button(icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"))
@@ -92,7 +96,9 @@ class Composer:
 
     def focus(self) -> None:
         """Puts the cursor there, but on no small screen, where a keyboard would come up."""
-        ui.run_javascript(f"if (window.innerWidth > 700) setTimeout(() => getElement({self._field.id})?.$el.querySelector('textarea').focus(), 50)")
+        ui.run_javascript(
+            "if (window.innerWidth > 700) setTimeout(() => document.querySelector('.composer textarea')?.focus(), 50)"
+        )
 
     def draw(self) -> None:
         """What depends on the chat and on the models."""
@@ -138,7 +144,9 @@ class Composer:
         with ui.menu().classes("menu"):
             ui.label("How to answer").classes("card-title")
             self._instructions = ui.textarea("Instructions for a new chat").props("autogrow outlined dense").classes("wide")
-            self._temperature = ui.number("Temperature", value=1.0, min=0, max=2, step=0.1).props("outlined dense").classes("wide")
+            self._temperature = (
+                ui.number("Temperature", value=1.0, min=0, max=2, step=0.1).props("outlined dense").classes("wide")
+            )
             self._top_p = ui.number("Top p", value=1.0, min=0.01, max=1, step=0.05).props("outlined dense").classes("wide")
             self._most = ui.number("Most tokens (empty: all that fit)", min=1, step=1).props("outlined dense").classes("wide")
 
@@ -159,7 +167,7 @@ class Composer:
         with self._pictures:
             for number, url in enumerate(self._images):
                 with ui.element("div").classes("thumb"):
-                    ui.element("img").props(f'src="{url}" alt="picture to send"')
+                    ui.element("img").props('alt="picture to send"').props["src"] = url
                     remove = ui.button(icon="close", on_click=lambda number=number: self._drop(number))
                     remove.props('round dense size=xs aria-label="Remove the picture"')
 

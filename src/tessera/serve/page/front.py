@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -68,7 +69,10 @@ class Front:
                 mount = await asyncio.to_thread(_import)
                 app = FastAPI(openapi_url=None)
                 mount(app, self._keys)
-                await self._life.enter_async_context(app.router.lifespan_context(app))
+                with warnings.catch_warnings():
+                    # NiceGUI looks at every object of the process, at PyTorch's deprecated ones too.
+                    warnings.simplefilter("ignore", FutureWarning)
+                    await self._life.enter_async_context(app.router.lifespan_context(app))
                 self._app = app
         return self._app
 

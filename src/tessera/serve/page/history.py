@@ -80,7 +80,10 @@ class History:
             title = ui.element("button").classes("chat-title").on("click", lambda: self._page.chat.open(chat["id"]))
             with title:
                 ui.label(chat["title"] or "Untitled")
-            with ui.button(icon="more_horiz").props('flat dense round size=sm aria-label="Chat menu"').classes("quiet"), ui.menu():
+            with (
+                ui.button(icon="more_horiz").props('flat dense round size=sm aria-label="Chat menu"').classes("quiet"),
+                ui.menu(),
+            ):
                 ui.menu_item("Rename", lambda: self._rename(chat))
                 ui.menu_item("Delete", lambda: self._forget(chat))
 
@@ -106,7 +109,9 @@ class History:
                 self._page.say(refused.message)
 
         with ui.dialog() as dialog, ui.card().classes("key-card"):
-            field = ui.input("Title", value=chat["title"]).props("outlined dense autofocus").classes("wide").on("keydown.enter", keep)
+            field = (
+                ui.input("Title", value=chat["title"]).props("outlined dense autofocus").classes("wide").on("keydown.enter", keep)
+            )
             ui.button("Rename", on_click=keep).props("unelevated no-caps").classes("primary")
         dialog.open()
 

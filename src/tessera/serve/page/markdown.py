@@ -50,8 +50,10 @@ def to_html(text: str) -> str:
 
 
 def _last_break(text: str) -> int:
-    """Where the part of the text ends that no later line can change: an empty line, outside of code and formulas, before a line that
-    begins at the margin and is of no list."""
+    """Where the part of the text ends that no later line can change.
+
+    That is after an empty line, outside of code and formulas, before a line that begins at the margin and is of no list.
+    """
     fence, at, last = "", 0, 0
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):

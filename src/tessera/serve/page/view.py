@@ -64,14 +64,9 @@ class _Page:
             with ui.element("div").classes("top"):
                 ui.button(icon="menu", on_click=drawer.toggle).props('flat dense round aria-label="History"').classes("quiet")
                 self.select = (
-                    ui.select({}, multiple=True, on_change=lambda: self.chat.models_changed())
+                    ui.select({}, multiple=True, on_change=self._choose)
                     .props('borderless dense options-dense aria-label="Models" popup-content-class="models-menu"')
                     .classes("models")
-                )
-                self.select.add_slot(
-                    "selected",
-                    '<span class="chosen">{{ props.modelValue?.length'
-                    " ? props.modelValue.map(m => m.label ?? m).join(' · ') : 'Choose a model' }}</span>",
                 )
                 ui.element("div").classes("space")
                 with ui.tabs().props("dense inline-label no-caps narrow-indicator").classes("tabs") as tabs:
@@ -93,7 +88,9 @@ class _Page:
         ui.on("fresh", lambda: self.chat.begin())
         viewer.on_delete(self._leave)
         await viewer.connected()
-        kept = await ui.run_javascript("[localStorage.getItem('tessera-dark'), sessionStorage.getItem('tessera-key')]", timeout=10)
+        kept = await ui.run_javascript(
+            "[localStorage.getItem('tessera-dark'), sessionStorage.getItem('tessera-key')]", timeout=10
+        )
         if kept[0] in _DARK:
             self._set_dark(kept[0])
         await self.enter(kept[1] or "")
@@ -120,11 +117,6 @@ class _Page:
         self.chat.begin()
         await self.history.load()
 
-    @property
-    def is_dark(self) -> bool:
-        """As far as the server knows."""
-        return bool(self.dark.value)
-
     def model(self, name: str) -> dict[str, Any]:
         """What the server says about a model."""
         return next((model for model in self.models if model["id"] == name), {})
@@ -132,6 +124,11 @@ class _Page:
     def say(self, message: str, kind: str = "negative") -> None:
         """Tells the person something for a moment."""
         ui.notify(message, type=kind, position="top", timeout=6000, multi_line=True)  # type: ignore[arg-type]
+
+    def _choose(self) -> None:
+        self.select.props["display-value"] = " · ".join(self.select.value) or "Choose a model"
+        self.select.update()
+        self.chat.models_changed()
 
     async def _leave(self) -> None:
         await self.chat.stop()
