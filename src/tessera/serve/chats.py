@@ -1,7 +1,7 @@
 """`/tessera/chats`, `/tessera/preferences`: what the page keeps.
 
-OpenAI's API has no such routes: its conversations cannot be listed, searched or branched. A chat is a tree of turns (see `turns`).
-Thumbs under the answers to one question make pairs, each kept as a row of a preference job.
+OpenAI's API has no such routes: its conversations cannot be listed, searched or branched. A chat is a tree of turns (see
+`turns`). Thumbs under the answers to one question make pairs, each kept as a row of a preference job.
 """
 
 from __future__ import annotations

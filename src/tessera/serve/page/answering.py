@@ -13,6 +13,9 @@ from tessera.serve.page.client import Client, Refused
 from tessera.serve.page.markdown import Blocks
 
 
+THOUGHT = "Thought before it answered"
+
+
 class Answering:
     """One model's answer to one turn.
 
@@ -127,6 +130,7 @@ class LiveView:
             self._reasoning.text = self._thought
         if not text:
             return
+        self._fold.text = THOUGHT
         if self._plain:
             self._end.text = self._all
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import background_tasks, ui
 
-from tessera.serve.page.answering import Answering, LiveView
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView
 from tessera.serve.page.client import Refused
 from tessera.serve.page.composer import Composer
 from tessera.serve.page.markdown import to_html
@@ -251,13 +251,13 @@ class ChatPanel:
                 ui.label(f"{name}: {kind}, reads {model.get('context_length', 0):,} tokens").classes("dim")
             with ui.element("div").classes("ideas"):
                 for idea in _IDEAS[self.mode]:
-                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea)).props(
+                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea), color=None).props(
                         "outline no-caps"
                     ).classes("idea")
 
     def _exchange(self, exchange: Exchange, last: bool) -> None:
         running = [a for a in self._running if a.asked == exchange.turn["id"]]
-        names = list(exchange.answers) + [a.model for a in running if a.model not in exchange.answers]
+        names = self._page.in_order({*exchange.answers, *(a.model for a in running)})
         if self.mode == "chat":
             self._question(exchange, not running)
         elif self._editing == exchange.turn["id"]:
@@ -271,7 +271,9 @@ class ChatPanel:
                     self._answer(exchange, name, shown, coming)
         if last and not names:
             with ui.element("div").classes("answers"):
-                again = ui.button("Ask for an answer", icon="refresh", on_click=lambda: self._ask(exchange.turn, self.models))
+                again = ui.button(
+                    "Ask for an answer", icon="refresh", on_click=lambda: self._ask(exchange.turn, self.models), color=None
+                )
                 again.props("flat no-caps dense").classes("quiet")
 
     def _question(self, exchange: Exchange, idle: bool) -> None:
@@ -280,22 +282,24 @@ class ChatPanel:
             self._editor(turn)
             return
         with ui.element("div").classes("question").props("role=article aria-label=You"):
-            for url in turn["images"]:
-                ui.element("img").props("alt=picture").classes("picture").props["src"] = url
-            if turn["text"]:
-                ui.label(turn["text"]).classes("bubble")
+            if turn["images"]:
+                with ui.element("div").classes("pictures"):
+                    for url in turn["images"]:
+                        ui.element("img").props("alt=picture").classes("picture").props["src"] = url
             with ui.element("div").classes("tools"):
                 self._branches(exchange.siblings, turn)
                 if idle:
                     self._tool("edit", "Edit", lambda: self._edit(turn["id"]))
                 self._tool("content_copy", "Copy", lambda: _copy(turn["text"]))
+            if turn["text"]:
+                ui.label(turn["text"]).classes("bubble")
 
     def _editor(self, turn: Turn) -> None:
         with ui.element("div").classes("editor"):
             field = ui.textarea(value=turn["text"]).props('autogrow outlined autofocus aria-label="Edit"').classes("wide")
             with ui.element("div").classes("tools"):
-                ui.button("Cancel", on_click=lambda: self._edit("")).props("flat no-caps dense").classes("quiet")
-                again = ui.button("Send", on_click=lambda: self._say_again(turn, field.value))
+                ui.button("Cancel", on_click=lambda: self._edit(""), color=None).props("flat no-caps dense").classes("quiet")
+                again = ui.button("Send", on_click=lambda: self._say_again(turn, field.value), color=None)
                 again.props("unelevated no-caps dense").classes("primary")
 
     def _answer(self, exchange: Exchange, name: str, shown: Turn | None, coming: Answering | None) -> None:
@@ -312,7 +316,7 @@ class ChatPanel:
                 coming.show(LiveView(plain))
         elif shown is not None:
             if shown["reasoning"]:
-                with ui.expansion("Thought before it answered", icon="psychology").classes("thought"):
+                with ui.expansion(THOUGHT, icon="psychology").classes("thought"):
                     ui.label(shown["reasoning"]).classes("thought-text")
             if plain:
                 with ui.element("div").classes("document"):
@@ -355,7 +359,11 @@ class ChatPanel:
         self._tool("chevron_right", "Branch after", lambda: self._pick(siblings, on)).set_enabled(at + 1 < len(siblings))
 
     def _tool(self, icon: str, says: str, does: Any) -> ui.button:
-        button = ui.button(icon=icon, on_click=does).props(f'flat dense round size=sm aria-label="{says}"').classes("quiet")
+        button = (
+            ui.button(icon=icon, on_click=does, color=None)
+            .props(f'flat dense round size=sm aria-label="{says}"')
+            .classes("quiet")
+        )
         with button:
             ui.tooltip(says).props("delay=500")
         return button

@@ -42,18 +42,22 @@ class Composer:
                     on_rejected=self._reject,
                 )
                 self._upload.props("accept=image/*").classes("uploader")
-                attach = ui.button(icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"))
-                attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
-                self._mode_button = ui.button(on_click=self._change_mode).props("flat dense no-caps").classes("pill")
-                with ui.button().props("flat dense no-caps icon=psychology").classes("pill") as self._effort_button:
+                self._attach = ui.button(
+                    icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
+                )
+                self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
+                self._mode_button = ui.button(on_click=self._change_mode, color=None).props("flat dense no-caps").classes("pill")
+                with ui.button(color=None).props("flat dense no-caps icon=psychology").classes("pill") as self._effort_button:
                     self._effort_menu()
-                with ui.button(icon="tune").props('flat dense round aria-label="Settings"').classes("quiet"):
+                with ui.button(icon="tune", color=None).props('flat dense round aria-label="Settings"').classes("quiet"):
                     self._settings_menu()
                 ui.element("div").classes("space")
                 self._hint = ui.label().classes("hint dim")
-                self._stop = ui.button(icon="stop", on_click=panel.stop).props('round unelevated aria-label="Stop (Esc)"')
+                self._stop = ui.button(icon="stop", on_click=panel.stop, color=None).props(
+                    'round unelevated aria-label="Stop (Esc)"'
+                )
                 self._stop.classes("send stop")
-                self._go = ui.button(icon="arrow_upward", on_click=lambda: self._send(self._field.value))
+                self._go = ui.button(icon="arrow_upward", on_click=lambda: self._send(self._field.value), color=None)
                 self._go.props('round unelevated aria-label="Send (Enter)"').classes("send")
         self.running(False)
 
@@ -107,6 +111,7 @@ class Composer:
         self._mode_button.props(f"icon={'notes' if complete else 'forum'}")
         self._mode_button.set_enabled(not self._panel.chat_id)
         self._effort_button.set_visibility(not complete)
+        self._attach.set_visibility(not complete)
         self._field.props(f'placeholder="{"Text to go on with" if complete else "Message"}"')
         self._instructions.set_visibility(not complete)
         self._instructions.set_enabled(not self._panel.chat_id)
@@ -168,7 +173,7 @@ class Composer:
             for number, url in enumerate(self._images):
                 with ui.element("div").classes("thumb"):
                     ui.element("img").props('alt="picture to send"').props["src"] = url
-                    remove = ui.button(icon="close", on_click=lambda number=number: self._drop(number))
+                    remove = ui.button(icon="close", on_click=lambda number=number: self._drop(number), color=None)
                     remove.props('round dense size=xs aria-label="Remove the picture"')
 
     def _drop(self, number: int) -> None:

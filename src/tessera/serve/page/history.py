@@ -28,7 +28,7 @@ class History:
         self._drawer = drawer
         self._chats: list[dict[str, Any]] = []
         self._more = False
-        fresh = ui.button("New chat", icon="add", on_click=lambda: page.chat.begin())
+        fresh = ui.button("New chat", icon="add", on_click=self.begin, color=None)
         fresh.props("outline no-caps align=left").classes("fresh").tooltip("Ctrl+Shift+O")
         self._search = (
             ui.input(placeholder="Search  Ctrl+K", on_change=self.load)
@@ -72,20 +72,33 @@ class History:
                     ui.label(day).classes("day")
                 self._row(chat)
             if self._more:
-                ui.button("More", on_click=self._fetch).props("flat dense no-caps").classes("quiet")
+                ui.button("More", on_click=self._fetch, color=None).props("flat dense no-caps").classes("quiet")
 
     def _row(self, chat: dict[str, Any]) -> None:
         here = " here" if chat["id"] == self._page.chat.chat_id else ""
         with ui.element("div").classes(f"chat-row{here}").props("role=listitem"):
-            title = ui.element("button").classes("chat-title").on("click", lambda: self._page.chat.open(chat["id"]))
+            title = ui.element("button").classes("chat-title").on("click", lambda: self._open(chat["id"]))
             with title:
                 ui.label(chat["title"] or "Untitled")
             with (
-                ui.button(icon="more_horiz").props('flat dense round size=sm aria-label="Chat menu"').classes("quiet"),
+                ui.button(icon="more_horiz", color=None)
+                .props('flat dense round size=sm aria-label="Chat menu"')
+                .classes("quiet"),
                 ui.menu(),
             ):
                 ui.menu_item("Rename", lambda: self._rename(chat))
                 ui.menu_item("Delete", lambda: self._forget(chat))
+
+    async def _open(self, chat_id: str) -> None:
+        ui.run_javascript(f"if (window.innerWidth < 900) getElement({self._drawer.id}).hide()")
+        self._page.tabs.value = "chat"
+        await self._page.chat.open(chat_id)
+
+    def begin(self) -> None:
+        """An empty chat."""
+        ui.run_javascript(f"if (window.innerWidth < 900) getElement({self._drawer.id}).hide()")
+        self._page.tabs.value = "chat"
+        self._page.chat.begin()
 
     async def _fetch(self) -> None:
         query: dict[str, Any] = {"limit": _AT_A_TIME, "query": self._search.value or ""}
@@ -112,7 +125,7 @@ class History:
             field = (
                 ui.input("Title", value=chat["title"]).props("outlined dense autofocus").classes("wide").on("keydown.enter", keep)
             )
-            ui.button("Rename", on_click=keep).props("unelevated no-caps").classes("primary")
+            ui.button("Rename", on_click=keep, color=None).props("unelevated no-caps").classes("primary")
         dialog.open()
 
     async def _forget(self, chat: dict[str, Any]) -> None:

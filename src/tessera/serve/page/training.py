@@ -157,7 +157,7 @@ class TuningPanel:
                     "A thumb up and a thumb down under answers to the same question make a pair: prompt, chosen, rejected."
                 ).classes("dim")
                 self._pairs = ui.element("div").classes("pairs")
-                self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download)
+                self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download, color=None)
                 self._export.props("outline no-caps")
 
     async def show(self) -> None:
@@ -240,14 +240,14 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
                 "stackStrategy": "all",
             }
         )
-    series.append(_line("training loss", losses, colours["faint"], 1.2))
+    series.append(_line("training loss", losses, colours["accent"], 1.2))
     series.append(_line("held-out loss", held, colours["second"], 2) | {"showSymbol": True, "symbolSize": 6, "symbol": "circle"})
-    values = [y for _, y in losses[len(losses) // 50 :] + held] + [row[end] for row in run["band"] for end in ("low", "high")]
+    values = [y for _, y in losses[len(losses) // 20 :] + held] + [row[end] for row in run["band"] for end in ("low", "high")]
     bounds = {"min": _floor(min(values)), "max": _ceil(max(values))} if values else {}
     formatter = "v => v >= 1e9 ? v / 1e9 + 'G' : v >= 1e6 ? v / 1e6 + 'M' : v >= 1e3 ? v / 1e3 + 'k' : v"
     return {
         "animation": False,
-        "textStyle": {"fontFamily": "inherit"},
+        "textStyle": {"fontFamily": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
         "grid": {"left": 52, "right": 18, "top": 40, "bottom": 46},
         "legend": {
             "data": [one["name"] for one in series if one["name"] != "low"],
@@ -271,7 +271,7 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
             "nameLocation": "middle",
             "nameGap": 28,
             "nameTextStyle": dim,
-            "axisLabel": dim | {":formatter": formatter},
+            "axisLabel": dim | {":formatter": formatter, "showMaxLabel": False},
             "axisLine": {"lineStyle": {"color": colours["dim"]}},
             "splitLine": {"show": False},
             "max": run["planned_tokens"] or "dataMax",
@@ -282,7 +282,7 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
             "nameLocation": "middle",
             "nameGap": 36,
             "nameTextStyle": dim,
-            "axisLabel": dim,
+            "axisLabel": dim | {"showMaxLabel": False},
             "splitLine": rule,
         }
         | bounds,

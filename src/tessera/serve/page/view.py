@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,19 +63,21 @@ class _Page:
             self.history = History(self, drawer)
         with ui.element("div").classes("main"):
             with ui.element("div").classes("top"):
-                ui.button(icon="menu", on_click=drawer.toggle).props('flat dense round aria-label="History"').classes("quiet")
+                ui.button(icon="menu", on_click=drawer.toggle, color=None).props('flat dense round aria-label="History"').classes(
+                    "quiet"
+                )
                 self.select = (
                     ui.select({}, multiple=True, on_change=self._choose)
                     .props('borderless dense options-dense aria-label="Models" popup-content-class="models-menu"')
                     .classes("models")
                 )
                 ui.element("div").classes("space")
-                with ui.tabs().props("dense inline-label no-caps narrow-indicator").classes("tabs") as tabs:
+                with ui.tabs().props("dense inline-label no-caps narrow-indicator").classes("tabs") as self.tabs:
                     for name, icon, label in _TABS:
                         ui.tab(name, label, icon)
-                self.dark_button = ui.button(icon=_DARK_ICONS["auto"], on_click=self._next_dark)
+                self.dark_button = ui.button(icon=_DARK_ICONS["auto"], on_click=self._next_dark, color=None)
                 self.dark_button.props('flat dense round aria-label="Light or dark"').classes("quiet")
-            with ui.tab_panels(tabs, value="chat").props("transition-duration=120").classes("panels"):
+            with ui.tab_panels(self.tabs, value="chat").props("transition-duration=120").classes("panels"):
                 with ui.tab_panel("chat").classes("chat-panel"):
                     self.chat = ChatPanel(self)
                 with ui.tab_panel("runs"):
@@ -82,10 +85,10 @@ class _Page:
                 with ui.tab_panel("tuning"):
                     tuning = TuningPanel(self)
         self._key_dialog()
-        tabs.on_value_change(lambda event: {"runs": runs.show, "tuning": tuning.show}.get(event.value, self.chat.show)())
-        ui.timer(2.0, lambda: runs.refresh() if tabs.value == "runs" else None)
+        self.tabs.on_value_change(lambda event: {"runs": runs.show, "tuning": tuning.show}.get(event.value, self.chat.show)())
+        ui.timer(2.0, lambda: runs.refresh() if self.tabs.value == "runs" else None)
         ui.on("find", lambda: self.history.focus())
-        ui.on("fresh", lambda: self.chat.begin())
+        ui.on("fresh", self.history.begin)
         viewer.on_delete(self._leave)
         await viewer.connected()
         kept = await ui.run_javascript(
@@ -121,6 +124,11 @@ class _Page:
         """What the server says about a model."""
         return next((model for model in self.models if model["id"] == name), {})
 
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Models in the order in which they are served, then those that are served no more."""
+        served = [model["id"] for model in self.models]
+        return sorted(names, key=lambda name: (served.index(name) if name in served else len(served), name))
+
     def say(self, message: str, kind: str = "negative") -> None:
         """Tells the person something for a moment."""
         ui.notify(message, type=kind, position="top", timeout=6000, multi_line=True)  # type: ignore[arg-type]
@@ -147,7 +155,7 @@ class _Page:
             field = ui.input(placeholder="sk-...", password=True).props('outlined dense autofocus aria-label="API key"')
             field.classes("wide").on("keydown.enter", come_in)
             self.key_error = ui.label().classes("warn-text")
-            ui.button("Come in", on_click=come_in).props("unelevated no-caps").classes("primary")
+            ui.button("Come in", on_click=come_in, color=None).props("unelevated no-caps").classes("primary")
 
     def _next_dark(self) -> None:
         names = list(_DARK)
