@@ -116,7 +116,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
         carries_files = path == "/v1/files" or path.startswith("/v1/uploads/")
         return settings.most_file_bytes + _MIB if carries_files else settings.most_body_bytes
 
-    page = Front(bool(settings.keys)) if settings.page else None
+    page = Front() if settings.page else None
 
     async def stop() -> None:
         if page is not None:

@@ -12,7 +12,6 @@ from nicegui import ui
 from tessera.serve.page.client import Client, Refused
 from tessera.serve.page.markdown import Blocks
 
-
 THOUGHT = "Thought before it answered"
 
 
@@ -42,16 +41,20 @@ class Answering:
         self._first: float | None = None
         self._start = time.perf_counter()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._view: LiveView | None = None
 
     async def run(self) -> bool:
-        """Fetches it to its end; True where something came."""
+        """Fetches it to its end; True where it did not fail before anything came."""
+        if self._stopped:
+            return True
         self._task = asyncio.ensure_future(self._fetch())
         await asyncio.wait({self._task})
         return bool(self._text or self._reasoning) or not self.failure
 
     def stop(self) -> None:
         """What came so far is the answer."""
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import warnings
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -31,14 +30,9 @@ def is_of_page(scope: Scope) -> bool:
 
 
 class Front:
-    """The page as an ASGI application.
+    """The page as an ASGI application; one process has one."""
 
-    Args:
-        keys: the server asks for keys, so the page has to.
-    """
-
-    def __init__(self, keys: bool) -> None:
-        self._keys = keys
+    def __init__(self) -> None:
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
         self._life = contextlib.AsyncExitStack()
@@ -66,18 +60,13 @@ class Front:
     async def _loaded(self) -> ASGIApp:
         async with self._loading:
             if self._app is None:
-                mount = await asyncio.to_thread(_import)
-                app = FastAPI(openapi_url=None)
-                mount(app, self._keys)
-                with warnings.catch_warnings():
-                    # NiceGUI looks at every object of the process, at PyTorch's deprecated ones too.
-                    warnings.simplefilter("ignore", FutureWarning)
-                    await self._life.enter_async_context(app.router.lifespan_context(app))
+                app = (await asyncio.to_thread(_import))()
+                await self._life.enter_async_context(app.router.lifespan_context(app))
                 self._app = app
         return self._app
 
 
-def _import() -> Callable[[FastAPI, bool], None]:
-    from tessera.serve.page.view import mount
+def _import() -> Callable[[], FastAPI]:
+    from tessera.serve.page.view import prepared
 
-    return mount
+    return prepared

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from nicegui import ui
+from nicegui import app, ui
 from pygments.formatters import HtmlFormatter
 
 from tessera.look import DARK, LIGHT, variables
@@ -28,19 +28,17 @@ _DARK = {"auto": None, "light": False, "dark": True}
 _DARK_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 
 
-def mount(app: FastAPI, keys: bool) -> None:
-    """Puts the page into an application.
-
-    Args:
-        keys: the server asks for keys.
-    """
+def prepared() -> FastAPI:
+    """NiceGUI's application with the page in it, to be called once in a process."""
 
     async def show(request: Request, chat: str = "") -> None:
         host, port = request.scope["server"]
-        await _Page(Client((host, port)), keys).build(chat)
+        await _Page(Client((host, port))).build(chat)
 
     ui.page("/", title="Tessera", favicon=_ICON, dark=None)(show)
-    ui.run_with(app, title="Tessera", tailwind=False, reconnect_timeout=10.0, show_welcome_message=False)
+    # It wants to be told the application into which it is mounted; here the door hands it what is for it.
+    ui.run_with(FastAPI(), title="Tessera", tailwind=False, reconnect_timeout=10.0, show_welcome_message=False)
+    return app
 
 
 @dataclass
@@ -48,7 +46,6 @@ class _Page:
     """One browser's view."""
 
     client: Client
-    keys: bool
     models: list[dict[str, Any]] = field(default_factory=list)
 
     async def build(self, chat_id: str) -> None:
