@@ -76,16 +76,17 @@ async def list_chats(here: Here, after: str | None = None, limit: Limit = 20, qu
 @router.post("/tessera/chats")
 async def create(body: Create, here: Here) -> dict[str, Any]:
     """Begins a chat."""
+    title = body.title or ""
     chat = {
         "id": new_id("chat_"),
         "object": "chat",
         "created_at": now(),
-        "title": body.title or "",
+        "title": title,
         "mode": body.mode,
         "instructions": body.instructions or "",
         "picked": body.picked or {},
     }
-    await in_thread(here.server.store.put, here.owner, _CHAT, chat, words=chat["title"])
+    await in_thread(here.server.store.put, here.owner, _CHAT, chat, words=title)
     return chat
 
 

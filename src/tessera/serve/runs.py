@@ -61,7 +61,7 @@ async def read_ledger(here: Here) -> dict[str, Any]:
 class _Curves:
     """What was read of one `metrics.jsonl` so far."""
 
-    bytes: int = 0
+    read_bytes: int = 0
     steps: list[tuple[float, float]] = field(default_factory=list)
     evaluations: list[tuple[float, float, float]] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
@@ -74,14 +74,14 @@ class _Curves:
             return
         with open(path, "rb") as file:
             begin = file.read(256)
-            if path.stat().st_size < self.bytes or not begin.startswith(self.begin):
-                self.bytes, self.steps, self.evaluations, self.last = 0, [], [], {}
+            if path.stat().st_size < self.read_bytes or not begin.startswith(self.begin):
+                self.read_bytes, self.steps, self.evaluations, self.last = 0, [], [], {}
             self.begin = begin
-            file.seek(self.bytes)
+            file.seek(self.read_bytes)
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # somebody is writing it
-                self.bytes += len(line)
+                self.read_bytes += len(line)
                 self._take(line)
 
     def _take(self, line: bytes) -> None:

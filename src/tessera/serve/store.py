@@ -165,7 +165,7 @@ class Store:
                 return None
             record = _record(row)
             change(record.body, record.private)
-            values = {"body": record.body, "private": record.private}
+            values: dict[str, Any] = {"body": record.body, "private": record.private}
             if more_words:
                 values["words"] = f"{row.words or ''}\n{_plain(more_words)}"
             connection.execute(sa.update(objects).where(objects.c.position == row.position).values(values))

@@ -219,7 +219,8 @@ class ChatPanel:
         except Refused as refused:
             self._page.say(refused.message)
 
-    async def _rate(self, turn: dict[str, Any], thumb: str) -> None:
+    async def _rate(self, rated: Turn, thumb: str) -> None:
+        turn = next(turn for turn in self._turns if turn["id"] == rated["id"])
         rating = None if turn["rating"] == thumb else thumb
         try:
             kept = await self._page.client.post(f"/tessera/chats/{self.chat_id}/turns/{turn['id']}", {"rating": rating})
@@ -341,7 +342,7 @@ class ChatPanel:
             for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")):
                 given = shown["rating"] == thumb
                 filled = "" if given else "o_"
-                button = self._tool(filled + icon, f"Thumb {thumb}", lambda thumb=thumb: self._rate(shown, thumb))  # type: ignore[misc]
+                button = self._tool(filled + icon, f"Thumb {thumb}", lambda thumb=thumb: self._rate(shown, thumb))
                 button.classes("given" if given else "").props(f"aria-pressed={str(given).lower()}")
             if shown["finish_reason"] != "stop":
                 said = {"length": "cut off: no room for more tokens", "stopped": "stopped"}[shown["finish_reason"]]

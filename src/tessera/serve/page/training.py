@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
@@ -316,7 +316,7 @@ def _standing(entry: Mapping[str, Any]) -> str:
     return "inside" if entry["inside"]["0.9"] else "outside"
 
 
-def _table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     with ui.element("table"):
         with ui.element("tr"):
             for name in names:

@@ -141,7 +141,7 @@ class _Page:
 
     def _key_dialog(self) -> None:
         async def come_in() -> None:
-            key = str(field.value or "").strip()
+            key = str(given.value or "").strip()
             await self.enter(key)
             if self.models:
                 ui.run_javascript(f"sessionStorage.setItem('tessera-key', {_quoted(key)})")
@@ -149,8 +149,8 @@ class _Page:
         with ui.dialog().props("persistent") as self.key_dialog, ui.card().classes("key-card"):
             ui.label("This server asks for a key").classes("card-title")
             ui.label("It is kept in this browser tab only, and goes to this server only.").classes("dim")
-            field = ui.input(placeholder="sk-...", password=True).props('outlined dense autofocus aria-label="API key"')
-            field.classes("wide").on("keydown.enter", come_in)
+            given = ui.input(placeholder="sk-...", password=True).props('outlined dense autofocus aria-label="API key"')
+            given.classes("wide").on("keydown.enter", come_in)
             self.key_error = ui.label().classes("warn-text")
             ui.button("Come in", on_click=come_in, color=None).props("unelevated no-caps").classes("primary")
 
