@@ -43,7 +43,7 @@ class ChatPanel:
         self._running: list[Answering] = []
         self._editing = ""
         with ui.element("div").classes("talk"):
-            self._column = ui.element("div").classes("column").props('role=log aria-label="Conversation"')
+            self._column = ui.element("div").classes("thread").props('role=log aria-label="Conversation"')
         self.composer = Composer(self)
         ui.timer(_FLUSH_SECONDS, self._flush)
 
@@ -94,7 +94,7 @@ class ChatPanel:
         self._chat, self._picked = chat, dict(chat["picked"])
         self.composer.reset(chat["instructions"])
         last = self._way()
-        if last and (names := [name for name in last[-1].answers if self._page.model(name)]):
+        if last and (names := [name for name in self._page.in_order(last[-1].answers) if self._page.model(name)]):
             self._page.select.value = names
         self._moved()
         ui.run_javascript("toEnd(true)")
