@@ -99,10 +99,8 @@ class Composer:
         self.focus()
 
     def focus(self) -> None:
-        """Puts the cursor there, but on no small screen, where a keyboard would come up."""
-        ui.run_javascript(
-            "if (window.innerWidth > 700) setTimeout(() => document.querySelector('.composer textarea')?.focus(), 50)"
-        )
+        """Puts the cursor there, unless something else is being written."""
+        ui.run_javascript("setTimeout(toComposer, 50)")
 
     def draw(self) -> None:
         """What depends on the chat and on the models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tessera.serve.page.view import _Page
 
 _AT_A_TIME = 40
+_PAUSE_SECONDS = 0.25
 
 
 class History:
@@ -28,11 +30,12 @@ class History:
         self._drawer = drawer
         self._chats: list[dict[str, Any]] = []
         self._more = False
+        self._asked = 0
         fresh = ui.button("New chat", icon="add", on_click=self.begin, color=None)
         fresh.props("outline no-caps align=left").classes("fresh").tooltip("Ctrl+Shift+O")
         self._search = (
-            ui.input(placeholder="Search  Ctrl+K", on_change=self.load)
-            .props('dense outlined clearable debounce=250 aria-label="Search chats" type=search')
+            ui.input(placeholder="Search  Ctrl+K", on_change=self._look)
+            .props('dense outlined clearable aria-label="Search chats" type=search')
             .classes("search")
         )
         with self._search.add_slot("prepend"):
@@ -41,14 +44,12 @@ class History:
 
     async def load(self) -> None:
         """Fetches the first of the chats that the search finds."""
-        self._chats = []
-        await self._fetch()
+        await self._fetch(from_start=True)
 
     def focus(self) -> None:
-        """Opens the drawer and goes to the search."""
+        """Opens the drawer; the browser itself goes to the search where it is to be seen already."""
         self._drawer.show()
         self._search.run_method("focus")
-        self._search.run_method("select")
 
     def changed(self, chat: dict[str, Any]) -> None:
         """A chat is new, or has another title."""
@@ -72,7 +73,7 @@ class History:
                     ui.label(day).classes("day")
                 self._row(chat)
             if self._more:
-                ui.button("More", on_click=self._fetch, color=None).props("flat dense no-caps").classes("quiet")
+                ui.button("More", on_click=lambda: self._fetch(), color=None).props("flat dense no-caps").classes("quiet")
 
     def _row(self, chat: dict[str, Any]) -> None:
         here = " here" if chat["id"] == self._page.chat.chat_id else ""
@@ -89,6 +90,13 @@ class History:
                 ui.menu_item("Rename", lambda: self._rename(chat))
                 ui.menu_item("Delete", lambda: self._forget(chat))
 
+    async def _look(self) -> None:
+        """Searches once the person has stopped typing."""
+        sought = self._search.value
+        await asyncio.sleep(_PAUSE_SECONDS)
+        if sought == self._search.value:
+            await self.load()
+
     async def _open(self, chat_id: str) -> None:
         ui.run_javascript(f"if (window.innerWidth < 900) getElement({self._drawer.id}).hide()")
         self._page.tabs.value = "chat"
@@ -100,16 +108,20 @@ class History:
         self._page.tabs.value = "chat"
         self._page.chat.begin()
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, from_start: bool = False) -> None:
+        self._asked += 1
+        asked, known = self._asked, [] if from_start else self._chats
         query: dict[str, Any] = {"limit": _AT_A_TIME, "query": self._search.value or ""}
-        if self._chats:
-            query["after"] = self._chats[-1]["id"]
+        if known:
+            query["after"] = known[-1]["id"]
         try:
             page = await self._page.client.get("/tessera/chats", **query)
         except Refused as refused:
             self._page.say(refused.message)
             return
-        self._chats += page["data"]
+        if asked != self._asked:
+            return  # meanwhile something else is searched for
+        self._chats = known + page["data"]
         self._more = page["has_more"]
         self.draw()
 

@@ -1,18 +1,26 @@
 // What a browser has to do by itself: keys, files that are dropped or pasted, copying, and staying at the end of an answer.
 const typing = () => ["TEXTAREA", "INPUT"].includes(document.activeElement?.tagName);
 
+function toComposer() {
+  // On a small screen a keyboard would come up; and whoever types elsewhere goes on there.
+  if (window.innerWidth > 700 && document.activeElement?.tagName !== "INPUT") document.querySelector(".composer textarea")?.focus();
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     document.querySelector(".stop")?.click();
   } else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
     event.preventDefault();
+    const search = document.querySelector(".search input");
+    search.focus(); // at once, as the next letter may come before the server has opened the drawer
+    search.select();
     emitEvent("find");
   } else if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.key.toLowerCase() === "o") {
     event.preventDefault();
     emitEvent("fresh");
   } else if (event.key === "/" && !typing() && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
-    document.querySelector(".composer textarea")?.focus();
+    toComposer();
   }
 });
 
