@@ -83,9 +83,10 @@ def home(server: Running) -> str:
     return server.url.removesuffix("v1")
 
 
-def most_tokens(page: Any, number: int) -> None:
+def settings(page: Any, **given: object) -> None:
     page.get_by_label("Settings").click()
-    page.get_by_label("Most tokens").fill(str(number))
+    for name, value in given.items():
+        page.get_by_label(name.replace("_", " ").capitalize()).fill(str(value))
     page.keyboard.press("Escape")
 
 
@@ -103,7 +104,7 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.get_by_label("API key").fill(_KEY)
     page.keyboard.press("Enter")
     page.get_by_text("What shall we talk about?").wait_for()
-    most_tokens(page, 12)
+    settings(page, temperature=0, most_tokens=12)
     box = page.get_by_label("Message")
     box.fill("A zebra")
     box.press("Shift+Enter")
@@ -125,9 +126,7 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
 
 
 def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any, server: Running) -> None:
-    inside.get_by_label("Settings").click()
-    inside.get_by_label("Temperature").fill("0")  # goes round in circles until the context is full
-    inside.keyboard.press("Escape")
+    settings(inside, temperature=0)  # goes round in circles until the context is full
     before = server.engine_tokens
     ask(inside, "Go on")
     inside.locator(".stop").wait_for()
@@ -139,7 +138,7 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
 
 
 def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any, api: httpx.Client) -> None:
-    most_tokens(inside, 6)
+    settings(inside, most_tokens=20)
     ask(inside, "First")
     inside.get_by_label("Thumb up").click()
     inside.get_by_label("Another answer").click()
@@ -162,7 +161,7 @@ def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any
 
 
 def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside: Any) -> None:
-    most_tokens(inside, 6)
+    settings(inside, temperature=0, most_tokens=6)
     inside.get_by_label("Models").click()
     inside.get_by_role("option", name="base").click()
     inside.keyboard.press("Escape")
