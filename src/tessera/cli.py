@@ -188,13 +188,12 @@ def serve(
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
     ] = True,
-    # There is no page yet; --no-page may be written already, so that a script goes on working when there is one.
-    page: Annotated[bool, typer.Option(hidden=True)] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
-    """Serve models behind the OpenAI API."""
+    """Serve models behind the OpenAI API, and on a page."""
     from tessera.commands.serve import serve as run
 
-    run(models, host, port, api_key_file, database_url, data, threads, without_keys, compiled)
+    run(models, host, port, api_key_file, database_url, data, threads, without_keys, compiled, page)
 
 
 @app.command("eval")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tessera.commands import chat as chat_command
 from tessera.commands.chat import Dialogue, chat
 from tessera.commands.evaluate import evaluate
 from tessera.commands.generate import generate
 from tessera.commands.importing import import_model
+from tessera.engine.engine import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
@@ -143,7 +143,7 @@ def test_a_dialogue_is_the_rendered_conversation_and_forgets_its_oldest_turns(vo
 
 def test_a_tuned_model_is_known_by_its_end_ids(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
     tuned = write_model(tmp_path, vocabulary, (vocabulary.end_id, vocabulary.end_turn_id))
-    assert chat_command.speaks_dialogue(str(tuned), vocabulary) and not chat_command.speaks_dialogue(str(run), vocabulary)
+    assert speaks_dialogue(str(tuned), vocabulary) and not speaks_dialogue(str(run), vocabulary)
 
 
 def test_an_imported_llama_computes_the_same_and_opens_everywhere(

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from tessera import cli
-from tessera.commands.chat import speaks_dialogue
 from tessera.commands.generate import open_engine
 from tessera.data.loader import Loader
 from tessera.data.shards import open_shards
+from tessera.engine.engine import speaks_dialogue
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.run import RunFolder

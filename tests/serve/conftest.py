@@ -15,9 +15,8 @@ import torch
 import uvicorn
 from openai import OpenAI
 
-from tessera.commands.chat import speaks_dialogue
 from tessera.commands.generate import open_engine
-from tessera.engine.engine import DEFAULT_LIMITS, Limits
+from tessera.engine.engine import DEFAULT_LIMITS, Limits, speaks_dialogue
 from tessera.engine.service import Service
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig

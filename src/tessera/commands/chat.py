@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from tessera.commands import terminal
 from tessera.commands.generate import open_engine
-from tessera.engine.engine import Engine
+from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.sampling import SamplingParams
-from tessera.model import weights
 from tessera.tokens import chat as chats
-from tessera.tokens.vocabulary import END_TURN, Vocabulary
+from tessera.tokens.vocabulary import Vocabulary
 
 
 @dataclass
@@ -80,12 +79,6 @@ def chat(model: str, max_tokens: int = 256, temperature: float = 0.8, top_p: flo
             return
         if line.strip():
             _turn(engine, dialogue, line, params)
-
-
-def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:
-    """Whether a model ends its turns: tuning adds `<|end_turn|>` to the end ids of its `generation_config.json`."""
-    controls = vocabulary.controls
-    return "<|user|>" in controls and controls.get(END_TURN) in weights.read_special(weights.resolve_model(model)).end
 
 
 def _turn(engine: Engine, dialogue: Dialogue, line: str, params: SamplingParams) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvicorn
 
-from tessera.commands.chat import speaks_dialogue
 from tessera.commands.generate import open_engine
 from tessera.device import can_compile, detect
+from tessera.engine.engine import speaks_dialogue
 from tessera.engine.service import Service
 from tessera.errors import UserError
 from tessera.model import weights
@@ -38,6 +38,7 @@ def serve(
     threads: int | None = None,
     without_keys: bool = False,
     compiled: bool = True,
+    page: bool = True,
 ) -> None:
     """Serves models until it is stopped.
 
@@ -51,6 +52,7 @@ def serve(
         threads: that compute.
         without_keys: other machines may come in without a key.
         compiled: compile the step of running streams in the background, where this machine can.
+        page: show a page to browsers.
 
     Raises:
         UserError: no such model, two of one name, a port that is taken, an open door that nobody asked for.
@@ -62,10 +64,13 @@ def serve(
     served = _open(models, threads, compiled)
     folder = Path(data) if data else weights.resolve_model(models[0]).parent / "serve-data"
     lock = _own(folder)
-    application = build(served, Settings(folder, database_url, keys))
+    settings = Settings(folder, database_url, keys, runs=_runs_of(models[0]), page=page)
+    application = build(served, settings)
     names = ", ".join(model.name for model in served)
     address = f"[{host}]" if ":" in host else host
-    print(f"{names}: http://{address}:{place.getsockname()[1]}/v1 (Ctrl-C ends)", file=sys.stderr, flush=True)
+    url = f"http://{address}:{place.getsockname()[1]}"
+    shown = f", page {url}/" if page else ""
+    print(f"{names}: {url}/v1{shown} (Ctrl-C ends)", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         application, log_config=None, access_log=False, timeout_graceful_shutdown=_PATIENCE_SECONDS, lifespan="on"
     )
@@ -101,6 +106,13 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}; give another --port or --host."
         ) from None
     return place
+
+
+def _runs_of(model: str) -> Path | None:
+    """The folder with the run that a model came from, where other runs lie too; None where it came from no run."""
+    folder = weights.resolve_model(model).resolve()
+    run = folder.parent if folder.name == "model" else folder
+    return run.parent if (run / "recipe.yaml").is_file() else None
 
 
 def _own(folder: Path) -> RunFolder:

@@ -28,6 +28,7 @@ from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, 
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
+from tessera.model import weights
 from tessera.model.decoder import Decoder, rotary_table
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
@@ -508,3 +509,9 @@ def _completion(row: Row, reason: FinishReason, version: int) -> Completion:
         prompt_logprobs=np.array(row.prompt_logprobs, dtype=np.float32) if row.request.prompt_logprobs else None,
         prompt_top=tuple(row.prompt_top),
     )
+
+
+def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:
+    """Whether a model ends its turns: tuning adds `<|end_turn|>` to the end ids of its `generation_config.json`."""
+    controls = vocabulary.controls
+    return "<|user|>" in controls and controls.get(END_TURN) in weights.read_special(weights.resolve_model(model)).end

@@ -1,12 +1,12 @@
 """The look of a run's report: one style sheet, for light and dark screens and for paper."""
 
-STYLE = """
-:root { color-scheme: light dark; --ground: #fbfaf8; --card: #ffffff; --ink: #1d2126; --dim: #6a7079; --rule: #e4e1db;
-  --accent: #2458c6; --second: #c2571a; --faint: #a9bbe3; --code: #f4f2ee; --good: #1c7a4a; --warn: #a4520c;
-  --warn-ground: #fdf1e3; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14161a; --card: #1b1e24; --ink: #e7e6e3; --dim: #979da8;
-  --rule: #2d323b; --accent: #7fa6ff; --second: #f2a065; --faint: #3c5287; --code: #121419; --good: #6fd09d; --warn:
-  #f3b577; --warn-ground: #33261a; } }
+from tessera.look import DARK, LIGHT, variables
+
+STYLE = f"""
+:root {{ color-scheme: light dark; {variables(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}
+"""
+STYLE += """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, sans-serif; }

@@ -18,6 +18,7 @@ from tessera.serve import (
     absent,
     batches,
     chat,
+    chats,
     completions,
     conversations,
     decisions,
@@ -27,6 +28,7 @@ from tessera.serve import (
     fine_tuning,
     model_routes,
     responses,
+    runs,
     stored_chat,
     tuning,
     uploads,
@@ -38,6 +40,7 @@ from tessera.serve.files import forget_bytes
 from tessera.serve.keys import Key, Limits
 from tessera.serve.metrics import CONTENT_TYPE, Log, Metrics
 from tessera.serve.models import Models, Served
+from tessera.serve.page.front import Front
 from tessera.serve.store import Blobs, Store
 
 _MIB = 1 << 20
@@ -54,6 +57,8 @@ class Settings:
         keys: who may come in; empty: everybody on this machine.
         most_body_bytes: of a request that is no upload.
         most_file_bytes: of an uploaded file.
+        runs: folder of the training runs that can be looked at; None: none can.
+        page: show a page to browsers.
     """
 
     data: Path
@@ -61,6 +66,8 @@ class Settings:
     keys: tuple[Key, ...] = ()
     most_body_bytes: int = 32 * _MIB
     most_file_bytes: int = 512 * _MIB
+    runs: Path | None = None
+    page: bool = False
 
 
 def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
@@ -73,7 +80,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     store = Store(settings.database_url or f"sqlite:///{settings.data / 'tessera.db'}")
     metrics, log, limits = Metrics(), log or Log(), Limits(settings.keys)
     blobs = Blobs(settings.data / "files")
-    server = Server(models, store, blobs, metrics, log, limits, settings.data, settings.most_file_bytes)
+    server = Server(models, store, blobs, metrics, log, limits, settings.data, settings.most_file_bytes, settings.runs)
     for served in models:
         _watch(metrics, served)
     models.on_add = lambda served: _watch(metrics, served)
@@ -108,13 +115,22 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
         app.include_router(room.router)
     for room in (files, uploads, batches, fine_tuning):
         app.include_router(room.router)
+    for room in (chats, runs):
+        app.include_router(room.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign] # as FastAPI's manual has it
 
     def most_bytes(path: str) -> int:
         carries_files = path == "/v1/files" or path.startswith("/v1/uploads/")
         return settings.most_file_bytes + _MIB if carries_files else settings.most_body_bytes
 
-    return Door(app, settings.keys, limits, metrics, log, most_bytes, server.stop)
+    page = Front() if settings.page else None
+
+    async def stop() -> None:
+        if page is not None:
+            await page.close()
+        await server.stop()
+
+    return Door(app, settings.keys, limits, metrics, log, most_bytes, stop, page=page)
 
 
 def _add_own_routes(app: FastAPI) -> None:

@@ -40,6 +40,7 @@ class Server:
         limits: of the keys.
         data: folder for everything else.
         most_file_bytes: of one uploaded file.
+        runs: folder of the training runs beside the models; None: there is none.
     """
 
     models: Models
@@ -50,6 +51,7 @@ class Server:
     limits: Limits
     data: Path
     most_file_bytes: int
+    runs: Path | None = None
     live: dict[str, Any] = field(default_factory=dict)
     """Background responses that can be followed, by id."""
     tuning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -124,13 +126,20 @@ class Desk:
         if not await in_thread(self.server.store.delete, self.owner, kind, id, parent):
             raise not_found(what, id)
 
-    async def update(self, kind: str, id: str, what: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Record:
+    async def update(
+        self,
+        kind: str,
+        id: str,
+        what: str,
+        change: Callable[[dict[str, Any], dict[str, Any]], object],
+        more_words: str = "",
+    ) -> Record:
         """Changes an object of the owner in one transaction.
 
         Raises:
             ApiError: 404.
         """
-        record = await in_thread(self.server.store.update, self.owner, kind, id, change)
+        record = await in_thread(self.server.store.update, self.owner, kind, id, change, more_words)
         if record is None:
             raise not_found(what, id)
         return record
@@ -144,6 +153,7 @@ class Desk:
         parent: str | None = None,
         where: Mapping[str, str] | None = None,
         before: str | None = None,
+        words: str = "",
     ) -> dict[str, Any]:
         """A list of the owner's objects as the API shows it.
 
@@ -151,7 +161,7 @@ class Desk:
             ApiError: 400, `after` or `before` is not there.
         """
         try:
-            page = await in_thread(self.server.store.page, self.owner, kind, parent, after, before, limit, order, where)
+            page = await in_thread(self.server.store.page, self.owner, kind, parent, after, before, limit, order, where, words)
         except Unknown as mark:
             raise invalid(f"No object with id '{mark}' is in this list.", "after") from None
         return as_list(page)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tessera.serve.errors import ApiError, of_exception, too_busy
 from tessera.serve.keys import LOCAL, Key, Limits, find_owner, refuse_foreign
 from tessera.serve.metrics import Log, Metrics
+from tessera.serve.page.front import Front, is_of_page
 from tessera.serve.store import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -39,6 +40,7 @@ class Door:
         most_bytes: of a body, by the path that it goes to.
         stop: ends what goes on behind it.
         most_running: requests that are answered at a time; more are asked to come again.
+        page: what browsers are shown; None: nothing.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Door:
         most_bytes: Callable[[str], int],
         stop: Callable[[], Awaitable[None]],
         most_running: int = 1024,
+        page: Front | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
@@ -61,12 +64,16 @@ class Door:
         self._stop = stop
         self._most_running = most_running
         self._running = 0
+        self._page = page
 
     async def stop(self) -> None:
         """Lets go of whoever is still being answered; for a server that is about to end."""
         await self._stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._page is not None and is_of_page(scope):
+            await self._show(self._page, scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -102,6 +109,21 @@ class Door:
         finally:
             self._running -= 1
             self._count(scope, state, status, code, time.perf_counter() - start)
+
+    async def _show(self, page: Front, scope: Scope, receive: Receive, send: Send) -> None:
+        """The page itself needs no key, as it asks for one; what it shows comes through this door like any client's."""
+        try:
+            if not self._keys:
+                refuse_foreign(Headers(scope=scope))
+            if scope["type"] == "http":
+                receive = self._limited(scope, receive)
+        except ApiError as error:
+            if scope["type"] == "http":
+                await error.response()(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
+            return
+        await page(scope, receive, send)
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """`receive`, until the body is too large: nothing of it is read then, or no more of it."""

@@ -43,4 +43,5 @@ def _shown(model: Served | Kept) -> dict[str, Any]:
         "created": model.created,
         "owned_by": model.owner or "tessera",
         "context_length": model.context,
+        "dialogue": model.tuned,
     }

@@ -65,6 +65,7 @@ class Kept:
     owner: str
     created: int
     context: int
+    tuned: bool
 
 
 class Models:

@@ -42,6 +42,7 @@ objects = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sa.Column("private", sa.JSON, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=True),
+    sa.Column("words", sa.Text, nullable=True),
     sa.UniqueConstraint("owner", "kind", "id", name="objects_id"),
     sa.Index("objects_parent", "owner", "kind", "parent", "position"),
 )
@@ -107,9 +108,10 @@ class Store:
         private: Mapping[str, Any] | None = None,
         parent: str = "",
         expires_at: int | None = None,
+        words: str | None = None,
     ) -> None:
-        """Keeps an object by its `body["id"]`, in place of one that is there already."""
-        self.put_all(owner, kind, [(body, private or {})], parent, expires_at)
+        """Keeps an object by its `body["id"]`, in place of one that is there already. By its `words`, `page` finds it again."""
+        self.put_all(owner, kind, [(body, private or {})], parent, expires_at, words)
 
     def put_all(
         self,
@@ -118,11 +120,13 @@ class Store:
         given: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
         parent: str = "",
         expires_at: int | None = None,
+        words: str | None = None,
     ) -> None:
         """Keeps several (body, private), all or none."""
         with self._transaction() as connection:
             for body, private in given:
-                values = {"body": dict(body), "private": dict(private), "parent": parent, "expires_at": expires_at}
+                values: dict[str, Any] = {"body": dict(body), "private": dict(private), "parent": parent}
+                values |= {"expires_at": expires_at, "words": words if words is None else _plain(words)}
                 here = _is(owner, kind, body["id"])
                 if connection.execute(sa.update(objects).where(here).values(values)).rowcount == 0:
                     row = values | {"owner": owner, "kind": kind, "id": body["id"]}
@@ -137,11 +141,19 @@ class Store:
             row = connection.execute(sa.select(objects).where(where)).one_or_none()
         return None if row is None else _record(row)
 
-    def update(self, owner: str, kind: str, id: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Record | None:
+    def update(
+        self,
+        owner: str,
+        kind: str,
+        id: str,
+        change: Callable[[dict[str, Any], dict[str, Any]], object],
+        more_words: str = "",
+    ) -> Record | None:
         """Changes an object in one transaction.
 
         Args:
             change: changes (body, private) in place.
+            more_words: by which it is found from now on, beside those that it has.
 
         Returns:
             what it is now; None where there is none.
@@ -153,7 +165,9 @@ class Store:
                 return None
             record = _record(row)
             change(record.body, record.private)
-            values = {"body": record.body, "private": record.private}
+            values: dict[str, Any] = {"body": record.body, "private": record.private}
+            if more_words:
+                values["words"] = f"{row.words or ''}\n{_plain(more_words)}"
             connection.execute(sa.update(objects).where(objects.c.position == row.position).values(values))
         return record
 
@@ -178,6 +192,7 @@ class Store:
         limit: int = 20,
         order: str = "desc",
         where: Mapping[str, str] | None = None,
+        words: str = "",
     ) -> Page:
         """Objects by the time at which they came.
 
@@ -187,6 +202,7 @@ class Store:
             limit: at most so many.
             order: `asc` or `desc`.
             where: only those in whose body these fields (`metadata.topic`) have these texts.
+            words: only those in whose words each of these occurs, be it in capitals or not.
 
         Raises:
             Unknown: `after` or `before` is not there.
@@ -197,6 +213,8 @@ class Store:
             wanted &= objects.c.parent == parent
         for path, text in (where or {}).items():
             wanted &= objects.c.body[tuple(path.split(".", 1))].as_string() == text
+        for word in _plain(words).split():
+            wanted &= objects.c.words.contains(word, autoescape=True)
         with self._engine.connect() as connection:
             for mark, behind in ((after, True), (before, False)):
                 if mark is None:
@@ -352,6 +370,11 @@ def _is(owner: str, kind: str, id: str) -> sa.ColumnElement[bool]:
 
 def _alive() -> sa.ColumnElement[bool]:
     return objects.c.expires_at.is_(None) | (objects.c.expires_at > int(time.time()))
+
+
+def _plain(text: str) -> str:
+    """Text in the form in which it is searched: without case, and without what a database does not take as text."""
+    return text.casefold().replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
 
 
 def _record(row: sa.Row[Any]) -> Record:

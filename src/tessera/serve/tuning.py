@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tessera.engine.engine import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.posttrain.examples import check
@@ -28,6 +29,7 @@ from tessera.serve.errors import invalid
 from tessera.serve.files import keep
 from tessera.serve.models import Kept, Served, now
 from tessera.serve.store import Record, new_id
+from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
 
 JOB, EVENT, CHECKPOINT, MODEL = "fine_tuning.job", "fine_tuning.job.event", "fine_tuning.job.checkpoint", "model"
@@ -263,6 +265,7 @@ class Work:
             "name": name,
             "created": now(),
             "context": weights.read_config(folder).context,
+            "dialogue": speaks_dialogue(str(folder), Vocabulary.load(folder)),
             "folder": str(folder.relative_to(self._server.data)),
         }
         self._server.store.put(self._owner, MODEL, body)
@@ -354,7 +357,7 @@ def forget_model(server: Server, model: Served | Kept) -> None:
 def _kept(server: Server, record: Record) -> Kept:
     """A model as the store has it."""
     body = record.body
-    return Kept(body["name"], server.data / body["folder"], record.owner, body["created"], body["context"])
+    return Kept(body["name"], server.data / body["folder"], record.owner, body["created"], body["context"], body["dialogue"])
 
 
 def _rows(run: RunFolder) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:

@@ -1,0 +1,143 @@
+"""An answer while it comes: fetched in one task, shown ten times a second at most, kept when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nicegui import ui
+
+from tessera.serve.page.client import Client, Refused
+from tessera.serve.page.markdown import Blocks
+
+THOUGHT = "Thought before it answered"
+
+
+class Answering:
+    """One model's answer to one turn.
+
+    Args:
+        client: of the server.
+        path: of the route that answers.
+        body: of the request.
+        asked: id of the turn that is answered.
+    """
+
+    def __init__(self, client: Client, path: str, body: Mapping[str, Any], asked: str) -> None:
+        self.model: str = body["model"]
+        self.asked = asked
+        self.failure = ""
+        self._client = client
+        self._path = path
+        self._body = body
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._shown = 0, 0
+        self._finish_reason = "stopped"
+        self._tokens: int | None = None
+        self._pieces = 0
+        self._first: float | None = None
+        self._start = time.perf_counter()
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._view: LiveView | None = None
+
+    async def run(self) -> bool:
+        """Fetches it to its end; True where it did not fail before anything came."""
+        if self._stopped:
+            return True
+        self._task = asyncio.ensure_future(self._fetch())
+        await asyncio.wait({self._task})
+        return bool(self._text or self._reasoning) or not self.failure
+
+    def stop(self) -> None:
+        """What came so far is the answer."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def turn(self) -> dict[str, Any]:
+        """The body of `POST /tessera/chats/ID/turns`."""
+        return {
+            "role": "assistant",
+            "after": [self.asked],
+            "text": "".join(self._text),
+            "model": self.model,
+            "reasoning": "".join(self._reasoning),
+            "finish_reason": self._finish_reason,
+            "tokens": self._pieces if self._tokens is None else self._tokens,
+            "seconds": round(time.perf_counter() - (self._first or self._start), 3),
+        }
+
+    def show(self, view: LiveView) -> None:
+        """From now on it is shown there."""
+        self._view, self._shown = view, (0, 0)
+        self.flush()
+
+    def flush(self) -> None:
+        """Shows what came since the last time."""
+        if self._view is None or (len(self._text), len(self._reasoning)) == self._shown:
+            return
+        seen, thought = self._shown
+        self._shown = len(self._text), len(self._reasoning)
+        self._view.feed("".join(self._text[seen:]), "".join(self._reasoning[thought:]))
+
+    async def _fetch(self) -> None:
+        try:
+            async for delta in self._client.answer(self._path, self._body):
+                if delta.text or delta.reasoning:
+                    self._first = self._first or time.perf_counter()
+                    self._pieces += 1
+                if delta.text:
+                    self._text.append(delta.text)
+                if delta.reasoning:
+                    self._reasoning.append(delta.reasoning)
+                self._finish_reason = delta.finish_reason or self._finish_reason
+                self._tokens = self._tokens if delta.tokens is None else delta.tokens
+        except Refused as refused:
+            self.failure = refused.message
+
+
+class LiveView:
+    """Where an answer is shown while it comes. Draws itself where it is made.
+
+    Args:
+        plain: the text as it is, which goes on with another, instead of Markdown.
+    """
+
+    def __init__(self, plain: bool) -> None:
+        self._plain = plain
+        self._blocks = Blocks()
+        self._all = ""
+        self._thought = ""
+        self._fold = ui.expansion("Thinking ...", icon="psychology").classes("thought")
+        with self._fold:
+            self._reasoning = ui.label().classes("thought-text")
+        self._fold.set_visibility(False)
+        if plain:
+            self._end = ui.label().classes("made")
+        else:
+            self._done = ui.html().classes("text done")
+            self._open = ui.html().classes("text")
+        self._wait = ui.html('<span class="wait"><i></i><i></i><i></i></span>', sanitize=False)
+
+    def feed(self, text: str, reasoning: str) -> None:
+        """Adds what came."""
+        self._all += text
+        self._thought += reasoning
+        self._wait.set_visibility(not self._all)
+        if reasoning:
+            self._fold.set_visibility(True)
+            self._reasoning.text = self._thought
+        if not text:
+            return
+        self._fold.text = THOUGHT
+        if self._plain:
+            self._end.text = self._all
+            return
+        done, rest = self._blocks.feed(text)
+        if self._done.content != done:
+            self._done.content = done
+        self._open.content = rest

@@ -1,0 +1,378 @@
+"""The conversation: what was said, what is being said, and what can be done about it.
+
+`composer` is where the next turn is written. The chat itself is kept by the server (`/tessera/chats`); the page holds a
+copy of what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nicegui import background_tasks, ui
+
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView
+from tessera.serve.page.client import Refused
+from tessera.serve.page.composer import Composer
+from tessera.serve.page.markdown import to_html
+from tessera.serve.turns import Exchange, Turn, before, messages, pick, text_of, way
+
+if TYPE_CHECKING:
+    from tessera.serve.page.view import _Page
+
+_FLUSH_SECONDS = 0.1
+_TITLE = 60
+_IDEAS = {
+    "chat": ("Explain how tides work", "Write a Python function that reverses a list", "What is $e^{i\\pi}$?"),
+    "complete": ("def fibonacci(n):\n", "Once upon a time", "The three laws of"),
+}
+
+
+class ChatPanel:
+    """Draws itself where it is made.
+
+    Args:
+        page: of which it is a part.
+    """
+
+    def __init__(self, page: _Page) -> None:
+        self._page = page
+        self._chat: dict[str, Any] = {}
+        self._turns: list[dict[str, Any]] = []
+        self._picked: dict[str, str] = {}
+        self._running: list[Answering] = []
+        self._editing = ""
+        with ui.element("div").classes("talk"):
+            self._column = ui.element("div").classes("thread").props('role=log aria-label="Conversation"')
+        self.composer = Composer(self)
+        ui.timer(_FLUSH_SECONDS, self._flush)
+
+    @property
+    def page(self) -> _Page:
+        """Of which it is a part."""
+        return self._page
+
+    @property
+    def chat_id(self) -> str:
+        """Of the chat that is shown; empty: none is kept yet."""
+        return str(self._chat.get("id", ""))
+
+    @property
+    def models(self) -> list[str]:
+        """That answer."""
+        return list(self._page.select.value or [])
+
+    @property
+    def mode(self) -> str:
+        """`chat`, or `complete` where any of the models knows no dialogue and nobody said otherwise."""
+        if self._chat:
+            return str(self._chat["mode"])
+        return self.composer.mode or (
+            "chat" if all(self._page.model(name).get("dialogue") for name in self.models) else "complete"
+        )
+
+    def show(self) -> None:
+        """The tab is looked at."""
+        self.composer.focus()
+
+    def begin(self) -> None:
+        """An empty chat, which is kept once something is said."""
+        self._leave()
+        self._chat, self._turns, self._picked = {}, [], {}
+        self._moved()
+        self.composer.reset("")
+
+    async def open(self, chat_id: str) -> None:
+        """Shows a chat that is kept."""
+        try:
+            chat = await self._page.client.get(f"/tessera/chats/{chat_id}")
+        except Refused as refused:
+            self._page.say(refused.message)
+            return
+        self._leave()
+        self._turns = chat.pop("turns")
+        self._chat, self._picked = chat, dict(chat["picked"])
+        self.composer.reset(chat["instructions"])
+        last = self._way()
+        if last and (names := [name for name in self._page.in_order(last[-1].answers) if self._page.model(name)]):
+            self._page.select.value = names
+        self._moved()
+        ui.run_javascript("toEnd(true)")
+
+    def models_changed(self) -> None:
+        """Others are to answer from now on."""
+        self.composer.draw()
+        if not self._chat:
+            self.draw()
+
+    async def send(self, text: str, images: Sequence[str]) -> bool:
+        """Says something; False where it was not said."""
+        if not self.models:
+            self._page.say("Choose a model first.", "warning")
+            return False
+        exchanges = self._way()
+        after = [turn["id"] for turn in exchanges[-1].shown(self._picked)] if exchanges else []
+        if exchanges and not after:
+            self._page.say("The last turn has no answer yet; ask again for one, or edit it.", "warning")
+            return False
+        return await self._say(text, images, after)
+
+    async def stop(self) -> None:
+        """What comes, ends here."""
+        for answering in self._running:
+            answering.stop()
+
+    def draw(self) -> None:
+        """Shows the conversation anew."""
+        self._column.clear()
+        exchanges = self._way()
+        with self._column:
+            if not exchanges:
+                self._greet()
+            for number, exchange in enumerate(exchanges):
+                self._exchange(exchange, number == len(exchanges) - 1)
+        self.composer.running(bool(self._running))
+
+    def _way(self) -> list[Exchange]:
+        return way(self._turns, self._picked)
+
+    def _leave(self) -> None:
+        for answering in self._running:
+            answering.stop()
+        self._running, self._editing = [], ""
+
+    def _moved(self) -> None:
+        self.draw()
+        self._page.history.draw()
+        address = f"?chat={self.chat_id}" if self.chat_id else "/"
+        ui.run_javascript(f"history.replaceState(null, '', '{address}')")
+
+    def _flush(self) -> None:
+        for answering in self._running:
+            answering.flush()
+
+    # What is done.
+
+    async def _say(self, text: str, images: Sequence[str], after: Sequence[str]) -> bool:
+        client = self._page.client
+        try:
+            if not self._chat:
+                title = " ".join(text.split())[:_TITLE] or "A picture"
+                settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
+                self._chat = await client.post("/tessera/chats", settings)
+                self._page.history.changed(self._chat)
+                self._moved()
+            turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
+            said = await client.post(f"/tessera/chats/{self.chat_id}/turns", turn)
+        except Refused as refused:
+            self._page.say(refused.message)
+            return False
+        self._turns.append(said)
+        self._picked |= pick((t for t in self._turns if t["role"] == "user" and t["after"] == said["after"]), said["id"])
+        self._ask(said, self.models)
+        ui.run_javascript("toEnd(true)")
+        return True
+
+    def _ask(self, asked: Turn, models: Sequence[str]) -> None:
+        """Lets models answer a turn, all at once."""
+        self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.model not in models]
+        begun = []
+        for model in models:
+            history = before(self._turns, asked, model)
+            body = {"model": model, **self.composer.settings(self.mode)}
+            if self.mode == "chat":
+                path, body["messages"] = "/v1/chat/completions", messages(history, self._chat["instructions"])
+            else:
+                path, body["prompt"] = "/v1/completions", text_of(history)
+            begun.append(Answering(self._page.client, path, body, asked["id"]))
+        self._running += begun
+        self.draw()
+        for answering in begun:
+            background_tasks.create(self._follow(answering, self.chat_id))
+
+    async def _follow(self, answering: Answering, chat_id: str) -> None:
+        came = await answering.run()
+        try:
+            if came:
+                turn = await self._page.client.post(f"/tessera/chats/{chat_id}/turns", answering.turn())
+        except Refused as refused:
+            answering.failure = refused.message
+            came = False
+        if chat_id != self.chat_id or self._column.is_deleted:
+            return
+        if came:
+            self._turns.append(turn)
+            siblings = (t for t in self._turns if t["after"] == turn["after"] and t["model"] == turn["model"])
+            self._picked |= pick(siblings, turn["id"])
+            self._running = [other for other in self._running if other is not answering]
+        with self._column:
+            if came and answering.failure:
+                self._page.say(answering.failure)
+            self.draw()
+            ui.run_javascript("toEnd(false)")
+
+    async def _pick(self, siblings: Sequence[Turn], chosen: str) -> None:
+        self._picked |= pick(siblings, chosen)
+        self.draw()
+        try:
+            await self._page.client.post(f"/tessera/chats/{self.chat_id}", {"picked": self._picked})
+        except Refused as refused:
+            self._page.say(refused.message)
+
+    async def _rate(self, rated: Turn, thumb: str) -> None:
+        turn = next(turn for turn in self._turns if turn["id"] == rated["id"])
+        rating = None if turn["rating"] == thumb else thumb
+        try:
+            kept = await self._page.client.post(f"/tessera/chats/{self.chat_id}/turns/{turn['id']}", {"rating": rating})
+        except Refused as refused:
+            self._page.say(refused.message)
+            return
+        turn["rating"] = kept["rating"]
+        if rating and kept["pairs"]:
+            many = "1 pair" if kept["pairs"] == 1 else f"{kept['pairs']} pairs"
+            self._page.say(f"Kept: {many} of a better and a worse answer (tab Tuning).", "positive")
+        elif rating:
+            other = "down" if rating == "up" else "up"
+            self._page.say(f"Noted. Another answer with a thumb {other} makes a pair to tune on.", "info")
+        self.draw()
+
+    async def _say_again(self, turn: Turn, text: str) -> None:
+        self._editing = ""
+        if not await self._say(text, turn["images"], turn["after"]):
+            self.draw()
+
+    # What is shown.
+
+    def _greet(self) -> None:
+        with ui.element("div").classes("greet"):
+            ui.label("What shall we talk about?" if self.mode == "chat" else "Begin a text").classes("greet-title")
+            for name in self.models:
+                model = self._page.model(name)
+                kind = "knows dialogue" if model.get("dialogue") else "goes on with any text"
+                ui.label(f"{name}: {kind}, reads {model.get('context_length', 0):,} tokens").classes("dim")
+            with ui.element("div").classes("ideas"):
+                for idea in _IDEAS[self.mode]:
+                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea), color=None).props(
+                        "outline no-caps"
+                    ).classes("idea")
+
+    def _exchange(self, exchange: Exchange, last: bool) -> None:
+        running = [a for a in self._running if a.asked == exchange.turn["id"]]
+        names = self._page.in_order({*exchange.answers, *(a.model for a in running)})
+        if self.mode == "chat":
+            self._question(exchange, not running)
+        elif self._editing == exchange.turn["id"]:
+            self._editor(exchange.turn)
+        with ui.element("div").classes("answers" + (" side" if len(names) > 1 else "")):
+            for name in names:
+                shown = next((turn for turn in exchange.shown(self._picked) if turn["model"] == name), None)
+                coming = next((a for a in running if a.model == name), None)
+                with ui.element("div").classes("answer").props(f'role=article aria-label="Answer of {name}"'):
+                    ui.label(name).classes("who")
+                    self._answer(exchange, name, shown, coming)
+        if last and not names:
+            with ui.element("div").classes("answers"):
+                again = ui.button(
+                    "Ask for an answer", icon="refresh", on_click=lambda: self._ask(exchange.turn, self.models), color=None
+                )
+                again.props("flat no-caps dense").classes("quiet")
+
+    def _question(self, exchange: Exchange, idle: bool) -> None:
+        turn = exchange.turn
+        if self._editing == turn["id"]:
+            self._editor(turn)
+            return
+        with ui.element("div").classes("question").props("role=article aria-label=You"):
+            if turn["images"]:
+                with ui.element("div").classes("pictures"):
+                    for url in turn["images"]:
+                        ui.element("img").props("alt=picture").classes("picture").props["src"] = url
+            with ui.element("div").classes("tools"):
+                self._branches(exchange.siblings, turn)
+                if idle:
+                    self._tool("edit", "Edit", lambda: self._edit(turn["id"]))
+                self._tool("content_copy", "Copy", lambda: _copy(turn["text"]))
+            if turn["text"]:
+                ui.label(turn["text"]).classes("bubble")
+
+    def _editor(self, turn: Turn) -> None:
+        with ui.element("div").classes("editor"):
+            field = ui.textarea(value=turn["text"]).props('autogrow outlined autofocus aria-label="Edit"').classes("wide")
+            with ui.element("div").classes("tools"):
+                ui.button("Cancel", on_click=lambda: self._edit(""), color=None).props("flat no-caps dense").classes("quiet")
+                again = ui.button("Send", on_click=lambda: self._say_again(turn, field.value), color=None)
+                again.props("unelevated no-caps dense").classes("primary")
+
+    def _answer(self, exchange: Exchange, name: str, shown: Turn | None, coming: Answering | None) -> None:
+        plain = self.mode == "complete"
+        if coming is not None and coming.failure:
+            with ui.element("div").classes("failure").props("role=alert"):
+                ui.icon("error_outline", size="20px")
+                ui.label(coming.failure)
+            self._tools(exchange, name, None)
+        elif coming is not None:
+            with ui.element("div").classes("document" if plain else ""):
+                if plain:
+                    ui.label(exchange.turn["text"]).classes("prompt")
+                coming.show(LiveView(plain))
+        elif shown is not None:
+            if shown["reasoning"]:
+                with ui.expansion(THOUGHT, icon="psychology").classes("thought"):
+                    ui.label(shown["reasoning"]).classes("thought-text")
+            if plain:
+                with ui.element("div").classes("document"):
+                    ui.label(exchange.turn["text"]).classes("prompt")
+                    ui.label(shown["text"]).classes("made")
+            else:
+                ui.html(to_html(shown["text"])).classes("text")
+            self._tools(exchange, name, shown)
+
+    def _tools(self, exchange: Exchange, name: str, shown: Turn | None) -> None:
+        with ui.element("div").classes("tools"):
+            if self.mode == "complete":
+                self._branches(exchange.siblings, exchange.turn)
+                self._tool("edit", "Edit", lambda: self._edit(exchange.turn["id"]))
+            if shown is not None:
+                self._branches(exchange.answers[name], shown)
+                self._tool("content_copy", "Copy", lambda: _copy(shown["text"]))
+            if self._page.model(name):
+                self._tool("refresh", "Another answer", lambda: self._ask(exchange.turn, [name]))
+            if shown is None:
+                return
+            for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")):
+                given = shown["rating"] == thumb
+                filled = "" if given else "o_"
+                button = self._tool(filled + icon, f"Thumb {thumb}", lambda thumb=thumb: self._rate(shown, thumb))
+                button.classes("given" if given else "").props(f"aria-pressed={str(given).lower()}")
+            if shown["finish_reason"] != "stop":
+                said = {"length": "cut off: no room for more tokens", "stopped": "stopped"}[shown["finish_reason"]]
+                ui.label(said).classes("dim small")
+            if shown["seconds"] and shown["tokens"] > 1:
+                ui.label(f"{shown['tokens']} tokens, {shown['tokens'] / shown['seconds']:.0f}/s").classes("dim small speed")
+
+    def _branches(self, siblings: Sequence[Turn], shown: Turn) -> None:
+        if len(siblings) < 2:
+            return
+        at = [turn["id"] for turn in siblings].index(shown["id"])
+        back, on = siblings[at - 1]["id"], siblings[(at + 1) % len(siblings)]["id"]
+        self._tool("chevron_left", "Branch before", lambda: self._pick(siblings, back)).set_enabled(at > 0)
+        ui.label(f"{at + 1}/{len(siblings)}").classes("dim small")
+        self._tool("chevron_right", "Branch after", lambda: self._pick(siblings, on)).set_enabled(at + 1 < len(siblings))
+
+    def _tool(self, icon: str, says: str, does: Any) -> ui.button:
+        button = (
+            ui.button(icon=icon, on_click=does, color=None)
+            .props(f'flat dense round size=sm aria-label="{says}"')
+            .classes("quiet")
+        )
+        with button:
+            ui.tooltip(says).props("delay=500")
+        return button
+
+    def _edit(self, turn_id: str) -> None:
+        self._editing = turn_id
+        self.draw()
+
+
+def _copy(text: str) -> None:
+    ui.run_javascript(f"copyText(decodeURIComponent('{''.join(f'%{byte:02x}' for byte in text.encode())}'))")

@@ -1,0 +1,179 @@
+"""Where the next turn is written, with its pictures, and how it is to be answered."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from nicegui import events, ui
+
+if TYPE_CHECKING:
+    from tessera.serve.page.chat import ChatPanel
+
+_EFFORTS = ("as the model likes", "none", "minimal", "low", "medium", "high", "xhigh", "max")
+_MOST_PICTURE_BYTES = 8 << 20
+_MOST_PICTURES = 8
+
+_SENDS = "(event) => { if (event.shiftKey || event.isComposing) return; event.preventDefault(); emit(event.target.value); }"
+
+
+class Composer:
+    """Draws itself where it is made.
+
+    Args:
+        panel: of which it is a part.
+    """
+
+    def __init__(self, panel: ChatPanel) -> None:
+        self._panel = panel
+        self._images: list[str] = []
+        self._running = False
+        self.mode = ""
+        with ui.element("div").classes("composer"), ui.element("div").classes("box"):
+            self._pictures = ui.element("div").classes("pictures")
+            self._field = ui.textarea().props('autogrow borderless dense autofocus aria-label="Message"').classes("wide")
+            self._field.on("keydown.enter", lambda event: self._send(event.args), js_handler=_SENDS)
+            with ui.element("div").classes("bar"):
+                self._upload = ui.upload(
+                    multiple=True,
+                    auto_upload=True,
+                    max_file_size=_MOST_PICTURE_BYTES,
+                    on_upload=self._add,
+                    on_rejected=self._reject,
+                )
+                self._upload.props("accept=image/*").classes("uploader")
+                self._attach = ui.button(
+                    icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
+                )
+                self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
+                self._mode_button = ui.button(on_click=self._change_mode, color=None).props("flat dense no-caps").classes("pill")
+                with ui.button(color=None).props("flat dense no-caps icon=psychology").classes("pill") as self._effort_button:
+                    self._effort_menu()
+                with ui.button(icon="tune", color=None).props('flat dense round aria-label="Settings"').classes("quiet"):
+                    self._settings_menu()
+                ui.element("div").classes("space")
+                self._hint = ui.label().classes("hint dim")
+                self._stop = ui.button(icon="stop", on_click=panel.stop, color=None).props(
+                    'round unelevated aria-label="Stop (Esc)"'
+                )
+                self._stop.classes("send stop")
+                self._go = ui.button(icon="arrow_upward", on_click=lambda: self._send(self._field.value), color=None)
+                self._go.props('round unelevated aria-label="Send (Enter)"').classes("send")
+        self.running(False)
+
+    @property
+    def instructions(self) -> str:
+        """What the model is told before a dialogue."""
+        return str(self._instructions.value or "")
+
+    def settings(self, mode: str) -> dict[str, Any]:
+        """The fields of a request that say how to answer."""
+        most = int(self._most.value or 0)
+        given: dict[str, Any] = {"temperature": float(self._temperature.value), "top_p": float(self._top_p.value)}
+        if mode == "complete":
+            return given | {"max_tokens": most or 256}
+        if most:
+            given["max_completion_tokens"] = most
+        if self._effort.value:
+            given["reasoning_effort"] = _EFFORTS[int(self._effort.value)]
+        return given
+
+    def reset(self, instructions: str) -> None:
+        """For another chat."""
+        self._instructions.value = instructions
+        self.mode = ""
+        self.draw()
+        self.focus()
+
+    def running(self, running: bool) -> None:
+        """Answers come, or none does."""
+        coming = running and any(not a.failure for a in self._panel._running)
+        self._running = coming
+        self._stop.set_visibility(coming)
+        self._go.set_visibility(not coming)
+        self._hint.text = "Esc stops" if coming else "Enter sends, Shift+Enter breaks the line"
+
+    def write(self, text: str) -> None:
+        """Puts something there for the person to send."""
+        self._field.value = text
+        self.focus()
+
+    def focus(self) -> None:
+        """Puts the cursor there, unless something else is being written."""
+        ui.run_javascript("setTimeout(toComposer, 50)")
+
+    def draw(self) -> None:
+        """What depends on the chat and on the models."""
+        complete = self._panel.mode == "complete"
+        self._mode_button.text = "Complete" if complete else "Chat"
+        self._mode_button.props(f"icon={'notes' if complete else 'forum'}")
+        self._mode_button.set_enabled(not self._panel.chat_id)
+        self._effort_button.set_visibility(not complete)
+        self._attach.set_visibility(not complete)
+        self._field.props(f'placeholder="{"Text to go on with" if complete else "Message"}"')
+        self._instructions.set_visibility(not complete)
+        self._instructions.set_enabled(not self._panel.chat_id)
+
+    async def _send(self, text: str | None) -> None:
+        text = text or ""
+        if self._running or not (text.strip() or self._images):
+            return
+        images, self._images = self._images, []
+        self._field.value = ""
+        self._show_pictures()
+        if not await self._panel.send(text, images):
+            self._field.value, self._images = text, images
+            self._show_pictures()
+
+    def _change_mode(self) -> None:
+        self.mode = "chat" if self._panel.mode == "complete" else "complete"
+        self.draw()
+        self._panel.draw()
+
+    def _effort_menu(self) -> None:
+        def show() -> None:
+            level = int(self._effort.value)
+            self._effort_button.text = f"Effort: {_EFFORTS[level]}" if level else "Effort"
+            label.text = f"Thinks: {_EFFORTS[level]}"
+
+        with ui.menu().classes("menu"):
+            label = ui.label("Thinks: as the model likes").classes("card-title")
+            self._effort = ui.slider(min=0, max=len(_EFFORTS) - 1, value=0, on_change=show)
+            self._effort.props('snap markers aria-label="Effort"')
+            ui.label("How long a model that thinks before it answers may do so.").classes("dim small")
+        self._effort_button.text = "Effort"
+
+    def _settings_menu(self) -> None:
+        with ui.menu().classes("menu"):
+            ui.label("How to answer").classes("card-title")
+            self._instructions = ui.textarea("Instructions for a new chat").props("autogrow outlined dense").classes("wide")
+            self._temperature = (
+                ui.number("Temperature", value=1.0, min=0, max=2, step=0.1).props("outlined dense").classes("wide")
+            )
+            self._top_p = ui.number("Top p", value=1.0, min=0.01, max=1, step=0.05).props("outlined dense").classes("wide")
+            self._most = ui.number("Most tokens (empty: all that fit)", min=1, step=1).props("outlined dense").classes("wide")
+
+    async def _add(self, event: events.UploadEventArguments) -> None:
+        kind = event.file.content_type or ""
+        if not kind.startswith("image/") or len(self._images) >= _MOST_PICTURES:
+            self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
+            return
+        self._images.append(f"data:{kind};base64,{base64.b64encode(await event.file.read()).decode()}")
+        self._upload.reset()
+        self._show_pictures()
+
+    def _reject(self) -> None:
+        self._panel.page.say(f"A picture may have {_MOST_PICTURE_BYTES >> 20} MiB.", "warning")
+
+    def _show_pictures(self) -> None:
+        self._pictures.clear()
+        with self._pictures:
+            for number, url in enumerate(self._images):
+                with ui.element("div").classes("thumb"):
+                    ui.element("img").props('alt="picture to send"').props["src"] = url
+                    remove = ui.button(icon="close", on_click=lambda number=number: self._drop(number), color=None)
+                    remove.props('round dense size=xs aria-label="Remove the picture"')
+
+    def _drop(self, number: int) -> None:
+        del self._images[number]
+        self._show_pictures()

@@ -1,0 +1,115 @@
+"""A chat as a tree of turns: edits and new answers are branches, several models answer one question side by side.
+
+A turn of the user comes after the answers that it goes on from (none: it begins the chat), an answer comes after one turn of the
+user. Turns are the plain objects that `/tessera/chats` shows. What a person sees is one way down the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Turn = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A turn of the user and its answers.
+
+    Args:
+        turn: of the user.
+        siblings: all turns that stand at its place, itself among them, oldest first.
+        answers: per model, in the order in which they first answered, all its answers, oldest first.
+    """
+
+    turn: Turn
+    siblings: tuple[Turn, ...]
+    answers: dict[str, tuple[Turn, ...]]
+
+    def shown(self, picked: Mapping[str, str]) -> list[Turn]:
+        """One answer per model: the one that was picked, else the last."""
+        return [_pick(answers, picked) for answers in self.answers.values()]
+
+
+def way(turns: Sequence[Turn], picked: Mapping[str, str]) -> list[Exchange]:
+    """The exchanges that are shown, from the first on.
+
+    Args:
+        turns: of the chat, oldest first.
+        picked: by the id of any turn the id of the one to show at its place; where nothing was picked it is the last.
+    """
+    exchanges: list[Exchange] = []
+    here = [turn for turn in turns if turn["role"] == "user" and not turn["after"]]
+    while here:
+        turn = _pick(here, picked)
+        answers: dict[str, tuple[Turn, ...]] = {}
+        for answer in turns:
+            if answer["role"] == "assistant" and turn["id"] in answer["after"]:
+                answers[answer["model"]] = (*answers.get(answer["model"], ()), answer)
+        exchanges.append(Exchange(turn, tuple(here), answers))
+        shown = {answer["id"] for answer in exchanges[-1].shown(picked)}
+        here = [turn for turn in turns if turn["role"] == "user" and shown & set(turn["after"])]
+    return exchanges
+
+
+def pick(siblings: Iterable[Turn], chosen: str) -> dict[str, str]:
+    """What makes `way` show one of the siblings, the turn with the id `chosen`."""
+    return {sibling["id"]: chosen for sibling in siblings}
+
+
+def before(turns: Sequence[Turn], last: Turn, model: str) -> list[Turn]:
+    """The turns up to and with `last`, a turn of the user, as `model` remembers them: its own answers where it gave some."""
+    by_id = {turn["id"]: turn for turn in turns}
+    found, at = [last], last
+    while at["after"]:
+        answers = [by_id[id] for id in at["after"] if id in by_id]
+        if not answers:
+            break
+        answer = next((a for a in answers if a["model"] == model), answers[0])
+        at = by_id[answer["after"][0]]
+        found += [answer, at]
+    return found[::-1]
+
+
+def messages(turns: Iterable[Turn], instructions: str = "") -> list[dict[str, Any]]:
+    """Turns as the messages of a request to `/v1/chat/completions`."""
+    said: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    for turn in turns:
+        content: Any = turn["text"]
+        if turn["images"]:
+            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in turn["images"]]
+            content = [*pictures, {"type": "text", "text": turn["text"]}]
+        said.append({"role": turn["role"], "content": content})
+    return said
+
+
+def text_of(turns: Iterable[Turn]) -> str:
+    """Turns as one text that a model without dialogue goes on with."""
+    return "".join(turn["text"] for turn in turns)
+
+
+def pairs(turns: Sequence[Turn], asked: Turn, mode: str, instructions: str = "") -> list[tuple[Turn, Turn, dict[str, Any]]]:
+    """What the thumbs under one question say: each liked answer against each disliked one.
+
+    Returns:
+        the liked answer, the disliked one, and the row of a preference job: `prompt`, `chosen`, `rejected`. They are lists of
+        messages for a dialogue and plain texts for a completion.
+    """
+    answers = [turn for turn in turns if turn["role"] == "assistant" and asked["id"] in turn["after"]]
+    found = []
+    for liked in (turn for turn in answers if turn["rating"] == "up"):
+        history = before(turns, asked, liked["model"])
+        for disliked in (turn for turn in answers if turn["rating"] == "down" and turn["text"] != liked["text"]):
+            row: dict[str, Any]
+            if mode == "complete":
+                row = {"prompt": text_of(history), "chosen": liked["text"], "rejected": disliked["text"]}
+            else:
+                row = {"prompt": messages(history, instructions), "chosen": messages([liked]), "rejected": messages([disliked])}
+            found.append((liked, disliked, row))
+    return found
+
+
+def _pick(siblings: Sequence[Turn], picked: Mapping[str, str]) -> Turn:
+    wanted = picked.get(siblings[-1]["id"])
+    return next((turn for turn in siblings if turn["id"] == wanted), siblings[-1])

@@ -1,0 +1,118 @@
+"""What the page keeps: chats as trees, found again by their words; thumbs that become the rows of a preference job; runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tessera.scaling import ledger
+from tessera.serve.app import Settings
+from tessera.serve.turns import before, way
+from tests.serve.conftest import Running, serving
+
+
+@pytest.fixture
+def http(running: Running) -> httpx.Client:
+    return httpx.Client(base_url=running.url.removesuffix("/v1"))
+
+
+def say(http: httpx.Client, chat: str, role: str, text: str, after: list[str] | None = None, model: str = "") -> dict[str, Any]:
+    body = {"role": role, "text": text, "after": after or [], "model": model}
+    answer = http.post(f"/tessera/chats/{chat}/turns", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_chats_are_found_by_words_in_any_case_and_forgotten_with_their_turns(http: httpx.Client) -> None:
+    chat = http.post("/tessera/chats", json={"title": "Grüße"}).json()["id"]
+    asked = say(http, chat, "user", "Where is ÖLAND, 100% sure?")
+    say(http, chat, "assistant", "In the Baltic\0 Sea.", [asked["id"]], "tiny")
+
+    def found(query: str) -> list[str]:
+        return [c["id"] for c in http.get("/tessera/chats", params={"query": query}).json()["data"]]
+
+    assert chat in found("öland baltic") and chat in found("GRÜSSE") and chat in found("100%")
+    assert found("öland pacific") == [] and found("1_0%") == []
+    assert len(http.get(f"/tessera/chats/{chat}").json()["turns"]) == 2
+    http.delete(f"/tessera/chats/{chat}")
+    assert http.get(f"/tessera/chats/{chat}").status_code == 404 and found("öland") == []
+
+
+def test_thumbs_under_one_question_become_the_rows_of_a_preference_job(http: httpx.Client) -> None:
+    chat = http.post("/tessera/chats", json={"instructions": "Be brief."}).json()["id"]
+    first = say(http, chat, "user", "Hello")
+    hello = say(http, chat, "assistant", "Hi.", [first["id"]], "tiny")
+    asked = say(http, chat, "user", "Two and two?", [hello["id"]])
+    answers = [say(http, chat, "assistant", text, [asked["id"]], "tiny") for text in ("Four.", "Five.", "Six.")]
+
+    def rate(turn: dict[str, Any], rating: str | None) -> int:
+        return int(http.post(f"/tessera/chats/{chat}/turns/{turn['id']}", json={"rating": rating}).json()["pairs"])
+
+    assert [rate(a, r) for a, r in zip(answers, ("up", "down", "down"), strict=True)] == [0, 1, 2]
+    assert rate(answers[2], None) == 1  # a thumb that is taken back takes its pair along
+    rows = [json.loads(line) for line in http.get("/tessera/preferences.jsonl").text.splitlines()]
+    history = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Two and two?")]
+    assert rows[-1] == {
+        "prompt": [{"role": role, "content": text} for role, text in history],
+        "chosen": [{"role": "assistant", "content": "Four."}],
+        "rejected": [{"role": "assistant", "content": "Five."}],
+    }
+    http.delete(f"/tessera/chats/{chat}")
+    assert http.get("/tessera/preferences").json()["data"] == []
+
+
+def test_a_turn_must_stand_in_its_chat(http: httpx.Client) -> None:
+    one, other = (http.post("/tessera/chats", json={}).json()["id"] for _ in range(2))
+    asked = say(http, one, "user", "Here")
+    for body in (
+        {"role": "assistant", "text": "x", "after": [asked["id"]]},
+        {"role": "assistant", "text": "x"},
+        {"role": "user", "text": "x", "images": ["https://example.org/x.png"]},
+    ):
+        answer = http.post(f"/tessera/chats/{other}/turns", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["param"], answer.text
+
+
+def test_a_way_through_the_tree_shows_what_was_picked_and_each_model_remembers_its_own_answers() -> None:
+    def turn(id: str, role: str, after: list[str], model: str = "") -> dict[str, Any]:
+        return {"id": id, "role": role, "after": after, "model": model}
+
+    turns = [
+        turn("q", "user", []),
+        turn("a1", "assistant", ["q"], "a"),
+        turn("b1", "assistant", ["q"], "b"),
+        turn("a2", "assistant", ["q"], "a"),
+        turn("r", "user", ["a2", "b1"]),
+        turn("s", "user", ["a1"]),
+    ]
+    assert [e.turn["id"] for e in way(turns, {})] == ["q", "r"]
+    assert [e.turn["id"] for e in way(turns, {"a1": "a1", "a2": "a1", "b1": "b1"})] == ["q", "s"]
+    assert [t["id"] for t in before(turns, turns[4], "a")] == ["q", "a2", "r"]
+    assert [t["id"] for t in before(turns, turns[4], "b")] == ["q", "b1", "r"]
+
+
+def test_curves_follow_a_run_that_is_going_on_and_one_that_was_resumed(tmp_path: Path, model_folder: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("summary: A run.\n")
+    metrics = run / "metrics.jsonl"
+
+    def step(number: int, loss: float | None) -> str:
+        return json.dumps({"event": "step", "step": number, "tokens": number * 10, "loss": loss, "seconds": number}) + "\n"
+
+    metrics.write_text(step(1, 4.0) + step(2, 3.0) + '{"event": "step", "tok')
+    intervals = {"0.5": [1.9, 2.1], "0.8": [1.85, 2.2], "0.9": [1.8, 2.2], "0.99": [1.0, 3.0]}
+    ledger.append(run.parent / "ledger.jsonl", "sealed", {"run": "runs/one", "seal": "s", "loss": 2.0, "intervals": intervals})
+    with serving(Settings(tmp_path / "data", runs=run.parent), model_folder) as server:
+        http = httpx.Client(base_url=server.url.removesuffix("/v1"))
+        assert [r["id"] for r in http.get("/tessera/runs").json()["data"]] == ["one"]
+        assert http.get("/tessera/runs/one").json()["losses"] == [[10, 4.0], [20, 3.0]]
+        metrics.write_text(step(1, 4.0) + step(2, 3.0) + step(3, None) + step(2, 2.5))
+        assert http.get("/tessera/runs/one").json()["losses"] == [[10, 4.0], [20, 2.5]]
+        entry = http.get("/tessera/ledger").json()["data"][0]
+        assert (entry["run"], entry["foretold"], entry["state"]) == ("one", 2.0, "open")
+        assert http.get("/tessera/runs/..").status_code == 404 and http.get("/tessera/runs/two").status_code == 404

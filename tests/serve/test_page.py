@@ -1,0 +1,253 @@
+"""The page in a real browser, without a key, with a wrong one and with the right one; everything comes from the server itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tessera.serve.app import Settings
+from tessera.serve.keys import Key
+from tests.serve.conftest import CONTEXT, Running, serving
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+_KEY = "sk-page-test"
+_CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
+    """Two models behind a key, one of them without dialogue; a run beside them."""
+    runs = tmp_path_factory.mktemp("runs")
+    (runs / "one").mkdir()
+    (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
+    steps = [{"event": "step", "step": n, "tokens": n * 10, "loss": 4 - n / 100, "seconds": n} for n in range(1, 200)]
+    (runs / "one" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    keys = (Key(sha256(_KEY.encode()).digest(), "me"),)
+    settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
+    with serving(settings, model_folder, base_folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if _CHROMIUM is None:
+        pytest.skip("no Chromium here: put one on the path, or set TESSERA_TEST_CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    """A tab whose mistakes fail the test: errors in scripts, and whatever is fetched from elsewhere."""
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.set_default_timeout(60_000)
+    wrong: list[str] = []
+    own = (home(server), "data:", "blob:")
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+    yield page
+    page.close()
+    assert not wrong
+
+
+@pytest.fixture
+def inside(page: Any, server: Running) -> Any:
+    """The page, with the key."""
+    page.add_init_script(f"sessionStorage.setItem('tessera-key', '{_KEY}')")
+    page.goto(home(server))
+    page.get_by_text("What shall we talk about?").wait_for()
+    return page
+
+
+@pytest.fixture(scope="module")
+def api(server: Running) -> httpx.Client:
+    return httpx.Client(base_url=home(server), headers={"authorization": f"Bearer {_KEY}"})
+
+
+def home(server: Running) -> str:
+    return server.url.removesuffix("v1")
+
+
+def settings(page: Any, **given: object) -> None:
+    page.get_by_label("Settings").click()
+    for name, value in given.items():
+        page.get_by_label(name.replace("_", " ").capitalize()).fill(str(value))
+    page.keyboard.press("Escape")
+
+
+def ask(page: Any, text: str) -> None:
+    box = page.get_by_label("Message")
+    box.fill(text)
+    box.press("Enter")
+
+
+def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(page: Any, server: Running) -> None:
+    page.goto(home(server))
+    page.get_by_label("API key").fill("sk-wrong-key")
+    page.get_by_role("button", name="Come in").click()
+    page.get_by_text("Incorrect API key provided.").wait_for()
+    page.get_by_label("API key").fill(_KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("What shall we talk about?").wait_for()
+    settings(page, temperature=0, most_tokens=12)
+    box = page.get_by_label("Message")
+    box.fill("A zebra")
+    box.press("Shift+Enter")
+    box.press_sequentially("and a gnu")
+    box.press("Enter")
+    page.get_by_text("12 tokens").wait_for()
+    assert page.locator(".bubble").inner_text() == "A zebra\nand a gnu"
+    page.get_by_text("cut off").wait_for()
+    answer = page.locator(".answer .text").inner_text()
+    page.reload()
+    page.locator(".bubble").wait_for()
+    assert page.locator(".answer .text").inner_text() == answer
+    page.keyboard.press("Control+k")
+    page.keyboard.type("giraffe")
+    page.get_by_text("Nothing found.").wait_for()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("GNU zebra")
+    page.locator(".chat-row", has_text="A zebra and a gnu").wait_for()
+
+
+def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any, server: Running) -> None:
+    settings(inside, temperature=0)  # goes round in circles until the context is full
+    before = server.engine_tokens
+    ask(inside, "Go on")
+    inside.locator(".stop").wait_for()
+    inside.keyboard.press("Escape")
+    inside.get_by_text("stopped", exact=True).wait_for()
+    assert server.idle() and server.engine_tokens - before < CONTEXT - 100
+    inside.reload()
+    inside.get_by_text("stopped", exact=True).wait_for()
+
+
+def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any, api: httpx.Client) -> None:
+    settings(inside, most_tokens=20)
+    ask(inside, "First")
+    inside.get_by_label("Thumb up").click()
+    inside.get_by_label("Another answer").click()
+    inside.get_by_text("2/2").wait_for()
+    inside.get_by_label("Thumb down").click()
+    inside.get_by_text("Kept: 1 pair").wait_for()
+    row = json.loads(api.get("/tessera/preferences.jsonl").text.splitlines()[-1])
+    assert row["prompt"] == [{"role": "user", "content": "First"}] and row["chosen"] != row["rejected"]
+    inside.get_by_label("Branch before").click()
+    inside.get_by_text("1/2").wait_for()
+    assert inside.locator(".answer .text").inner_text().strip() == row["chosen"][0]["content"].strip()
+    inside.locator(".question").hover()
+    inside.get_by_label("Edit").click()
+    inside.locator(".editor textarea").fill("Second")
+    inside.get_by_role("button", name="Send", exact=True).click()
+    inside.locator(".bubble", has_text="Second").wait_for()
+    inside.locator(".question").hover()
+    inside.locator(".question").get_by_label("Branch before").click()
+    inside.locator(".bubble", has_text="First").wait_for()
+
+
+def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside: Any) -> None:
+    settings(inside, temperature=0, most_tokens=6)
+    inside.get_by_label("Models").click()
+    inside.get_by_role("option", name="base").click()
+    inside.keyboard.press("Escape")
+    inside.get_by_text("Begin a text").wait_for()
+    ask(inside, "Once upon")
+    inside.wait_for_function("document.querySelectorAll('.side .answer .speed').length === 2")
+    assert inside.locator(".answer .prompt").all_inner_texts() == ["Once upon"] * 2
+    assert all(inside.locator(".answer .made").all_inner_texts())
+
+
+def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    picture = tmp_path / "dot.png"
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
+    with inside.expect_file_chooser() as chooser:
+        inside.get_by_label("Add a picture").click()
+    chooser.value.set_files(picture)
+    inside.locator(".thumb img").wait_for()
+    ask(inside, "What is this?")
+    inside.get_by_role("alert").get_by_text("does not read pictures").wait_for()
+    assert inside.locator(".question img").evaluate("image => image.naturalWidth") == 1
+
+
+def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
+    inside: Any, server: Running, api: httpx.Client
+) -> None:
+    text = (
+        "**Bold** $x^2$ <img src=x onerror='window.ran = 1'>\n\n$$\n\\frac{a}{b}\n$$\n\n"
+        "```python\ndef f(): return 1\n```\n\n![p](https://example.org/p.png) [l](javascript:window.ran=1)\n"
+    )
+    chat = api.post("/tessera/chats", json={"title": "Drawn"}).json()["id"]
+    asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "<b>Draw</b>"}).json()["id"]
+    body = {"role": "assistant", "text": text, "after": [asked], "model": "tiny", "reasoning": "First I think."}
+    api.post(f"/tessera/chats/{chat}/turns", json=body)
+    inside.goto(f"{home(server)}?chat={chat}")
+    inside.locator(".answer strong", has_text="Bold").wait_for()
+    assert inside.locator(".answer math").count() == 2 and inside.locator(".answer mfrac").bounding_box()["height"] > 10
+    keyword, plain = (
+        inside.locator(f".answer .code {which}").first.evaluate("e => getComputedStyle(e).color") for which in (".k", "code")
+    )
+    assert keyword != plain
+    assert not inside.get_by_text("First I think.").is_visible()
+    inside.get_by_text("Thought before it answered").click()
+    inside.get_by_text("First I think.").wait_for()
+    assert inside.locator(".answer .text img").count() == 0 and inside.locator(".bubble").inner_text() == "<b>Draw</b>"
+    assert inside.evaluate("window.ran") is None
+
+
+def test_runs_and_tuning_are_shown_and_a_small_screen_has_room_for_all(inside: Any, api: httpx.Client) -> None:
+    inside.get_by_role("tab", name="Runs").click()
+    inside.locator(".chart svg path[stroke]").first.wait_for(state="attached")
+    inside.locator(".tiles .value", has_text="1.99k").wait_for()
+    inside.get_by_role("tab", name="Tuning").click()
+    jobs = api.get("/v1/fine_tuning/jobs")
+    said = jobs.json()["error"]["message"] if jobs.status_code == 501 else "None yet. Jobs are started through the API"
+    inside.get_by_text(said).wait_for()
+    inside.set_viewport_size({"width": 390, "height": 780})
+    for tab in range(3):
+        inside.get_by_role("tab").nth(tab).click()
+        inside.wait_for_timeout(200)
+        assert inside.evaluate("document.documentElement.scrollWidth") == 390
+    inside.get_by_label("Light or dark").click()
+    inside.get_by_label("Light or dark").click()
+    inside.locator("body.body--dark").wait_for(state="attached")
+
+
+def test_without_keys_foreign_names_and_pages_are_kept_from_the_page_too(tmp_path: Path, model_folder: Path) -> None:
+    with serving(Settings(tmp_path, page=True), model_folder) as running:
+        at = httpx.URL(home(running))
+        socket = {
+            "connection": "upgrade",
+            "upgrade": "websocket",
+            "sec-websocket-version": "13",
+            "sec-websocket-key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+        }
+        foreign = {"origin": "https://evil.example"}
+        assert httpx.get(at, headers={"host": "evil.example"}).status_code == 403
+        assert httpx.post(at.join("/_nicegui_ws/socket.io/"), headers=foreign).status_code == 403
+        assert (
+            httpx.get(at.join("/_nicegui_ws/socket.io/?transport=websocket&EIO=4"), headers=socket | foreign).status_code == 403
+        )
+
+
+def test_no_page_is_no_page(running: Running) -> None:
+    assert httpx.get(home(running)).status_code == 404
