@@ -192,3 +192,15 @@ def test_what_a_killed_server_left_half_written_is_cleared_away(tmp_path: Path) 
         blobs.write(fail(), lambda digest, size: None)
     Blobs(tmp_path)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_objects_are_found_by_each_of_their_words_in_any_case(store: Store) -> None:
+    store.put("me", "chat", {"id": "a"}, words="Grüße aus 100% Öland\0")
+    store.put("me", "chat", {"id": "b"})
+    store.update("me", "chat", "b", lambda body, private: None, "GRÜSSE, \udc80 nichts weiter")
+
+    def found(words: str) -> list[str]:
+        return [record.id for record in store.page("me", "chat", words=words, order="asc").records]
+
+    assert found("grüsse") == ["a", "b"] and found("ÖLAND grüße") == ["a"] and found("weiter öland") == []
+    assert found("100%") == ["a"] and found("1_0") == [] and found("") == ["a", "b"]

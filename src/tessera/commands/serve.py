@@ -69,8 +69,9 @@ def serve(
     names = ", ".join(model.name for model in served)
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{place.getsockname()[1]}"
-    shown = f", page {url}/" if page else ""
-    print(f"{names}: {url}/v1{shown} (Ctrl-C ends)", file=sys.stderr, flush=True)
+    print(f"{names}: {url}/v1 (Ctrl-C ends)", file=sys.stderr, flush=True)
+    if page:
+        print(f"page: {url}/", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         application, log_config=None, access_log=False, timeout_graceful_shutdown=_PATIENCE_SECONDS, lifespan="on"
     )
