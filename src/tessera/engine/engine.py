@@ -254,6 +254,8 @@ class Engine:
 
     def fail(self, message: str) -> None:
         """Ends every running request with `Failed` and frees its slot: what to do when `step` raised."""
+        if not self._scheduler.running:  # it raised before it admitted any: those that wait would make it raise for ever
+            self._admit()
         while self._scheduler.running:
             self._fail(self._scheduler.running[-1], message)
 
