@@ -12,7 +12,7 @@ import pytest
 
 from tessera import recipe
 from tessera.errors import RunFailed, UserError
-from tessera.run import RunFolder, cache_folder, disk_may_be_full, write_text
+from tessera.run import Follower, RunFolder, cache_folder, disk_may_be_full, write_text
 
 
 @pytest.fixture
@@ -90,6 +90,23 @@ def test_events_survive_a_cut_line_and_are_forgotten_from_a_step_on(folder: RunF
     again.record({"event": "step", "step": 4, "loss": 1.0})
     lines = (folder.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line).get("step") for line in lines] == [None, 1, 2, 3, 4]
+
+
+def test_a_follower_reads_whole_lines_once_and_a_file_written_anew_from_its_beginning(folder: RunFolder) -> None:
+    follower = Follower(folder.path)
+    assert follower.read() == (False, [])
+    one, two, three = ({"event": "step", "step": step} for step in (1, 2, 3))
+    folder.record(one)
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(two)[:9])
+    assert follower.read() == (True, [one])
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(two)[9:] + "\n")
+    assert follower.read() == (False, [two]) and follower.read() == (False, [])
+    again = RunFolder.open(folder.path)
+    again.forget_after(1)
+    again.record(three)
+    assert follower.read() == (True, [one, three])
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:

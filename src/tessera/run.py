@@ -216,6 +216,37 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in kept))
 
 
+class Follower:
+    """Reads on in a run's `metrics.jsonl` while another process writes it.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "metrics.jsonl"
+        self._file = self._place = 0
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the file is another than before, as a resumed run writes it anew; and its whole lines that are new."""
+        try:
+            with open(self._path, "rb") as file:
+                status = os.fstat(file.fileno())
+                anew = status.st_ino != self._file or status.st_size < self._place
+                file.seek(0 if anew else self._place)
+                lines = file.read()
+                self._file, self._place = status.st_ino, file.tell() - len(lines) + lines.rfind(b"\n") + 1
+        except FileNotFoundError:
+            return False, []
+        events = []
+        for line in lines[: lines.rfind(b"\n") + 1].splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return anew, events
+
+
 def _damaged(path: Path, error: Exception) -> UserError:
     said = " ".join(str(error).split())
     return UserError(f"{path} is damaged ({said}); put a copy of it back, or start a new run with another --out.")

@@ -350,6 +350,15 @@ def test_a_step_that_failed_can_be_answered_and_the_engine_goes_on(decoder: Deco
     assert len(waiting.ids) == 5 and isinstance(waiting.events[-1], Finished)
 
 
+def test_a_step_that_fails_before_it_admits_any_ends_the_next_one_only(engine: Engine, ask: Ask) -> None:
+    _, first = ask(engine, [1], greedy(5))
+    _, second = ask(engine, [2], greedy(5))
+    engine.fail("broken")
+    assert first.events == [Failed("broken")] and engine.stats().failed == 1
+    run(engine)
+    assert len(second.ids) == 5 and isinstance(second.events[-1], Finished)
+
+
 def test_a_request_that_cannot_be_served_is_refused_in_one_sentence(engine: Engine, ask: Ask) -> None:
     for prompt, params, said in (
         ([], greedy(3), "empty"),

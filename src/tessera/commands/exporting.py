@@ -63,7 +63,7 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
 def _write_gguf(decoder: Decoder, vocabulary: Vocabulary, folder: Path, target: Path, dtype: str) -> list[str]:
     """Writes the file; returns what a person should know about it."""
     special = weights.read_special(folder)
-    fields = {"general.name": (folder.parent if folder.name == "model" else folder).resolve().name}
+    fields = {"general.name": weights.home(folder).name}
     fields |= tokenizer_fields(vocabulary, special.begin, special.end)
     target.parent.mkdir(parents=True, exist_ok=True)
     coarser = gguf.write(decoder, target, dtype, fields)

@@ -11,6 +11,7 @@ from typing import Any
 from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
+from tessera.model import weights
 from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
@@ -37,7 +38,7 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
             raise UserError(f"--{missing[0]} is missing; give --model, a trained model, and --data, a file of examples.")
         if out is None:
             raise UserError("--resume needs to know the run: give its --out, or --model as it was given then.")
-    path = Path(out or f"runs/{_name(wanted['model'])}-sft")
+    path = Path(out or f"runs/{weights.home(Path(wanted['model'])).name}-sft")
     try:
         with disk_may_be_full(path):
             if resume:
@@ -82,9 +83,3 @@ def _refuse_changes(wanted: Mapping[str, Any], folder: RunFolder) -> None:
                 f"--{option} is {value} here and {kept} in the run at {folder.path}; leave it as it was, "
                 "or start a new run with another --out."
             )
-
-
-def _name(model: str) -> str:
-    """Of a model's folder; a run's model goes by the name of the run."""
-    folder = Path(model).resolve()
-    return folder.parent.name if folder.name == "model" else folder.name

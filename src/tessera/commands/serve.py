@@ -111,8 +111,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _runs_of(model: str) -> Path | None:
     """The folder with the run that a model came from, where other runs lie too; None where it came from no run."""
-    folder = weights.resolve_model(model).resolve()
-    run = folder.parent if folder.name == "model" else folder
+    run = weights.home(weights.resolve_model(model))
     return run.parent if (run / "recipe.yaml").is_file() else None
 
 
@@ -145,7 +144,7 @@ def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
     found = Models(load)
     for model in models:
         folder = weights.resolve_model(model)
-        name = folder.resolve().name if folder.resolve().name != "model" else folder.resolve().parent.name
+        name = weights.home(folder).name
         if any(other.name == name for other in found):
             raise UserError(f"two models are called {name}; rename one folder.")
         found.add(load(name, folder))

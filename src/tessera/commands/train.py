@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import shlex
 import subprocess
 import sys
 import time
@@ -21,8 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import BaseModel
 
 import tessera
@@ -57,6 +54,7 @@ from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
+from tessera.train.launch import origin
 
 Say = Callable[[str], None]
 
@@ -204,8 +202,7 @@ def show(planned: rules.Plan, out: Say) -> None:
     parameters, tokens = planned.shape.matmul_parameters, planned.recipe.train.tokens
     out(f"{parameters:,} matmul parameters, {tokens:,} tokens, {planned.flops:.2e} FLOPs")
     for item in planned.derived:
-        value = f"{item.value:.4g}" if isinstance(item.value, float) else str(item.value)
-        out(f"  {item.name:<28} {value:>12}   {item.reason}")
+        out(item.line)
 
 
 def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
@@ -312,15 +309,8 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         write(foretold, folder, ingredients_of(folder.recipe, vocabulary, shards), say)
     # Last: it says that the folder is prepared.
     folder.write_info({
-        "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
         "commit": commit(),
-        "versions": {
-            "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
-        },
-        "machine": {
-            "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
-            "compiled": planned.recipe.train.compile,
-        },
+        **origin(planned.recipe, machine, peak),
         "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
         "shards": str(shards.folder),
         "init": None if model is None else str(model.resolve()),

@@ -253,9 +253,16 @@ class Engine:
         return self._compiled.start(self._cache.slots, self._cache.shape, wanted)
 
     def fail(self, message: str) -> None:
-        """Ends every running request with `Failed` and frees its slot: what to do when `step` raised."""
-        if not self._scheduler.running:  # it raised before it admitted any: those that wait would make it raise for ever
-            self._admit()
+        """Ends every running request with `Failed` and frees its slot: what to do when `step` raised.
+
+        Where none runs, the next one that waits is ended, or the same step would be tried for ever.
+        """
+        if not self._scheduler.running:
+            self._drop_aborted()
+            for id in self._scheduler.ids()[:1]:
+                self._scheduler.abort(id)
+            for row in self._scheduler.aborted()[0]:
+                self._fail(row, message)
         while self._scheduler.running:
             self._fail(self._scheduler.running[-1], message)
 

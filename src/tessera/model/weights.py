@@ -62,6 +62,12 @@ def resolve_model(path: str | Path) -> Path:
     raise UserError(f"{path} {what}; give the folder of a run or of a Hugging Face model.")
 
 
+def home(model: Path) -> Path:
+    """The folder that a model goes by: its run's where it is `model/` of a run, else its own; absolute."""
+    folder = model.resolve()
+    return folder.parent if folder.name == "model" else folder
+
+
 def save(
     decoder: Decoder,
     folder: str | Path,

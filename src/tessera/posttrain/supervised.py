@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import tessera
 from tessera import device as devices
 from tessera import recipe as recipes
 from tessera.data.loader import count_rows
@@ -37,7 +33,7 @@ from tessera.scaling.rules import Derived
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, speed
-from tessera.train.launch import launch
+from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
@@ -81,6 +77,11 @@ class Wish:
     rate_multiplier: float | None = None
     seed: int = 0
     settings: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> Wish:
+        """From what `asdict` gave and JSON kept."""
+        return Wish(**plain | {"settings": tuple(plain["settings"])})
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.epochs is not None:
@@ -140,18 +141,11 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         file.writelines(json.dumps(row) + "\n" for row in reader.left_out)
     for item in planned.derived:
         if item.name.startswith(("train.", "data.")):
-            say(f"  {item.name:<28} {_shown(item.value):>12}   {item.reason}")
+            say(item.line)
         folder.record({"event": "derived", **asdict(item)})
     # Last: it says that the folder is prepared.
     folder.write_info({
-        "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
-        "versions": {
-            "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
-        },
-        "machine": {
-            "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
-            "compiled": planned.recipe.train.compile,
-        },
+        **origin(planned.recipe, machine, peak),
         "data": [{
             "uri": uri, "documents": sum(examples.values()), "bytes": Path(wish.data).stat().st_size, "skipped": left,
             "exact_duplicates": 0, "near_duplicates": 0,
@@ -197,8 +191,7 @@ def refuse_unprepared(folder: RunFolder) -> None:
 
 def asked(folder: RunFolder) -> Wish:
     """What a prepared run was asked for."""
-    wish: dict[str, Any] = folder.info["asked"]
-    return Wish(**wish | {"settings": tuple(wish["settings"])})
+    return Wish.of(folder.info["asked"])
 
 
 @dataclass
@@ -349,7 +342,3 @@ def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, said: dict[s
             said[f"train.{key}"] = Derived(f"train.{key}", rate, f"{RATE_SHARE:g} of the rate of pre-training{times}")
     derived = tuple(said.get(item.name, item) for item in planned.derived)
     return replace(planned, recipe=planned.recipe.model_copy(update={"train": train}), derived=derived)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -84,6 +84,12 @@ class Derived:
     value: Any
     reason: str
 
+    @property
+    def line(self) -> str:
+        """For a table on the terminal."""
+        value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
+        return f"  {self.name:<28} {value:>12}   {self.reason}"
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from tessera.errors import UserError
-from tessera.run import RunFolder
+from tessera.run import Follower, RunFolder
 from tessera.scaling import ledger
 from tessera.serve.context import Here, Id, in_thread
 from tessera.serve.errors import ApiError, not_found
@@ -59,36 +59,23 @@ async def read_ledger(here: Here) -> dict[str, Any]:
 
 @dataclass
 class _Curves:
-    """What was read of one `metrics.jsonl` so far."""
+    """What was read of one run's `metrics.jsonl` so far."""
 
-    read_bytes: int = 0
+    follower: Follower
     steps: list[tuple[float, float]] = field(default_factory=list)
     evaluations: list[tuple[float, float, float]] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
-    begin: bytes = b""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def read(self, path: Path) -> None:
-        """Reads on; from the start where the file is another than it was, as after a resume."""
-        if not path.is_file():
-            return
-        with open(path, "rb") as file:
-            begin = file.read(256)
-            if path.stat().st_size < self.read_bytes or not begin.startswith(self.begin):
-                self.read_bytes, self.steps, self.evaluations, self.last = 0, [], [], {}
-            self.begin = begin
-            file.seek(self.read_bytes)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # somebody is writing it
-                self.read_bytes += len(line)
-                self._take(line)
+    def read(self) -> None:
+        """Reads on; from the start where the file is another than it was."""
+        anew, events = self.follower.read()
+        if anew:
+            self.steps, self.evaluations, self.last = [], [], {}
+        for event in events:
+            self._take(event)
 
-    def _take(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return
+    def _take(self, event: dict[str, Any]) -> None:
         tokens, loss = _number(event.get("tokens")), _number(event.get("loss"))
         if event.get("event") == "step":
             while self.steps and self.steps[-1][0] >= tokens:  # done again after a resume
@@ -107,7 +94,7 @@ _following = threading.Lock()
 
 def _curves(folder: Path) -> _Curves:
     with _following:
-        curves = _followed.setdefault(folder, _Curves())
+        curves = _followed.setdefault(folder, _Curves(Follower(folder)))
         _followed.move_to_end(folder)
         while len(_followed) > _MOST_FOLLOWED:
             _followed.popitem(last=False)
@@ -134,7 +121,7 @@ def _list(runs: Path | None) -> list[dict[str, Any]]:
 def _whole(folder: Path) -> dict[str, Any]:
     curves = _curves(folder)
     with curves.lock:
-        curves.read(folder / "metrics.jsonl")
+        curves.read()
         steps, evaluations, last = _thinned(curves.steps), list(curves.evaluations), dict(curves.last)
     try:
         recipe = RunFolder.open(folder).recipe

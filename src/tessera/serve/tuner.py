@@ -39,7 +39,7 @@ def main(folder: Path) -> int:
                 left.unlock()
             if not RunFolder(run).info:
                 wish = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
-                prepare(Wish(**wish | {"settings": tuple(wish["settings"])}), run, _say)
+                prepare(Wish.of(wish), run, _say)
             tune(run, True, lambda folder: (), _say)
     except UserError as error:
         _say(str(error))

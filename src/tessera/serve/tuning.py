@@ -23,7 +23,7 @@ from tessera.errors import UserError
 from tessera.model import weights
 from tessera.posttrain.examples import check
 from tessera.posttrain.supervised import Wish
-from tessera.run import RunFolder, write_text
+from tessera.run import Follower, RunFolder, write_text
 from tessera.serve.context import Server, in_thread
 from tessera.serve.errors import invalid
 from tessera.serve.files import keep
@@ -69,7 +69,7 @@ class Work:
         self._id = id
         self.folder = server.data / "tuning" / id
         self._run = RunFolder(self.folder / "run")
-        self._read: tuple[int, int] = (0, 0)
+        self._follower = Follower(self._run.path)
         self._steps = 0
 
     def prepare(self, base: Path, digests: dict[str, str], hyperparameters: dict[str, Any], seed: int) -> None:
@@ -176,7 +176,7 @@ class Work:
         told: int = self._record().private.get("told", 0)
         every, last = math.ceil(self._steps / _MOST_METRICS), told
         events, shown = [], {}
-        for event in self._new_lines():
+        for event in self._follower.read()[1]:
             step = event.get("step", 0)
             if event["event"] == "step" and step > told:
                 last = max(last, step)
@@ -212,21 +212,6 @@ class Work:
             message = f"{left} examples are longer than the model's context and are left out"
             self.say(message, level="warn", key="left-out")
         return True
-
-    def _new_lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines of `metrics.jsonl` that were not read yet; a process that goes on writes the file anew first."""
-        path = self._run.path / "metrics.jsonl"
-        try:
-            with open(path, "rb") as file:
-                number = os.fstat(file.fileno()).st_ino
-                place = self._read[1] if self._read[0] == number else 0
-                file.seek(place)
-                lines = file.read()
-        except FileNotFoundError:
-            return
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self._read = (number, place + len(whole))
-        yield from map(json.loads, whole.splitlines())
 
     def _finish(self) -> None:
         """Makes the results known: the file of metrics, the model, its checkpoints."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
+import tessera
 from tessera import device as devices
 from tessera.data.shards import Shards
 from tessera.model import weights
+from tessera.recipe import Recipe
 from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop
@@ -62,6 +69,21 @@ def launch(
         special, context = _special(info, vocabulary), job.decoder.config.context
         weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, context))
     return result
+
+
+def origin(recipe: Recipe, machine: devices.Machine, peak: float) -> dict[str, Any]:
+    """What a run's folder says of where it comes from: the command as typed, versions, and the machine whose matmul does `peak`
+    FLOP/s."""
+    return {
+        "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
+        "versions": {
+            "tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
+        },
+        "machine": {
+            "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
+            "compiled": recipe.train.compile,
+        },
+    }  # fmt: skip
 
 
 def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:

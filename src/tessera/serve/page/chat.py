@@ -18,7 +18,7 @@ from tessera.serve.page.markdown import to_html
 from tessera.serve.turns import Exchange, Turn, before, messages, pick, text_of, way
 
 if TYPE_CHECKING:
-    from tessera.serve.page.view import _Page
+    from tessera.serve.page.view import Page
 
 _FLUSH_SECONDS = 0.1
 _TITLE = 60
@@ -35,7 +35,7 @@ class ChatPanel:
         page: of which it is a part.
     """
 
-    def __init__(self, page: _Page) -> None:
+    def __init__(self, page: Page) -> None:
         self._page = page
         self._chat: dict[str, Any] = {}
         self._turns: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ class ChatPanel:
         ui.timer(_FLUSH_SECONDS, self._flush)
 
     @property
-    def page(self) -> _Page:
+    def page(self) -> Page:
         """Of which it is a part."""
         return self._page
 

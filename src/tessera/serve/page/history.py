@@ -11,7 +11,7 @@ from nicegui import ui
 from tessera.serve.page.client import Refused
 
 if TYPE_CHECKING:
-    from tessera.serve.page.view import _Page
+    from tessera.serve.page.view import Page
 
 _AT_A_TIME = 40
 _PAUSE_SECONDS = 0.25
@@ -25,7 +25,7 @@ class History:
         drawer: in which it is.
     """
 
-    def __init__(self, page: _Page, drawer: ui.left_drawer) -> None:
+    def __init__(self, page: Page, drawer: ui.left_drawer) -> None:
         self._page = page
         self._drawer = drawer
         self._chats: list[dict[str, Any]] = []

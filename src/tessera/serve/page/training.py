@@ -13,7 +13,7 @@ from tessera.look import DARK, LIGHT
 from tessera.serve.page.client import Refused
 
 if TYPE_CHECKING:
-    from tessera.serve.page.view import _Page
+    from tessera.serve.page.view import Page
 
 _NOTHING = "\N{EN DASH}"
 
@@ -25,7 +25,7 @@ class RunsPanel:
         page: of which it is a part.
     """
 
-    def __init__(self, page: _Page) -> None:
+    def __init__(self, page: Page) -> None:
         self._page = page
         self._name = ""
         self._last: dict[str, Any] = {}
@@ -144,7 +144,7 @@ class TuningPanel:
         page: of which it is a part.
     """
 
-    def __init__(self, page: _Page) -> None:
+    def __init__(self, page: Page) -> None:
         self._page = page
         with ui.element("div").classes("sheet"):
             with ui.element("div").classes("card"):

@@ -33,7 +33,7 @@ def prepared() -> FastAPI:
 
     async def show(request: Request, chat: str = "") -> None:
         host, port = request.scope["server"]
-        await _Page(Client((host, port))).build(chat)
+        await Page(Client((host, port))).build(chat)
 
     ui.page("/", title="Tessera", favicon=_ICON, dark=None)(show)
     # It wants to be told the application into which it is mounted; here the door hands it what is for it.
@@ -42,7 +42,7 @@ def prepared() -> FastAPI:
 
 
 @dataclass
-class _Page:
+class Page:
     """One browser's view."""
 
     client: Client
