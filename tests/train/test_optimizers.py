@@ -29,7 +29,7 @@ def random_matrix(rows: int, columns: int, condition: float = 10.0) -> torch.Ten
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_orthogonalise_brings_singular_values_near_one(rows: int, columns: int, scale: float) -> None:
     matrix = random_matrix(rows, columns) * scale
-    found = optim.orthogonalise(matrix, torch.float32)
+    found = optim.orthogonalise(matrix[None], torch.float32)[0]
     values = torch.linalg.svdvals(found)
     assert found.shape == matrix.shape and found.dtype == matrix.dtype
     assert values.min() > 0.7 and values.max() < 1.3
@@ -40,7 +40,7 @@ def test_orthogonalise_brings_singular_values_near_one(rows: int, columns: int, 
 
 def test_orthogonalise_of_a_random_gradient_in_bfloat16() -> None:
     matrix = torch.randn(96, 160, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(optim.orthogonalise(matrix, torch.bfloat16))
+    values = torch.linalg.svdvals(optim.orthogonalise(matrix[None], torch.bfloat16)[0])
     assert values.min() > 0.65 and values.max() < 1.35
 
 
@@ -51,6 +51,24 @@ def test_an_update_of_muon_has_a_fifth_of_the_rate_as_root_mean_square(shape: tu
     parameter.grad = random_matrix(*shape) * 37
     muon.step()
     assert float(parameter.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.05, rel=0.12)
+
+
+def test_small_matrices_of_one_shape_are_updated_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> list[torch.Tensor]:
+        shapes = [(16, 16), (16, 48), (16, 16), (48, 16), (16, 48), (16, 16)]
+        matrices = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        muon = optim.Muon(matrices, lr=0.05, momentum=0.95, weight_decay=0.1, dtype=torch.float32)
+        for step in range(3):
+            for number, parameter in enumerate(matrices):
+                parameter.grad = random_matrix(*parameter.shape, condition=5.0 + number + step) * (1 + number)
+            muon.step()
+        return [p.detach() for p in matrices]
+
+    together = trained()
+    monkeypatch.setattr(optim, "SMALL", 0)
+    for a, b in zip(together, trained(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(together[0], together[2])
 
 
 def test_weight_decay_is_decoupled_and_scaled_by_the_rate() -> None:

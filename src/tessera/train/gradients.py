@@ -46,6 +46,7 @@ class Gradients:
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives
+        self.parameters = list(decoder.parameters())
         assert settings.batch_rows
         self.accumulates = settings.batch_rows // (world.size * workers) > (settings.micro_rows or settings.batch_rows)
         if self.accumulates:
@@ -82,7 +83,12 @@ class Gradients:
         """Forgets the gradients. What micro-batches are added up in stays where it is: made anew among the activations, it would
         leave holes between them, a tenth of a small step's memory (docs/LOG.md, 2026-11-25, "Memory").
         """
-        self.objectives[0].zero_grad(set_to_none=not self.accumulates)
+        for parameter in self.parameters:
+            if self.accumulates:
+                assert parameter.grad is not None
+                parameter.grad.zero_()
+            else:
+                parameter.grad = None
 
     def __enter__(self) -> Gradients:
         return self

@@ -11,7 +11,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -146,7 +146,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         return found
 
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
-    assert settings.context and settings.short_context
+    assert settings.context and settings.short_context and settings.short_share is not None
     saved_at = time.perf_counter()
     with Gradients(decoder, settings, job.machine, world) as gradients, _signals() as asked:
         optim.share_work(opts, gradients.pool)
@@ -187,9 +187,12 @@ def _update(
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
     batch = job.loader.next().cut(context)
     learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
-    nats, right = world.sum(gradients.add(batch, learned)).tolist()
+    # Pieces are for a small part of a run: not worth the time to compile for another shape.
+    eager = settings.compile and context != settings.context
+    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+        nats, right = world.sum(gradients.add(batch, learned)).tolist()
     loss = nats / max(learned, 1.0)
-    parameters = [p for p in job.decoder.parameters() if p.grad is not None]
+    parameters = [p for p in gradients.parameters if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
     finite = math.isfinite(loss) and math.isfinite(norm)
     skip = not finite or _unusual(loss, progress.losses, USUAL_LOSS) or _unusual(norm, progress.norms, USUAL_NORM)
@@ -229,7 +232,8 @@ def _unusual(value: float, usual: list[float], least: float) -> bool:
     if len(usual) < WINDOW // 4:
         return False
     mean = statistics.fmean(usual)
-    return value > mean + 6 * max(statistics.pstdev(usual, mean), least * mean)
+    # The deviation takes as long as a layer of a small model, and is seldom needed.
+    return value > mean + 6 * least * mean and value > mean + 6 * statistics.pstdev(usual, mean)
 
 
 def _agreed(world: World, wish: bool, job: Job) -> bool:

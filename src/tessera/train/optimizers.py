@@ -25,37 +25,41 @@ _STEPS = (
 )
 
 
-def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, nearly: singular values end between 0.7 and 1.2.
+SMALL = 2**14
+"""Entries up to which matrices of one shape are updated together: below, a product takes less time than its call."""
+
+
+def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, nearly: singular values end between 0.7 and 1.2.
 
     Args:
-        matrix: (rows, columns), any scale.
+        matrices: (n, rows, columns), any scale.
         dtype: in which the products are computed.
     """
-    x = matrix.to(dtype)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    x = matrices.to(dtype)
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
     # A little under 1, since rounding must not push the largest singular value out of the polynomial's range.
-    x = x / (x.norm() * 1.02 + 1e-7)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) * 1.02 + 1e-7)
     # The long way round costs 4 r^2 c + 2 r^3 products a step, the short one 8 r^3; it needs float32's digits.
-    x = _by_gram_matrix(x) if dtype == torch.float32 and x.shape[1] >= 2 * x.shape[0] else _newton_schulz(x)
-    return (x if wide else x.T).to(matrix.dtype)
+    x = _by_gram_matrix(x) if dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1] else _newton_schulz(x)
+    return (x if wide else x.mT).to(matrices.dtype)
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
     for a, b, c in _STEPS:
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
 def _by_gram_matrix(x: Tensor) -> Tensor:
     """The same polynomials, composed on the small side: each step is P(G) x with G = x x^T, and the next G is P G P."""
-    gram = x @ x.T
+    gram = x @ x.mT
     product: Tensor | None = None
     for step, (a, b, c) in enumerate(_STEPS):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
         product = polynomial if product is None else polynomial @ product
         if step < len(_STEPS) - 1:
             gram = polynomial @ gram @ polynomial
@@ -78,24 +82,38 @@ class Muon(torch.optim.Optimizer):
         self.pool: Executor | None = None
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every matrix that has a gradient; each matrix by itself, so workers can share them."""
-        work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        """One update of every matrix that has a gradient; large ones each by itself, so that workers can share them."""
+        work: list[tuple[dict[str, Any], list[nn.Parameter]]] = []
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.numel() <= SMALL:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+                else:
+                    work.append((group, [parameter]))
+            work += [(group, parameters) for parameters in alike.values()]
         # The costly ones first, so that no worker is left with one at the end.
-        work.sort(key=lambda item: -item[1].numel())
+        work.sort(key=lambda item: -sum(p.numel() for p in item[1]))
         in_turn = map if self.pool is None else self.pool.map
         list(in_turn(self._update, work))
 
     @torch.no_grad()
-    def _update(self, item: tuple[dict[str, Any], nn.Parameter]) -> None:
-        group, parameter = item
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]), self.dtype)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+    def _update(self, item: tuple[dict[str, Any], list[nn.Parameter]]) -> None:
+        group, parameters = item
+        looks = []
+        for parameter in parameters:
+            assert parameter.grad is not None
+            state = self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+            looks.append(parameter.grad.lerp(momentum, group["momentum"]))
+        updates = orthogonalise(torch.stack(looks) if len(looks) > 1 else looks[0][None], self.dtype)
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
 
 
 def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -> None:
