@@ -13,6 +13,7 @@ import pytest
 
 from tessera import recipe
 from tessera.data.loader import Batch, Loader, validation_batches
+from tessera.data.shards import Tokens
 from tessera.errors import UserError
 
 from .conftest import ByteVocabulary, prepare, write_documents
@@ -210,3 +211,19 @@ def test_rows_cut_into_pieces_have_the_same_inputs_and_targets_in_the_same_order
     assert (pieces.documents is None) is not mask
     assert not mask or np.array_equal(pieces.documents.ravel(), whole.documents.ravel())
     assert same(whole.cut(16), whole)
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "stream"])
+def test_a_short_run_sees_its_part_of_every_long_document_among_many_short_ones(packing: str) -> None:
+    lengths = np.array([20_000] * 3 + [20] * 20_000)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    tokens = Tokens(np.repeat(np.arange(len(lengths)), lengths).astype(np.uint16), offsets, None)
+    source = SimpleNamespace(uri="files:none", train=tokens, tokens=tokens.tokens)
+    shards = SimpleNamespace(hash="hash", sources=(source,), train_tokens=tokens.tokens, pad_id=65_535)
+    data = recipe.Data(sources=(recipe.Source(uri="files:none"),), packing=packing)
+    for seed in range(3):
+        loader = Loader(shards, data, 128, 8, seed)  # type: ignore[arg-type]
+        seen = np.concatenate([loader.next().ids.ravel() for _ in range(90)])
+        # A fifth of the tokens: of each long document about a fifth.
+        parts = np.bincount(seen[seen < 3], minlength=3) / 20_000
+        assert ((parts > 0.1) & (parts < 0.3)).all(), parts

@@ -8,6 +8,7 @@ Planning reads only the documents' offsets, so every process plans all rows and 
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +18,13 @@ from tessera.data.shards import Tokens
 
 Packing = Literal["best_fit", "single", "stream"]
 
-# Documents are shuffled over the whole epoch and packed in windows: memory and the wait for the next window stay bounded.
-_WINDOW_DOCUMENTS = 4096
-# A window of very short documents holds more of them, so that the last, unfilled row does not count.
-_WINDOW_ROWS = 512
+# Documents are shuffled over the whole epoch and packed in windows: memory and the wait for the next window stay bounded. Windows
+# are large, since what a short run sees of a few long documents among many short ones makes seeds differ by 4 % of the loss
+# (docs/LOG.md, 2026-11-25, "Windows").
+_WINDOW_ROWS = 2**16
+_MOST_WINDOW_DOCUMENTS = 2**18
+# However many of very short documents are needed, so that the last, unfilled row does not count.
+_LEAST_WINDOW_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class Packer:
     def _whole(self, block: int) -> Plan | None:
         offsets, room = self.tokens.offsets, self.context + 1
         count = len(offsets) - 1
-        window = max(_WINDOW_DOCUMENTS, _WINDOW_ROWS * room * count // max(1, len(self.tokens.ids)))
+        per_row = room * count / max(1, len(self.tokens.ids))
+        window = math.ceil(max(min(_WINDOW_ROWS * per_row, _MOST_WINDOW_DOCUMENTS), _LEAST_WINDOW_ROWS * per_row))
         epoch, part = divmod(block, -(-count // window))
         last = count
         if self.epochs is not None and epoch + 1 > self.epochs:
@@ -103,10 +108,11 @@ class Packer:
         length, context = len(self.tokens.ids), self.context
         end = None if self.epochs is None else round(self.epochs * length)
         # The first token of the stream is no target, and each row brings T.
-        rows = _WINDOW_DOCUMENTS if end is None else min(_WINDOW_DOCUMENTS, -(-(end - 1) // context) - block * _WINDOW_DOCUMENTS)
+        window = min(_WINDOW_ROWS, max(_LEAST_WINDOW_ROWS, length // context))
+        rows = window if end is None else min(window, -(-(end - 1) // context) - block * window)
         if rows <= 0:
             return None
-        begins_of_rows = (block * _WINDOW_DOCUMENTS + self._rng(1, block).permutation(rows)) * context
+        begins_of_rows = (block * window + self._rng(1, block).permutation(rows)) * context
         ends_of_rows = begins_of_rows + context + 1
         if end is not None:
             ends_of_rows = np.minimum(ends_of_rows, end)
