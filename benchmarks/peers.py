@@ -46,7 +46,7 @@ def fixed_recipe(shape: Shape, micro_rows: int, **train: Any) -> Recipe:
     from tessera.recipe import Recipe
 
     settings = {
-        "tokens": 10**7 * shape.tokens, "context": shape.context, "short_context": shape.context, "short_share": 0.0,
+        "tokens": 10**7 * shape.tokens, "context": shape.context, "short_context": shape.context,
         "batch_rows": shape.rows, "micro_rows": micro_rows,
         "optimizer": "adamw", "matrix_rate": RATE, "adam_rate": RATE, "adam_betas": BETAS, "weight_decay": DECAY,
         "warmup_steps": 0, "cooldown_steps": 0, "z_loss": 0.0, "clip": CLIP,

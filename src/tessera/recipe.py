@@ -107,9 +107,9 @@ class Train(Part):
     """T: tokens per row. Rule: grows with the tokens of the budget."""
     short_context: int | None = Field(None, ge=8)
     """Rows are cut into pieces of this many tokens at first, a divisor of `context`: near tokens are learned from before far
-    ones. Rule: 32 in rows up to 256, else equal to `context`, never."""
-    short_share: float | None = Field(None, ge=0, le=1)
-    """Part of the steps with such pieces; rule: as many as take 0.28M tokens, at most half."""
+    ones. Rule: equal to `context`, never; a quarter is better below 1e13 FLOPs and worse above (docs/LOG.md, "Long rows")."""
+    short_share: float = Field(0.5, ge=0, le=1)
+    """Part of the steps with such pieces."""
     batch_rows: int | None = Field(None, ge=1)
     """Rows per update over all processes; rule: .58 D^.571 tokens (Step Law, arXiv 2503.04715)."""
     micro_rows: int | None = Field(None, ge=1)
@@ -164,7 +164,7 @@ class Train(Part):
     @property
     def mean_context(self) -> float:
         """Length of rows and pieces, averaged over the steps of a resolved recipe: what attention costs."""
-        assert self.context and self.short_context and self.short_share is not None
+        assert self.context and self.short_context
         return self.short_share * self.short_context + (1 - self.short_share) * self.context
 
 

@@ -282,7 +282,6 @@ def _plan(
     longest = -(-(int(lengths.max()) - 1) // _ROWS_OF) * _ROWS_OF
     context = choose("context", max(8, min(shape.context, longest)), f"the longest example, up to a multiple of {_ROWS_OF}")
     choose("short_context", context, "whole rows from the first step on")
-    choose("short_share", 0.0, "no pieces")
     choose("compile", False, "pays only in long runs")
 
     source = data.sources[0]

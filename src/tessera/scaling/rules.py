@@ -12,7 +12,7 @@ from typing import Any
 
 from tessera.errors import UserError
 from tessera.model.decoder import DecoderConfig
-from tessera.recipe import Budget, Recipe, Train
+from tessera.recipe import Budget, Recipe
 
 TOKENS_PER_PARAMETER = 10.0
 """D/N at the best loss for the compute, N in matmul parameters: 10 to 11 by nanochat's fits with Muon (its LOG, 2026-01-27), 7
@@ -44,9 +44,6 @@ LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
 ladder, and the law bends (docs/LOG.md, 2026-11-25, "Straight")."""
 SHORT_ROWS, SHORT_ROPE_THETA, ROPE_THETA = 256, 1e3, 1e4
 """Rotary base: 1,000 for rows up to 256 (docs/LOG.md, 2026-11-25, "Straight")."""
-PIECES, PIECE_TOKENS = 32, 2.8e5
-"""Rows up to `SHORT_ROWS` are cut into such pieces for so many tokens at first: near tokens are learned from before far ones, and
-seeds differ less. For half of a run they do harm above 1e13 FLOPs (docs/LOG.md, 2026-11-25, "Long rows" and "Straight")."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +124,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
     context = int(choose("train.context", shape.context, "256 (D / 20M)^0.5, a power of two from 128: more data, longer memory"))
-    pieces, share = _pieces(train, facts, context, tokens)
-    why_pieces = "whole rows from the first step on" if pieces == context else f"what is near before what is far, {PIECES} tokens"
-    choose("train.short_context", pieces, why_pieces)
-    choose("train.short_share", share, f"{_count(PIECE_TOKENS)} tokens of D, at most half" if pieces < context else "no pieces")
+    pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:
         raise UserError(f"train.short_context={pieces} does not divide train.context={context}; make it a divisor.")
     parameters = shape.matmul_parameters
@@ -229,11 +223,10 @@ def _size(recipe: Recipe, facts: Facts) -> tuple[int, DecoderConfig, int, str]:
         why = f"C = {flops:.3g} FLOPs" + (", the rest is the ladder's" if facts.own_share < 1 else "")
 
     def bought(shape: DecoderConfig) -> float:
-        tokens = flops / shape.flops_per_token(shape.context)
-        for _ in range(3):  # the part in pieces, which cost less, follows from the tokens
-            pieces, share = _pieces(recipe.train, facts, shape.context, tokens)
-            tokens = flops / shape.flops_per_token(share * pieces + (1 - share) * shape.context)
-        return tokens
+        train = recipe.train.model_copy(
+            update={"context": shape.context, "short_context": recipe.train.short_context or shape.context}
+        )
+        return flops / shape.flops_per_token(train.mean_context)
 
     return _best(recipe, facts, bought, why)
 
@@ -331,14 +324,6 @@ def _vocabulary(tokens: float) -> int:
 
 def _context(tokens: float) -> int:
     return min(MOST_CONTEXT, max(LEAST_CONTEXT, int(2 ** round(math.log2(256 * math.sqrt(tokens / 20e6))))))
-
-
-def _pieces(train: Train, facts: Facts, context: int, tokens: float) -> tuple[int, float]:
-    """Tokens of a piece of a row, and the part of the steps that read such."""
-    usual = PIECES if context <= SHORT_ROWS and context % PIECES == 0 and facts.shape is None else context
-    pieces = train.short_context or usual
-    share = train.short_share if train.short_share is not None else min(0.5, PIECE_TOKENS / tokens)
-    return pieces, share if pieces < context else 0.0
 
 
 def _batch_rows(tokens: int, context: int, shares: int) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -146,7 +146,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         return found
 
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
-    assert settings.context and settings.short_context and settings.short_share is not None
+    assert settings.context and settings.short_context
     saved_at = time.perf_counter()
     with Gradients(decoder, settings, job.machine, world) as gradients, _signals() as asked:
         optim.share_work(opts, gradients.pool)
@@ -187,10 +187,7 @@ def _update(
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
     batch = job.loader.next().cut(context)
     learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
-    # Pieces are for a small part of a run: not worth the time to compile for another shape.
-    eager = settings.compile and context != settings.context
-    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
-        nats, right = world.sum(gradients.add(batch, learned)).tolist()
+    nats, right = world.sum(gradients.add(batch, learned)).tolist()
     loss = nats / max(learned, 1.0)
     parameters = [p for p in gradients.parameters if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
