@@ -203,7 +203,8 @@ def test_prose_is_docstrings_and_topics() -> None:
 
 
 def test_hub_reads_local_folders_and_reports_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text(

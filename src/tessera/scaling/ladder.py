@@ -50,8 +50,8 @@ PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
 LAWFUL_FLOPS = 1e12
-"""Of the smallest rung. Below it models of code learn to copy within the ladder, and their loss falls ever faster: such ladders
-were refused (docs/LOG.md, 2026-11-24, "Ladder")."""
+"""Of the smallest rung. With rows of 256 ladders from below were refused (docs/LOG.md, 2026-11-24, "Ladder"); with rows of 128
+one was not, but no forecast of such a ladder was judged yet (2026-11-25, "Pieces or not")."""
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 

@@ -36,12 +36,12 @@ EMBEDDING_RATE = 0.012
 RATE_WIDTH_POWER = -0.5
 BATCH_FACTOR, BATCH_POWER = 0.58, 0.571
 LEAST_UPDATES = 2000
-"""Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder", and 2026-11-25, "Straight")."""
+"""Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder", and 2026-11-25, "Batch and rates")."""
 TWO_HEADS = 128
 """Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
 LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
-"""Over rows of 128 the loss of small models falls along a straight line; over longer ones they learn to look far back within the
-ladder, and the law bends (docs/LOG.md, 2026-11-25, "Straight")."""
+"""Over longer rows small models learn to look far back within the ladder, and their loss falls ever faster (docs/LOG.md,
+2026-11-25, "Straight")."""
 SHORT_ROWS, SHORT_ROPE_THETA, ROPE_THETA = 256, 1e3, 1e4
 """Rotary base: 1,000 for rows up to 256 (docs/LOG.md, 2026-11-25, "Straight")."""
 

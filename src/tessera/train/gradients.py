@@ -47,6 +47,7 @@ class Gradients:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives
         self.parameters = list(decoder.parameters())
+        self._copies = [list(twin.parameters()) for twin in decoders[1:]]
         assert settings.batch_rows
         self.accumulates = settings.batch_rows // (world.size * workers) > (settings.micro_rows or settings.batch_rows)
         if self.accumulates:
@@ -72,8 +73,8 @@ class Gradients:
             for objective, share in zip(self.objectives, shares, strict=True)
         ]
         sums = torch.stack([job.result() for job in jobs]).sum(0)
-        for twin in self.objectives[1:]:
-            for parameter, copy in zip(self.objectives[0].parameters(), twin.parameters(), strict=True):
+        for copies in self._copies:
+            for parameter, copy in zip(self.parameters, copies, strict=True):
                 if copy.grad is not None:
                     parameter.grad = copy.grad if parameter.grad is None else parameter.grad.add_(copy.grad)
                     copy.grad = copy.grad.zero_() if self.accumulates else None
