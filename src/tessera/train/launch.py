@@ -23,7 +23,6 @@ from tessera.train.job import assemble
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
-
 Build = Callable[[devices.Machine, Sequence[loop.Observer]], loop.Job]
 """From the machine and the observers to the job of a prepared folder."""
 
