@@ -13,7 +13,7 @@ from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
-from tessera.posttrain import reinforce
+from tessera.posttrain import preference, reinforce
 from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
@@ -75,6 +75,39 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
             f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
             f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
         )
+        say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
+    return path
+
+
+def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Trains on preferences; returns the run's folder.
+
+    Args:
+        kind: `dpo`, the model itself, or `reward`, a model that scores answers.
+        wanted: fields of `preference.Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-KIND`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place(wanted, out, resume, kind, "a file of preferences")
+    with _resumable(path):
+        if resume:
+            folder = RunFolder.open(path)
+            preference.refuse_unprepared(folder)
+            _refuse_changes({**wanted, "kind": kind}, preference.asked(folder), path)
+        else:
+            preference.prepare(preference.Wish(kind=kind, **wanted), path, say)
+        live = LiveLine(loop.total_steps(RunFolder.open(path).recipe))
+        try:
+            result = preference.tune(path, resume, lambda folder: [live], say)
+        finally:
+            live.close()
+        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+        best = max(exams, key=lambda event: event["mark"])
+        measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
+        say(f"{measured}, after step {best['step']:,}")
         say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
     return path
 
