@@ -101,7 +101,7 @@ def learn(
 
     wish = reinforce.Wish(
         str(model), DATA, steps=steps, groups=options.groups, rate=options.rate if rate is None else rate, seed=seed,
-        exam_tasks=options.exam_tasks, settings=("train.threads=1",),
+        exam_tasks=options.exam_tasks, punish_truncated=True, settings=("train.threads=1",),
     )  # fmt: skip
     begin = time.perf_counter(), time.process_time()
     reinforce.prepare(wish, path, quiet)

@@ -311,6 +311,9 @@ def grpo(
     level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
     refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
     updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
+    punish_truncated: Annotated[
+        bool | None, typer.Option("--punish-truncated", help="Answers that are cut off count as wrong, not as nothing.")
+    ] = None,
     std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
     clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,
     clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.")] = None,
@@ -330,7 +333,8 @@ def grpo(
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
         "max_tokens": max_tokens, "rate": rate, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
-        "refills": refills, "updates": updates, "std": std, "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
+        "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
+        "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run({name: value for name, value in asked.items() if value is not None}, out, resume)

@@ -99,6 +99,8 @@ def test_an_answer_that_was_cut_off_counts_in_the_mean_and_is_not_learned_from()
     records = with_advantages(group, [1, 0, 0], False)
     assert records is not None and len(records) == 1 and float(records[0].advantages[-1]) == pytest.approx(2 / 3)  # type: ignore[index]
     assert with_advantages(group[1:], [1, 0], False) is None
+    records = with_advantages(group, [1, 0, 0], False, punish=True)
+    assert records is not None and [round(float(r.advantages[-1]), 4) for r in records] == [0.6667, -0.3333, -0.3333]  # type: ignore[index]
 
 
 def test_a_record_that_is_all_prompt_or_all_answer_raises() -> None:

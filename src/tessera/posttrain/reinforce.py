@@ -42,7 +42,7 @@ from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
-RATE = 2e-4
+RATE = 5e-5
 """Of AdamW at width 128; half of it at twice the width (docs/LOG.md, 2026-11-29, "Reinforcement")."""
 STEPS = 200
 EXAMS = 10
@@ -70,7 +70,7 @@ class Wish:
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
         level: of the curriculum at the start, counted from 0.
-        refills, updates, std: as in `rollouts.Sampling`.
+        refills, updates, std, punish_truncated: as in `rollouts.Sampling`.
         clip_low, clip_high, dual_clip, kl: as in `policy.PolicySettings`.
         ptx: file of examples whose loss is learned besides, with the weight `ptx_weight`.
         seed: of tasks and samples.
@@ -92,6 +92,7 @@ class Wish:
     refills: int = 2
     updates: int = 1
     std: bool = False
+    punish_truncated: bool = False
     clip_low: float | None = None
     clip_high: float | None = None
     dual_clip: float | None = None
@@ -127,7 +128,9 @@ class Wish:
     def sampling(self) -> Sampling:
         """How rollouts are made; `max_tokens` has to be known."""
         assert self.max_tokens is not None
-        return Sampling(self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.seed)
+        return Sampling(
+            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.punish_truncated, self.seed
+        )
 
     @property
     def policy(self) -> policy.PolicySettings:
@@ -348,7 +351,7 @@ class Alarms:
         )  # fmt: skip
         self._watch(
             "truncated", event, TRUNCATION_ALARM,
-            "{value:.0%} of the answers were cut off and are not learned from; raise --max-tokens.",
+            "{value:.0%} of the answers were cut off, which is not learned from; raise --max-tokens, or --punish-truncated.",
         )  # fmt: skip
 
     def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:
