@@ -24,6 +24,8 @@ SCRIPTS = {
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",
     "fit": "fit.py",
+    "serve": "serve.py",
+    "soak": "soak.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 
