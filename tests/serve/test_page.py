@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
     steps = [{"event": "step", "step": n, "tokens": n * 10, "loss": 4 - n / 100, "seconds": n} for n in range(1, 200)]
     (runs / "one" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    keys = (Key(sha256(_KEY.encode()).digest(), "me"),)
+    keys = (Key(sha256(_KEY.encode()).digest(), "me", operator=True),)
     settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
     with serving(settings, model_folder, base_folder) as running:
         yield running
