@@ -282,6 +282,51 @@ def sft(
     run({name: value for name, value in asked.items() if value is not None}, out, resume)
 
 
+@posttrain.command()
+def grpo(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6].")
+    ] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of a budget.  [default: 200]")] = None,
+    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
+    groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
+    exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
+    exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
+    level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
+    refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
+    updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
+    std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
+    clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,
+    clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.")] = None,
+    dual_clip: Annotated[float | None, typer.Option(help="Bounds the loss of negative advantages; 3 is usual.")] = None,
+    kl: Annotated[float | None, typer.Option(help="Factor of the KL to the starting model.  [default: 0]")] = None,
+    ptx: Annotated[str | None, typer.Option(help="File of examples to learn from besides.")] = None,
+    ptx_weight: Annotated[float | None, typer.Option(help="Of their loss.  [default: 0.1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of tasks and samples.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-grpo.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+) -> None:
+    """Reinforcement learning: answers are sampled, a verifier rewards them, what was rewarded becomes likelier."""
+    _stop_in_words()
+    from tessera.commands.posttrain import reinforced as run
+
+    asked = {
+        "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
+        "max_tokens": max_tokens, "rate": rate, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
+        "refills": refills, "updates": updates, "std": std, "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
+        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run({name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
 @tokenizers.command("train")
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],

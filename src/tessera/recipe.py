@@ -118,10 +118,10 @@ class Train(Part):
     """Threads of one process that compute micro-batches side by side; rule: one per core on a CPU."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for the matrices of the blocks, AdamW for the rest; `adamw`: AdamW for all."""
-    matrix_rate: float | None = Field(None, gt=0)
-    """Learning rate of Muon (RMS of an update's entries is 0.2 times this, as in arXiv 2502.16982)."""
-    adam_rate: float | None = Field(None, gt=0)
-    """Learning rate of AdamW."""
+    matrix_rate: float | None = Field(None, ge=0)
+    """Learning rate of Muon (RMS of an update's entries is 0.2 times this, as in arXiv 2502.16982); 0: nothing moves."""
+    adam_rate: float | None = Field(None, ge=0)
+    """Learning rate of AdamW; 0: nothing moves."""
     adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's, Nesterov."""

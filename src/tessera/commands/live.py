@@ -76,6 +76,10 @@ class BandWatch:
         return None
 
 
+_MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin")
+"""Of an exam, what is shown."""
+
+
 class LiveLine:
     """Step, speed, share of the matmul peak, loss, bits per byte, place within the forecast, time left.
 
@@ -106,6 +110,9 @@ class LiveLine:
             measured = f"held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
             place = "" if event["final"] else self.watch.words(event["step"], event["loss"])
             self._say(f"step {event['step']:,}/{self.steps:,}  {measured}" + (f"  {place}" if place else ""))
+        elif kind == "exam":
+            marks = "  ".join(f"{name.replace('_at_', '@')} {value:.3f}" for name, value in event.items() if name in _MARKS)
+            self._say(f"step {event['step']:,}/{self.steps:,}  held out: {marks}")
         elif kind == "sample" and self.terminal:
             first = " ".join((event["prompt"] + event["text"]).split())
             self._say(f"  {printable(first[:100])}")
@@ -124,10 +131,14 @@ class LiveLine:
             return
         self._shown = time.monotonic()
         left = duration((self.steps - event["step"]) * self.pace) if self.pace else "?"
-        line = (
-            f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  "
-            f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/byte  {left} left"
-        )
+        if "reward" in event:
+            what = (
+                f"reward {event['reward']:.3f}  pass@k {event['pass_at_k']:.3f}  dead groups {event['dead_groups']:.0%}  "
+                f"entropy {event['entropy']:.3f}  cut off {event['truncated']:.0%}  gradient {event['grad_norm']:.3f}"
+            )
+        else:
+            what = f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/byte"
+        line = f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  {what}  {left} left"
         self.stream.write(f"\r\x1b[2K{line}")
         self.stream.flush()
         self._open = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
+from tessera.posttrain import reinforce
 from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
@@ -31,24 +33,72 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
         RunFailed: the disk is full, or too many steps in a row were useless.
         Interrupted: a signal asked to stop.
     """
+    path = _place(wanted, out, resume, "sft", "a file of examples")
+    with _resumable(path):
+        if resume:
+            folder = RunFolder.open(path)
+            refuse_unprepared(folder)
+            _refuse_changes(wanted, asked(folder), path)
+        else:
+            prepare(Wish(**wanted), path, say)
+        _tune(path, resume)
+    return path
+
+
+def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Trains a model by rewards; returns the run's folder.
+
+    Args:
+        wanted: fields of `reinforce.Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-grpo`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
+    with _resumable(path):
+        if resume:
+            folder = RunFolder.open(path)
+            reinforce.refuse_unprepared(folder)
+            _refuse_changes(wanted, reinforce.asked(folder), path)
+        else:
+            reinforce.prepare(reinforce.Wish(**wanted), path, say)
+        live = LiveLine(loop.total_steps(RunFolder.open(path).recipe))
+        try:
+            result = reinforce.tune(path, resume, lambda folder: [live], say)
+        finally:
+            live.close()
+        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+        first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
+        say(
+            f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
+            f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
+        )
+        say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
+    return path
+
+
+def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str, what: str) -> Path:
+    """The run's folder; UserError where something is missing that it or the run needs."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tuning runs in one process so far; start it without torchrun.")
     if missing := [name for name in ("model", "data") if name not in wanted]:
         if not resume:
-            raise UserError(f"--{missing[0]} is missing; give --model, a trained model, and --data, a file of examples.")
+            raise UserError(f"--{missing[0]} is missing; give --model, a trained model, and --data, {what}.")
         if out is None:
             raise UserError("--resume needs to know the run: give its --out, or --model as it was given then.")
-    path = Path(out or f"runs/{weights.home(Path(wanted['model'])).name}-sft")
+    return Path(out or f"runs/{weights.home(Path(wanted['model'])).name}-{stage}")
+
+
+@contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Says of what ends the block whether `--resume` goes on."""
     try:
         with disk_may_be_full(path):
-            if resume:
-                _refuse_changes(wanted, RunFolder.open(path))
-            else:
-                prepare(Wish(**wanted), path, say)
-            _tune(path, resume)
+            yield
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
-    return path
 
 
 def _tune(path: Path, resume: bool) -> None:
@@ -72,14 +122,12 @@ def _tune(path: Path, resume: bool) -> None:
     say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {report}")
 
 
-def _refuse_changes(wanted: Mapping[str, Any], folder: RunFolder) -> None:
+def _refuse_changes(wanted: Mapping[str, Any], before: Any, path: Path) -> None:
     """A resumed run goes on as it began."""
-    refuse_unprepared(folder)
-    before = asked(folder)
     for name, value in wanted.items():
         if (kept := getattr(before, name)) != value:
             option = "set" if name == "settings" else name.replace("_", "-")
             raise UserError(
-                f"--{option} is {value} here and {kept} in the run at {folder.path}; leave it as it was, "
+                f"--{option} is {value} here and {kept} in the run at {path}; leave it as it was, "
                 "or start a new run with another --out."
             )

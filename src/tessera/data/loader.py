@@ -7,9 +7,9 @@ the same for any number of processes: each plans the whole batch and reads only 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,21 +29,48 @@ class Batch:
         documents: (B, T) int32, the number within its row of the document that each input belongs to, or None where a token may
             attend to all before it.
         tokens: targets of the whole batch, over all processes, that are not padding.
+        extras: what an objective needs beside them, by the names of its arguments; the first axis of each is B.
+        units: what the loss of this process's rows is averaged over; None: the targets that are learned.
+        facts: told with the step that learns from it.
     """
 
     ids: np.ndarray
     learn: np.ndarray
     documents: np.ndarray | None
     tokens: int
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    units: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> float:
+        """What the loss of these rows is averaged over, together with that of the other processes."""
+        return float(self.learn.sum()) if self.units is None else self.units
 
     def cut(self, length: int) -> Batch:
-        """The same targets in rows of `length`, a divisor of T, which see nothing of each other."""
-        if length == self.learn.shape[1]:
+        """The same targets in rows of `length`, a divisor of T, which see nothing of each other; shorter rows stay as they are."""
+        if length >= self.learn.shape[1]:
             return self
         starts = np.arange(0, self.learn.shape[1], length)[:, None]
         ids = self.ids[:, starts + np.arange(length + 1)].reshape(-1, length + 1)
         documents = None if self.documents is None else self.documents.reshape(-1, length)
         return Batch(ids, self.learn.reshape(-1, length), documents, self.tokens)
+
+
+class Batches(Protocol):
+    """Where a run's batches come from: files, rollouts or pairs."""
+
+    def next(self) -> Batch:
+        """The next batch: this process's rows of it."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands, as plain JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where `state` was taken; UserError where it was taken of something else."""
+        ...
 
 
 class Loader:

@@ -115,6 +115,11 @@ class Engine:
         allowed_V[list(vocabulary.control_ids - {controls.get(PAD)} | self._ends)] = True
         self._blocked = (~allowed_V).nonzero()[:, 0].to(self._device)
 
+    @property
+    def blocked(self) -> Tensor:
+        """Ids, int64, that are never sampled where no constraint allows them: padding, and what has no text."""
+        return self._blocked
+
     def submit(self, request: Request) -> int:
         """Puts a request into the queue and returns its id. May be called from any thread.
 

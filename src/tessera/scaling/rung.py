@@ -31,6 +31,7 @@ def train_rung(path: Path, parent: int) -> None:
         SystemExit: the parent is gone.
     """
     from tessera import device
+    from tessera.data.loader import Loader
     from tessera.data.shards import open_shards
     from tessera.run import RunFolder, write_text
     from tessera.tokens.vocabulary import Vocabulary
@@ -58,6 +59,7 @@ def train_rung(path: Path, parent: int) -> None:
     steps = [e for e in folder.events() if e["event"] == "step"]
     shape, context = job.decoder.config, recipe.train.mean_context
     tokens = steps[-1]["tokens"]
+    assert isinstance(job.loader, Loader)
     found = {
         "N": shape.matmul_parameters,
         "N_total": shape.parameters,

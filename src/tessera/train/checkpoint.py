@@ -49,11 +49,8 @@ class Checkpoint:
 
     def restore(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         """Puts weights and optimizer state back, on the devices where the parameters are."""
+        read_weights(self.folder, model)
         parameters = dict(model.named_parameters())
-        with safe_open(self.folder / "weights.safetensors", framework="pt") as file:
-            for name, parameter in parameters.items():
-                with torch.no_grad():
-                    parameter.copy_(file.get_tensor(name))
         owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
         with safe_open(self.folder / "optimizer.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (safetensors' handle is no mapping)
@@ -62,6 +59,13 @@ class Checkpoint:
                 # AdamW keeps its step count on the CPU whatever the device.
                 device = "cpu" if entry == "step" else parameter.device
                 owner[id(parameter)].state[parameter][entry] = file.get_tensor(key).to(device)
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Puts the weights of the checkpoint `folder` into the model, on the devices where the parameters are."""
+    with safe_open(folder / "weights.safetensors", framework="pt") as file, torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(name))
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:

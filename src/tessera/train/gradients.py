@@ -19,7 +19,7 @@ from tessera.data.loader import Batch
 from tessera.device import Machine
 from tessera.model.decoder import Decoder
 from tessera.recipe import Train
-from tessera.train.objectives import NextToken, document_mask
+from tessera.train.objectives import NEXT_TOKEN, NextToken, Objective, document_mask
 from tessera.train.parallel import World
 
 
@@ -31,17 +31,22 @@ class Gradients:
         settings: `batch_rows`, `context`, `workers`, `micro_rows`, `compile`, `recompute` and `z_loss` count.
         machine: `threads` are shared by the workers.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
+        objective: None: the next token's cross-entropy.
     """
 
-    def __init__(self, decoder: Decoder, settings: Train, machine: Machine, world: World) -> None:
+    def __init__(
+        self, decoder: Decoder, settings: Train, machine: Machine, world: World, objective: Objective | None = None
+    ) -> None:
         self.device = machine.torch_device
         # By tokens: rows that are cut into pieces are as many more.
         self.micro_tokens = settings.micro_rows * settings.context if settings.micro_rows and settings.context else None
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
         decoders = [decoder, *(_twin(decoder) for _ in range(workers - 1))]
+        self.measures = NEXT_TOKEN if objective is None else objective.measures
         objectives: list[nn.Module] = [
-            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute) for d in decoders
+            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute) if objective is None else objective.build(d)
+            for d in decoders
         ]
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
@@ -59,10 +64,10 @@ class Gradients:
             self.pool = ThreadPoolExecutor(workers, "worker", initializer=torch.set_num_threads, initargs=(share,))
 
     def add(self, batch: Batch, learned: float) -> Tensor:
-        """Adds the gradient of the mean loss over `learned` tokens, those of the whole batch over all processes.
+        """Adds the gradient of the mean loss over `learned` tokens (or pairs ...), those of the whole batch over all processes.
 
         Returns:
-            (2,) float64 of this process's rows, as `next_token`: the sum of cross-entropies in nats, and right guesses.
+            the sums of `measures` over this process's rows, float64.
         """
         rows, workers = len(batch.ids), len(self.objectives)
         if self.pool is None:
@@ -102,7 +107,7 @@ class Gradients:
 
     def _work(self, objective: nn.Module, batch: Batch, share: range, learned: float) -> Tensor:
         """One worker's rows, micro-batch by micro-batch."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(len(self.measures), dtype=torch.float64, device=self.device)
         length = batch.ids.shape[1] - 1
         micro_rows = len(share) if self.micro_tokens is None else max(1, self.micro_tokens // length)
         for start in share[::micro_rows] if share else ():
@@ -112,7 +117,8 @@ class Gradients:
             mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents[rows]).to(self.device))
             in_between = self.world.size > 1 and rows.stop != share.stop
             with cast(nn.parallel.DistributedDataParallel, objective).no_sync() if in_between else nullcontext():
-                loss, part = objective(ids, weights, mask)
+                extras = {name: torch.as_tensor(array[rows]).to(self.device) for name, array in batch.extras.items()}
+                loss, part = objective(ids, weights, mask, **extras)
                 # Averaged over processes by DistributedDataParallel; multiplied back, so that it is a sum.
                 (loss * (self.world.size / max(learned, 1.0))).backward()
             sums += part

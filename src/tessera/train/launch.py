@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,28 +23,37 @@ from tessera.train.job import assemble
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
+Build = Callable[[devices.Machine, Sequence[loop.Observer]], loop.Job]
+"""From the machine and the observers to the job of a prepared folder."""
+
 
 def launch(
     folder: RunFolder,
     vocabulary: Vocabulary,
-    shards: Shards,
+    shards: Shards | None,
     world: World,
     resume: bool,
     observers: Callable[[], Sequence[loop.Observer]],
     say: Callable[[str], None],
+    build: Build | None = None,
+    best: bool = False,
+    companions: Callable[[Path], None] | None = None,
 ) -> Evaluation | None:
     """Trains what the folder describes and writes `model/`.
 
     Args:
         folder: prepared, and owned by this process where it is the first.
-        vocabulary, shards: of the run.
+        vocabulary, shards: of the run; `shards` are None where `build` needs none.
         world: this process among several.
         resume: from its last checkpoint where there is one; False: from the weights that a run starts from.
         observers: makes those that are told the events; called if there is something left to train.
         say: told where it goes on, and of damaged checkpoints.
+        build: makes the job; None: `assemble`, from the shards.
+        best: the model is that of the best checkpoint, not of the last step.
+        companions: writes further files into `model/`, beside those of the vocabulary.
 
     Returns:
-        The held-out loss of the final weights; None where the run was finished already.
+        The held-out loss of the weights at the last step; None where the run was finished already.
 
     Raises:
         UserError, RunFailed, Interrupted: as `loop.train`.
@@ -63,12 +73,35 @@ def launch(
             text = f"resumed from {start.folder}" if start else "resumed; no checkpoint was written yet, so from the beginning"
             folder.record({"event": "note", "step": start.step if start else 0, "text": text})
             say(text)
-    job = assemble(folder, machine, vocabulary, shards, world, observers() if world.first else ())
+    told = observers() if world.first else ()
+    if build is not None:
+        job = build(machine, told)
+    else:
+        assert shards is not None
+        job = assemble(folder, machine, vocabulary, shards, world, told)
     result = loop.train(job, start)
     if world.first:
+        if best:
+            _take_best(folder, job, say)
         special, context = _special(info, vocabulary), job.decoder.config.context
-        weights.save(job.decoder, folder.model, special=special, companions=lambda f: vocabulary.save(f, context))
+
+        def beside(model: Path) -> None:
+            vocabulary.save(model, context)
+            if companions is not None:
+                companions(model)
+
+        weights.save(job.decoder, folder.model, special=special, companions=beside)
     return result
+
+
+def _take_best(folder: RunFolder, job: loop.Job, say: Callable[[str], None]) -> None:
+    """Puts the weights of the best checkpoint, which the writer has kept, into the decoder."""
+    last = checkpoint.latest(folder.checkpoints, say)
+    assert last is not None
+    step = last.state["best_step"]
+    if step is not None and step != last.step:
+        checkpoint.read_weights(folder.checkpoints / f"step-{step}", job.decoder)
+    say(f"the model is that of step {last.step if step is None else step:,} of {last.step:,}, the best on what is held out")
 
 
 def origin(recipe: Recipe, machine: devices.Machine, peak: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tessera.data.loader import Batch, Loader
+from tessera.data.loader import Batch, Batches
 from tessera.device import Machine, synchronise
 from tessera.errors import Interrupted, RunFailed, UserError
 from tessera.model.decoder import Decoder
@@ -27,7 +27,7 @@ from tessera.recipe import Recipe
 from tessera.train import optimizers as optim
 from tessera.train.checkpoint import Checkpoint, Writer
 from tessera.train.gradients import Gradients
-from tessera.train.objectives import Evaluation, evaluate
+from tessera.train.objectives import Evaluation, Objective, evaluate
 from tessera.train.parallel import World
 
 Observer = Callable[[dict[str, Any]], None]
@@ -37,6 +37,19 @@ USUAL_LOSS, USUAL_NORM = 0.1, 0.5
 """Least deviation, as a part of the mean. Norms may double within a few steps where a model learns to copy (docs/LOG.md)."""
 MOST_SKIPPED = 10
 AGAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What decides which checkpoint is the best, in place of the held-out loss.
+
+    Args:
+        take: measures the present weights.
+        decides: which of its measures; more is better.
+    """
+
+    take: Callable[[], Mapping[str, float]]
+    decides: str
 
 
 @dataclass
@@ -57,11 +70,13 @@ class Job:
         world: this process among all.
         observers: told every event, on process 0.
         sample: completes a prompt with the present weights, or None.
+        objective: what is minimised; None: the next token's cross-entropy.
+        exam: is taken before the first step and with every evaluation, on process 0; None: the held-out loss decides.
     """
 
     recipe: Recipe
     decoder: Decoder
-    loader: Loader
+    loader: Batches
     held_out: Sequence[Batch]
     final_held_out: Sequence[Batch]
     token_bytes: np.ndarray
@@ -72,6 +87,8 @@ class Job:
     world: World = field(default_factory=World)
     observers: Sequence[Observer] = ()
     sample: Callable[[str], str] | None = None
+    objective: Objective | None = None
+    exam: Exam | None = None
 
     def tell(self, event: str, **facts: Any) -> None:
         """Gives one event to every observer."""
@@ -92,6 +109,7 @@ class Progress:
     norms: list[float] = field(default_factory=list)
     best_loss: float | None = None
     best_step: int | None = None
+    best_mark: float | None = None
 
 
 def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
@@ -130,6 +148,11 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         begin = time.perf_counter()
         found = Evaluation(math.nan, math.nan, 0, math.nan)
         rows = job.final_held_out if final else job.held_out
+        if job.exam is not None:
+            marks = world.share(dict(job.exam.take()) if world.first else {})
+            job.tell("exam", step=progress.step, final=final, seconds=time.perf_counter() - begin, **marks)
+            if progress.best_mark is None or marks[job.exam.decides] > progress.best_mark:
+                progress.best_mark, progress.best_step = marks[job.exam.decides], progress.step
         if not rows:
             return found
         if world.first:
@@ -141,15 +164,19 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))
         if progress.best_loss is None or found.loss < progress.best_loss:
-            progress.best_loss, progress.best_step = found.loss, progress.step
+            progress.best_loss = found.loss
+            progress.best_step = progress.step if job.exam is None else progress.best_step
         world.barrier()
         return found
 
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
     assert settings.context and settings.short_context
     saved_at = time.perf_counter()
-    with Gradients(decoder, settings, job.machine, world) as gradients, _signals() as asked:
+    with Gradients(decoder, settings, job.machine, world, job.objective) as gradients, _signals() as asked:
         optim.share_work(opts, gradients.pool)
+        if job.exam is not None and progress.best_mark is None:
+            look()  # what it could do before decides too
+            save()
         while progress.step < steps:
             begin = time.perf_counter()
             optim.set_rates(opts, optim.schedule(progress.step, steps, settings.warmup_steps, settings.cooldown_steps))
@@ -186,14 +213,21 @@ def _update(
     """One batch, in rows of `context`: gradients of all micro-batches, a check, the step, the event."""
     settings, world, device = job.recipe.train, job.world, job.machine.torch_device
     batch = job.loader.next().cut(context)
-    learned = float(world.sum(torch.tensor(float(batch.learn.sum()), device=device)))
-    nats, right = world.sum(gradients.add(batch, learned)).tolist()
-    loss = nats / max(learned, 1.0)
+    learned = float(world.sum(torch.tensor(batch.learned, device=device)))
+    sums = world.sum(gradients.add(batch, learned)).tolist()
+    measures = {name: value / max(learned, 1.0) for name, value in zip(gradients.measures, sums, strict=True)}
+    loss = measures[gradients.measures[0]]
     parameters = [p for p in gradients.parameters if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
     finite = math.isfinite(loss) and math.isfinite(norm)
-    skip = not finite or _unusual(loss, progress.losses, USUAL_LOSS) or _unusual(norm, progress.norms, USUAL_NORM)
-    if skip:
+    # Advantages and margins are of either sign and far from normal: of such losses only the infinite are strange.
+    usual = job.objective is not None or not (
+        _unusual(loss, progress.losses, USUAL_LOSS) or _unusual(norm, progress.norms, USUAL_NORM)
+    )
+    skip = not (finite and usual)
+    if not learned:
+        skip = False  # nothing to learn is nothing wrong, but momentum and decay must not move the weights either
+    elif skip:
         progress.skipped += 1
         progress.skipped_in_a_row += 1
     else:
@@ -210,7 +244,7 @@ def _update(
     progress.seconds += seconds
     speed = batch.tokens / seconds
     flops = speed * job.decoder.config.flops_per_token(context)
-    job.tell("step", step=progress.step, tokens=progress.tokens, loss=loss, accuracy=right / max(learned, 1.0),
+    job.tell("step", step=progress.step, tokens=progress.tokens, **measures, **batch.facts,
              grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
              tokens_per_second=speed, seconds=progress.seconds, skipped=int(skip),
              peak_share=flops / (job.matmul_peak * world.size))  # fmt: skip

@@ -7,7 +7,7 @@ of the whole global batch, so that the result does not depend on accumulation or
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,24 @@ class NextToken(nn.Module):
         """
         hidden = self.decoder(ids[:, :-1], mask, positions, recomputed=self.recomputed)
         return next_token(hidden, self.decoder.head_weight, ids[:, 1:], weights, self.z_loss)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised in place of the cross-entropy of the next token.
+
+    Args:
+        build: a module around a decoder; called with ids (B, T + 1), weights (B, T), a mask or None as `NextToken`, and
+            `Batch.extras` by name, it returns the sum to differentiate and the sums of `measures` (float64, without gradient).
+        measures: names of these sums, told with each step as means over what the loss is averaged over; the first is the loss.
+    """
+
+    build: Callable[[Decoder], nn.Module]
+    measures: tuple[str, ...]
+
+
+NEXT_TOKEN = ("loss", "accuracy")
+"""Measures of `NextToken`."""
 
 
 def document_mask(documents: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -
 
 def build(model: nn.Module, train: Train, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """The optimizers of a resolved recipe. Each group remembers its full rate as `peak_lr` and decay as `peak_decay`."""
-    assert train.matrix_rate and train.adam_rate and train.weight_decay is not None
+    assert train.matrix_rate is not None and train.adam_rate is not None and train.weight_decay is not None
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     lookups = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
     gains = [p for p in model.parameters() if p.ndim == 1]

@@ -1,0 +1,492 @@
+"""Reinforcement learning with verifiable rewards: a model, tasks and a verifier -> a model that solves more of them.
+
+The default is the plain on-policy policy gradient of the GRPO family: an answer's advantage is its reward less the mean of its
+group, not divided by the standard deviation (arXiv 2503.20783); no KL; the loss is averaged over the tokens of the whole batch;
+groups without contrast are dropped and replaced by others, and answers that were cut off are not learned from (arXiv 2503.14476).
+`prepare` writes everything that was decided into a run's folder, `tune` trains what stands
+there, with the loop of all stages; the model that is kept is the best on tasks that were held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera import device as devices
+from tessera import recipe as recipes
+from tessera.data.loader import Loader
+from tessera.data.shards import open_shards, write_records
+from tessera.device import Machine
+from tessera.engine.engine import speaks_dialogue
+from tessera.errors import UserError
+from tessera.model import weights
+from tessera.model.decoder import DecoderConfig
+from tessera.posttrain.curriculum import BUILT_IN as TASKS
+from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, write_tasks
+from tessera.posttrain.examples import read_examples
+from tessera.posttrain.rollouts import ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids
+from tessera.posttrain.verifiers import load as load_verifier
+from tessera.recipe import Budget, Recipe
+from tessera.run import RunFolder, write_text
+from tessera.scaling import rules
+from tessera.scaling.rules import Derived
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train import checkpoint, loop, policy
+from tessera.train.launch import launch, origin
+from tessera.train.objectives import Evaluation
+from tessera.train.parallel import World
+
+RATE = 2e-4
+"""Of AdamW at width 128; half of it at twice the width (docs/LOG.md, 2026-11-29, "Reinforcement")."""
+STEPS = 200
+EXAMS = 10
+MISMATCH_ALARM = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Mean |log p(train) - log p(rollout)| from which the two no longer are the same policy; 1e-6 and 1e-2 are usual."""
+TRUNCATION_ALARM = 0.1
+_SPARE_TOKENS = 4
+_MOST_TOKENS = 256
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody asks for; None: a rule decides.
+
+    Args:
+        model: a run's folder or a Hugging Face folder.
+        data: tasks, as `curriculum.open_pool` names them.
+        verifier: name of one that is here, or MODULE:FUNCTION.
+        budget: time, FLOPs or tokens.
+        steps: updates, instead of a budget.
+        group, groups: answers to a task, tasks in a batch.
+        max_tokens: of an answer.
+        rate: learning rate.
+        exam_tasks, exam_samples: tasks held out, answers to each.
+        level: of the curriculum at the start, counted from 0.
+        refills, updates, std: as in `rollouts.Sampling`.
+        clip_low, clip_high, dual_clip, kl: as in `policy.PolicySettings`.
+        ptx: file of examples whose loss is learned besides, with the weight `ptx_weight`.
+        seed: of tasks and samples.
+        settings: `key=value` of the recipe.
+    """
+
+    model: str
+    data: str
+    verifier: str = "exact"
+    budget: str | None = None
+    steps: int | None = None
+    group: int = 8
+    groups: int = 16
+    max_tokens: int | None = None
+    rate: float | None = None
+    exam_tasks: int = 128
+    exam_samples: int = 4
+    level: int = 0
+    refills: int = 2
+    updates: int = 1
+    std: bool = False
+    clip_low: float | None = None
+    clip_high: float | None = None
+    dual_clip: float | None = None
+    kl: float = 0.0
+    ptx: str | None = None
+    ptx_weight: float = 0.1
+    seed: int = 0
+    settings: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> Wish:
+        """From what `asdict` gave and JSON kept."""
+        return Wish(**plain | {"settings": tuple(plain["settings"])})
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.steps is not None:
+            raise UserError("give --budget or --steps: either says how long to train.")
+        for name, value, least in (
+            ("steps", self.steps, 1), ("group", self.group, 2), ("groups", self.groups, 1), ("max-tokens", self.max_tokens, 1),
+            ("exam-tasks", self.exam_tasks, 1), ("exam-samples", self.exam_samples, 1), ("level", self.level, 0),
+            ("refills", self.refills, 0), ("updates", self.updates, 1),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise UserError(f"--{name} {value} must be at least {least}.")
+        for name, number in (("rate", self.rate), ("kl", self.kl), ("ptx-weight", self.ptx_weight), ("clip-low", self.clip_low),
+                             ("clip-high", self.clip_high)):  # fmt: skip
+            if number is not None and not 0 <= number < math.inf:
+                raise UserError(f"--{name} {number:g} must be 0 or more.")
+        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
+            raise UserError(f"--dual-clip {self.dual_clip:g} must be more than 1; 3 is usual.")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How rollouts are made; `max_tokens` has to be known."""
+        assert self.max_tokens is not None
+        return Sampling(self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.seed)
+
+    @property
+    def policy(self) -> policy.PolicySettings:
+        """The options of the loss."""
+        return policy.PolicySettings(self.clip_low, self.clip_high, self.dual_clip, self.kl, self.ptx is not None)
+
+
+def prepare(wish: Wish, path: Path, say: Say) -> None:
+    """Everything before the first step, written into a new run's folder.
+
+    Raises:
+        UserError: no such model, tasks or verifier, prompts that do not fit, settings out of range.
+    """
+    begin = time.monotonic()
+    RunFolder.refuse_occupied(path)
+    model = weights.resolve_model(wish.model)
+    shape = weights.read_config(model)
+    vocabulary = Vocabulary.load(model, shape.vocab_size)
+    load_verifier(wish.verifier)
+    pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
+    if wish.level >= len(pool.levels):
+        raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
+    intent = _intent(wish, path.name)
+    budget = _budget(wish, intent)
+    machine = devices.detect(intent.train.precision, intent.train.threads)
+    peak = devices.matmul_peak(machine, seconds=0.2)
+    dialogue = speaks_dialogue(str(model), vocabulary)
+    wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue)
+
+    folder = RunFolder.create(path, intent)
+    write_tasks(path / "held_out.jsonl", pool.held_out)
+    if pool.make is None:
+        write_tasks(path / "tasks.jsonl", [task for tasks in pool.tasks for task in tasks])
+    if wish.ptx is not None:
+        _write_examples(wish.ptx, path, vocabulary, longest)
+    vocabulary.save(path / "tokenizer", shape.context)
+    info: dict[str, Any] = {
+        "init": str(model.resolve()), "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
+        "parameters": shape.parameters, "matmul_parameters": shape.matmul_parameters,
+        "data": [{"uri": f"tasks:{wish.data}", "documents": sum(map(len, pool.tasks)), "bytes": 0, "skipped": 0,
+                  "exact_duplicates": 0, "near_duplicates": 0}],
+    }  # fmt: skip
+    planned = _plan(wish, intent, shape, machine, peak, longest, wish.steps or STEPS)
+    folder.write_info({**origin(planned.recipe, machine, peak), **info})
+    if budget is not None:
+        steps, reason = _bought(wish, budget, shape, planned.recipe, folder, machine)
+        planned = _plan(wish, intent, shape, machine, peak, longest, steps, reason)
+    write_text(path / "recipe.yaml", planned.recipe.to_yaml())
+    say(f"{len(pool.held_out)} tasks held out, {len(pool.levels)} level{'s' * (len(pool.levels) > 1)}, "
+        f"{wish.groups} groups of {wish.group} answers of at most {wish.max_tokens} tokens a step")  # fmt: skip
+    for item in planned.derived:
+        if item.name.startswith("train."):
+            say(item.line)
+        folder.record({"event": "derived", **asdict(item)})
+    # Last: it says that the folder is prepared.
+    folder.write_info({**origin(planned.recipe, machine, peak), **info, "prepared_seconds": time.monotonic() - begin})
+    folder.unlock()
+
+
+def tune(
+    path: Path,
+    resume: bool,
+    observers: Callable[[RunFolder], Sequence[loop.Observer]],
+    say: Say,
+    judge: Judge | None = None,
+) -> Evaluation | None:
+    """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
+
+    Args:
+        observers: makes those that are told the events, besides the folder's own record.
+        judge: rewards answers instead of the verifier, for controls; the exam is judged by the verifier all the same.
+
+    Returns:
+        None where the run was finished already.
+
+    Raises:
+        UserError: no prepared run of this kind; another process trains in the folder; the verifier failed.
+        RunFailed, Interrupted: as `train.loop`.
+    """
+    folder = RunFolder.open(path)
+    folder.lock()
+    refuse_unprepared(folder)
+    vocabulary = Vocabulary.load(path / "tokenizer")
+
+    def told() -> list[loop.Observer]:
+        everybody = [folder.record, *observers(folder)]
+        return [*everybody, Alarms(folder.info["machine"]["dtype"], everybody)]
+
+    def build(machine: Machine, observers: Sequence[loop.Observer]) -> loop.Job:
+        return assemble(folder, folder.recipe, machine, vocabulary, observers, judge)
+
+    return launch(folder, vocabulary, None, World(), resume, told, say, build, best=True)
+
+
+def refuse_unprepared(folder: RunFolder) -> None:
+    """Raises UserError where a folder holds no reinforcement run that was prepared to the end."""
+    if not (folder.path / "recipe.yaml").is_file() or "prepared_seconds" not in folder.info:
+        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
+    if "reinforce" not in folder.info:
+        raise UserError(f"{folder.path} is no run of posttrain grpo; go on with it by the command that began it.")
+
+
+def asked(folder: RunFolder) -> Wish:
+    """What a prepared run was asked for."""
+    return Wish.of(folder.info["reinforce"])
+
+
+def assemble(
+    folder: RunFolder,
+    recipe: Recipe,
+    machine: Machine,
+    vocabulary: Vocabulary,
+    observers: Sequence[loop.Observer] = (),
+    judge: Judge | None = None,
+    writes: bool = True,
+) -> loop.Job:
+    """The job of a prepared folder, with the weights that the run starts from.
+
+    Args:
+        recipe: resolved.
+        machine, vocabulary, observers: of the run.
+        judge: as of `tune`.
+        writes: checkpoints are written.
+    """
+    info, wish, path = folder.info, asked(folder), folder.path
+    context = recipe.train.context
+    assert context
+    decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
+    reference = None
+    if wish.kl:
+        reference = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device).requires_grad_(False)
+    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype)
+    pool = _stored_pool(path, wish, tuple(info["levels"]))
+    right = judged_by(load_verifier(wish.verifier))
+    mixed = None
+    if wish.ptx is not None:
+        rows = max(1, wish.groups)
+        mixed = Loader(open_shards(path / "tokens"), recipe.data, context, rows, wish.seed)
+
+    def tell(event: dict[str, Any]) -> None:
+        for observer in observers:
+            observer(event)
+
+    rollouts = Rollouts(
+        player, pool, judge or right, wish.sampling, Curriculum(len(pool.levels), wish.level), tell, reference, mixed,
+        wish.ptx_weight,
+    )  # fmt: skip
+    tasks = hashlib.blake2b((path / "held_out.jsonl").read_bytes(), digest_size=16)
+    if pool.make is None:
+        tasks.update((path / "tasks.jsonl").read_bytes())
+    return loop.Job(
+        recipe=recipe,
+        decoder=decoder,
+        loader=rollouts,
+        held_out=(),
+        final_held_out=(),
+        token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
+        machine=machine,
+        matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
+        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "tasks": tasks.hexdigest()},
+        writer=checkpoint.Writer(folder.checkpoints) if writes else None,
+        observers=observers,
+        objective=policy.objective(wish.policy, player.blocked(), recipe.train.recompute),
+        exam=exam(player, pool, right, wish),
+    )
+
+
+def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
+    """Answers to the tasks that are held out: the same tasks with the same random numbers each time."""
+    tasks, most = pool.held_out, wish.max_tokens
+    assert most is not None
+
+    def take() -> Mapping[str, float]:
+        groups = player.play(tasks, wish.exam_samples, most, f"exam {wish.seed}")
+        rewards = judge(tasks, [[player.answer(c) for c in group] for group in groups])
+        right_GK = np.array(
+            [
+                [r > 0 and c.finish_reason == "stop" for r, c in zip(given, group, strict=True)]
+                for given, group in zip(rewards, groups, strict=True)
+            ]
+        )
+        done = [c for group in groups for c in group]
+        by_task = right_GK.mean(1)
+        return {
+            "pass_at_1": float(by_task.mean()),
+            "standard_error": float(by_task.std(ddof=1) / len(by_task) ** 0.5) if len(by_task) > 1 else math.nan,
+            "pass_at_k": float(right_GK.any(1).mean()),
+            "k": wish.exam_samples,
+            "tasks": len(tasks),
+            "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
+            "length": sum(len(c.ids) for c in done) / len(done),
+        }
+
+    return loop.Exam(take, "pass_at_1")
+
+
+class Alarms:
+    """An observer that says when training and rollouts part, and when many answers are cut off: each once.
+
+    Args:
+        dtype: of the machine.
+        tell: those who are told.
+    """
+
+    def __init__(self, dtype: str, tell: Sequence[loop.Observer]) -> None:
+        self.limit = MISMATCH_ALARM[dtype]
+        self.tell = tell
+        self._said: set[str] = set()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] != "step":
+            return
+        self._watch(
+            "mismatch", event, self.limit,
+            "training and rollouts do not compute the same probabilities (mean |log p - log p| {value:.2g}): what is learned is "
+            "not what was sampled; look for a changed temperature, another dtype or a kernel at fault.",
+        )  # fmt: skip
+        self._watch(
+            "truncated", event, TRUNCATION_ALARM,
+            "{value:.0%} of the answers were cut off and are not learned from; raise --max-tokens.",
+        )  # fmt: skip
+
+    def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:
+        value = event.get(name, 0.0)
+        if name not in self._said and not value <= limit:
+            self._said.add(name)
+            text = f"at step {event['step']:,} " + words.format(value=value)
+            for observer in self.tell:
+                observer({"event": "note", "step": event["step"], "text": text})
+
+
+def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:
+    """The pool that `prepare` wrote down."""
+    held_out = tuple(read_tasks(path / "held_out.jsonl"))
+    if not (path / "tasks.jsonl").is_file():
+        return Pool(levels, held_out, make=TASKS[wish.data.partition(":")[0]][0])
+    return Pool(levels, held_out, by_level(read_tasks(path / "tasks.jsonl"))[1])
+
+
+def _intent(wish: Wish, name: str) -> Recipe:
+    """The recipe before the rules."""
+    tree: dict[str, Any] = {
+        "name": name,
+        "summary": f"{Path(wish.model).name}, reinforced on {wish.data}.",
+        "data": {"sources": [f"tasks:{wish.data}"], "packing": "single", "deduplicate": "none", "seed": wish.seed},
+        # Rewards are noisy: updates of one size whatever the gradient, as Muon's, would wander where there is nothing to learn.
+        "train": {"seed": wish.seed, "optimizer": "adamw", "z_loss": 0.0},
+    }
+    return recipes.assemble(tree, list(wish.settings), "of the tuning")
+
+
+def _budget(wish: Wish, intent: Recipe) -> Budget | None:
+    """What --budget says; None: steps count."""
+    if wish.budget is None:
+        return None
+    try:
+        budget = Budget.parse(wish.budget)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+    if budget.dollars is None:
+        return budget
+    if intent.price_per_hour is None:
+        raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
+    return Budget(seconds=budget.dollars / intent.price_per_hour * 3600)
+
+
+def _fitted(wish: Wish, pool: Pool, shape: DecoderConfig, vocabulary: Vocabulary, dialogue: bool) -> tuple[Wish, int]:
+    """The wish with its `max_tokens`, and the longest row, both such that every prompt and its answer fit the context."""
+    tasks = [*pool.held_out, *(task for level in pool.tasks for task in level)]
+    prompts = [(len(prompt_ids(task, vocabulary, dialogue)), task) for task in tasks]
+    longest, task = max(prompts, key=lambda pair: pair[0])
+    answers = max(len(vocabulary.encode_text(task.answer)) for task in tasks)
+    wanted = answers + _SPARE_TOKENS if pool.make is not None else _MOST_TOKENS
+    room = shape.context - longest
+    most = wish.max_tokens or min(wanted, room)
+    if min(most, room) < max(1, wish.max_tokens or 1):
+        raise UserError(
+            f"task {task.id} has {longest:,} tokens and the model reads {shape.context:,}, which leaves {max(0, room):,} for an "
+            "answer; shorten the tasks or lower --max-tokens."
+        )
+    return replace(wish, max_tokens=most), longest + most
+
+
+def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int) -> None:
+    """The examples of --ptx as token files, those that fit."""
+    records = [vocabulary.encode(example.document) for example in read_examples(Path(file))]
+    kept = [record for record in records if len(record) <= longest]
+    if not kept:
+        raise UserError(f"every example in {file} is longer than the {longest:,} tokens that fit; shorten them.")
+    write_records(path / "tokens", f"chat:{Path(file).resolve()}", kept, (), vocabulary)
+
+
+def _plan(
+    wish: Wish,
+    intent: Recipe,
+    shape: DecoderConfig,
+    machine: Machine,
+    peak: float,
+    longest: int,
+    steps: int,
+    why: str | None = None,
+) -> rules.Plan:
+    """Every setting with its reason: first those of reinforcement, then the rules of pre-training for the rest."""
+    said: dict[str, Derived] = {}
+    train: dict[str, Any] = {}
+
+    def choose(key: str, value: Any, reason: str) -> Any:
+        given = getattr(intent.train, key)
+        if given is None:
+            said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
+        train[key] = value if given is None else given
+        return train[key]
+
+    context = choose("context", -(-longest // ROW_UNIT) * ROW_UNIT, "the longest task and --max-tokens")
+    choose("short_context", context, "whole rows from the first step on")
+    choose("compile", False, "rows have another length each time")
+    rows = choose("batch_rows", wish.group * wish.groups, f"{wish.groups} groups of {wish.group} answers")
+    choose("tokens", steps * rows * context, why or f"{steps:,} steps, rows counted in full")
+    choose("warmup_steps", min(5, steps // 4), "the second moments are settled by then")
+    choose("cooldown_steps", steps // 5, "the last fifth")
+    choose("evaluate_every", max(1, steps // EXAMS), "ten exams in a run")
+    choose("evaluate_tokens", 1, "nothing is held out but tasks")
+    choose("final_tokens", 1, "nothing is held out but tasks")
+    choose("weight_decay", 0.0, "the weights are good where they are")
+    rate = wish.rate if wish.rate is not None else RATE * 128 / shape.width
+    reason = "given by --rate" if wish.rate is not None else f"{RATE:g} at width 128, by its inverse"
+    for key in ("matrix_rate", "adam_rate"):
+        choose(key, rate, reason)
+    page = intent.model_copy(update={"budget": f"{train['tokens']}tok", "train": intent.train.model_copy(update=train)})
+    facts = rules.Facts(
+        None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
+    )
+    planned = rules.resolve(page, facts)
+    derived = tuple(said.get(item.name, item) for item in planned.derived)
+    return replace(planned, derived=derived)
+
+
+def _bought(
+    wish: Wish, budget: Budget, shape: DecoderConfig, recipe: Recipe, folder: RunFolder, machine: Machine
+) -> tuple[int, str]:
+    """Steps that a budget pays for, and why."""
+    context, rows = recipe.train.context, recipe.train.batch_rows
+    assert context and rows
+    if budget.seconds is None:
+        tokens = budget.tokens or (budget.flops or 0) / replace(shape, context=context).flops_per_token(context)
+        return max(1, int(tokens / (rows * context))), f"the budget, {wish.budget}"
+    few = recipe.train.model_copy(update={"tokens": 3 * rows * context, "evaluate_every": 100})
+    taken: list[tuple[str, float]] = []
+
+    def note(event: dict[str, Any]) -> None:
+        taken.append((event["event"], time.perf_counter()))
+
+    vocabulary = Vocabulary.load(folder.path / "tokenizer")
+    job = assemble(folder, recipe.model_copy(update={"train": few}), machine, vocabulary, [note], writes=False)
+    begin = time.perf_counter()
+    loop.train(job)
+    exam_seconds = next(at for kind, at in taken if kind == "exam") - begin
+    ends = [at for kind, at in taken if kind == "step"]
+    step_seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
+    steps = max(1, int((0.95 * budget.seconds - (EXAMS + 2) * exam_seconds) / step_seconds))
+    return steps, f"{wish.budget} at a measured {step_seconds:.2g} s a step and {exam_seconds:.2g} s an exam"

@@ -1,0 +1,351 @@
+"""Tasks -> rollouts by the engine -> batches to learn from, one record per rollout from sampling to loss.
+
+`Rollouts` is a source of batches like the loader: `next` pushes the present weights into the engine, lets it answer a group of
+times each of the tasks that the curriculum draws, has the answers judged, and gives the rows with their advantages. The engine is
+stepped here and by nobody else, requests are admitted in the order of the tasks, and each has a seed of its own, so rollouts can
+be repeated to the bit; the order is told with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tessera.data.loader import Batch, Batches
+from tessera.engine.engine import Engine, Limits
+from tessera.engine.request import Completion
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.model.decoder import Decoder, join_weights
+from tessera.posttrain.curriculum import Curriculum, Pool
+from tessera.posttrain.verifiers import Task, Verifier
+from tessera.tokens import chat
+from tessera.tokens.document import TokenRecord
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.loop import Observer
+from tessera.train.policy import token_logprobs
+
+STEP_TOKENS, MOST_ROWS = 2048, 128
+"""Of the engine while it makes rollouts: throughput counts, nobody waits for a single token."""
+ROW_UNIT = 8
+"""Rows are filled up to a multiple of so many tokens."""
+
+Judge = Callable[[Sequence[Task], Sequence[Sequence[str]]], list[list[float]]]
+"""From tasks, and the answers to each, to the rewards of the answers."""
+
+
+def judged_by(verifier: Verifier) -> Judge:
+    """Every answer by itself."""
+    return lambda tasks, answers: [
+        [verifier(task, answer) for answer in group] for task, group in zip(tasks, answers, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rollouts are made. The temperature is 1 and nothing is cut off: what is sampled is what is learned from.
+
+    Args:
+        group: rollouts of one task.
+        groups: tasks of a batch.
+        max_tokens: of a rollout.
+        refills: how often groups without contrast are replaced by those of other tasks, at most.
+        updates: a batch of rollouts makes so many updates, each from its own part of the groups.
+        std: advantages are divided by the group's standard deviation too (GRPO as published, arXiv 2402.03300).
+        seed: of tasks and samples.
+    """
+
+    group: int
+    groups: int
+    max_tokens: int
+    refills: int = 2
+    updates: int = 1
+    std: bool = False
+    seed: int = 0
+
+
+def prompt_ids(task: Task, vocabulary: Vocabulary, dialogue: bool) -> list[int]:
+    """What a model reads of a task: a user's turn and the beginning of its own, or plain text that goes on."""
+    if not dialogue:
+        return vocabulary.encode_text(task.prompt)
+    asked = chat.render([chat.Message("user", task.prompt)], add_generation_prompt=True)
+    ids: list[int] = vocabulary.encode(asked).ids.tolist()
+    return ids
+
+
+class Player:
+    """An engine with a copy of the policy: answers tasks with the weights that it is handed.
+
+    Args:
+        policy: the decoder that is trained.
+        vocabulary: of the model.
+        dialogue: tasks are asked in a user's turn; else the prompt is text that goes on.
+        device, dtype: of the engine's copy.
+    """
+
+    def __init__(self, policy: Decoder, vocabulary: Vocabulary, dialogue: bool, device: torch.device, dtype: torch.dtype) -> None:
+        self.policy = policy
+        self.vocabulary = vocabulary
+        self.dialogue = dialogue
+        self._copy = Decoder(policy.config, dtype).to(device, dtype).eval()
+        join_weights(self._copy)
+
+    def blocked(self) -> torch.Tensor:
+        """Ids that are never sampled."""
+        return self._engine(1).blocked
+
+    def play(self, tasks: Sequence[Task], each: int, max_tokens: int, seed: str) -> list[list[Completion]]:
+        """`each` completions of every task with the policy's present weights, sampled at temperature 1 from all there is.
+
+        Requests are admitted task by task, and the seed of each follows from `seed` and its place.
+        """
+        prompts = [prompt_ids(task, self.vocabulary, self.dialogue) for task in tasks for _ in range(each)]
+        params = [SamplingParams(max_tokens, seed=_number(f"{seed}/{place}")) for place in range(len(prompts))]
+        engine = self._engine(len(prompts))
+        engine.load_weights((name, parameter.detach()) for name, parameter in self.policy.named_parameters())
+        done = engine.generate(prompts, params)
+        return [done[start : start + each] for start in range(0, len(done), each)]
+
+    def answer(self, completion: Completion) -> str:
+        """The text that a verifier judges: without control tokens and thinking."""
+        if not self.dialogue:
+            return completion.text
+        return chat.parse(self.vocabulary.decode(completion.ids)).content
+
+    def _engine(self, requests: int) -> Engine:
+        # A new one each time: what an older one has seen must not show in a rounding, or a resumed run would differ.
+        rows = max(1, min(MOST_ROWS, requests))
+        return Engine(self._copy, self.vocabulary, Limits(rows, STEP_TOKENS, max(256, requests), 1 << 40, prefix_tokens=0))
+
+
+class Rollouts:
+    """Batches of rollouts without end.
+
+    Args:
+        player: makes them.
+        pool: of tasks.
+        judge: rewards the answers.
+        sampling: how.
+        curriculum: where it begins.
+        tell: is told `rollouts` events: tasks in the order of admission, and their rewards.
+        reference: its log-probabilities go into the batches, for the KL; None: there is none.
+        mixed: supervised rows that are learned besides, without documents that share a row.
+        mixed_weight: weight of their mean loss.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        pool: Pool,
+        judge: Judge,
+        sampling: Sampling,
+        curriculum: Curriculum,
+        tell: Observer = lambda event: None,
+        reference: Decoder | None = None,
+        mixed: Batches | None = None,
+        mixed_weight: float = 0.0,
+    ) -> None:
+        self.player = player
+        self.pool = pool
+        self.judge = judge
+        self.sampling = sampling
+        self.curriculum = curriculum
+        self.tell = tell
+        self.reference = reference
+        self.mixed = mixed
+        self.mixed_weight = mixed_weight
+        self._blocked = player.blocked()
+        self._collected = 0
+        self._given = 0
+        self._waiting: list[list[TokenRecord]] = []
+        self._facts: dict[str, Any] = {}
+
+    def next(self) -> Batch:
+        """Rows of the next update; none are learned from where all groups were without contrast."""
+        if not self._waiting:
+            records, self._facts = self._collect()
+            parts = min(self.sampling.updates, max(1, len(records)))
+            self._waiting = [[r for group in records[part::parts] for r in group] for part in range(parts)]
+        self._given += 1
+        return self._batch(self._waiting.pop(0))
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands: how often it has sampled, the curriculum, and rollouts that are not used yet."""
+        return {
+            "collected": self._collected,
+            "given": self._given,
+            "curriculum": self.curriculum.state(),
+            "waiting": [[_to_json(record) for record in part] for part in self._waiting],
+            "facts": self._facts,
+            "mixed": None if self.mixed is None else self.mixed.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where `state` was taken; UserError where the supervised rows are others."""
+        self._collected, self._given = state["collected"], state["given"]
+        self.curriculum = Curriculum.of(state["curriculum"])
+        self._waiting = [[_of_json(record) for record in part] for part in state["waiting"]]
+        self._facts = state["facts"]
+        if self.mixed is not None:
+            self.mixed.restore(state["mixed"])
+
+    def _collect(self) -> tuple[list[list[TokenRecord]], dict[str, Any]]:
+        """Groups with contrast, filled up as often as is allowed, and what is told of all that were sampled."""
+        sampling, begin = self.sampling, time.perf_counter()
+        self._collected += 1
+        kept: list[list[TokenRecord]] = []
+        told: list[tuple[str, list[float]]] = []
+        all_rewards: list[list[float]] = []
+        done: list[Completion] = []
+        level = self.pool.levels[self.curriculum.level]
+        for round in range(1 + sampling.refills):
+            name = f"{sampling.seed}/{self._collected}/{round}"
+            dice = random.Random(name)
+            levels = [self.curriculum.pick(dice) for _ in range(sampling.groups - len(kept))]
+            if not levels:
+                break
+            drawn = {at: self.pool.draw(at, levels.count(at), dice) for at in sorted(set(levels))}
+            tasks = [drawn[at].pop() for at in levels]
+            groups = self.player.play(tasks, sampling.group, sampling.max_tokens, name)
+            answers = [[self.player.answer(c) for c in group] for group in groups]
+            rewards = self.judge(tasks, answers)
+            for at, task, group, given in zip(levels, tasks, groups, rewards, strict=True):
+                # An answer that was cut off is no answer, whatever its beginning says.
+                earned = [r if c.finish_reason == "stop" else 0.0 for r, c in zip(given, group, strict=True)]
+                self.curriculum.note(at, sum(earned) / len(earned))
+                all_rewards.append(earned)
+                told.append((task.id, earned))
+                done += group
+                if (records := with_advantages(group, earned, sampling.std)) is not None:
+                    kept.append(records)
+        rewards_GK = np.array(all_rewards)
+        tokens = sum(len(c.ids) for c in done)
+        seconds = time.perf_counter() - begin
+        self.tell({
+            "event": "rollouts", "step": self._given + 1, "tasks": [id for id, _ in told], "rewards": [r for _, r in told],
+            "sample": {"prompt_ids": done[0].prompt_ids.tolist(), "ids": done[0].ids.tolist(), "text": done[0].text},
+        })  # fmt: skip
+        return kept, {
+            "reward": float(rewards_GK.mean()),
+            "pass_at_1": float((rewards_GK > 0).mean()),
+            "pass_at_k": float((rewards_GK > 0).any(1).mean()),
+            "dead_groups": 1 - len(kept) / len(all_rewards),
+            "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
+            "length": tokens / len(done),
+            "level": level,
+            "rollouts": len(done),
+            "rollout_tokens_per_second": tokens / seconds,
+            "rollout_seconds": seconds,
+        }
+
+    def _batch(self, records: Sequence[TokenRecord]) -> Batch:
+        """Records as rows, each by itself, and under them the supervised ones."""
+        pad = self.player.vocabulary.pad_id
+        batch = rows_of(records, pad)
+        if self.reference is not None:
+            batch = replace(batch, extras={**batch.extras, "reference": self._under_reference(batch)})
+        if self.mixed is not None:
+            batch = mix(batch, self.mixed.next(), self.mixed_weight, pad)
+        return replace(batch, facts=self._facts)
+
+    @torch.no_grad()
+    def _under_reference(self, batch: Batch) -> np.ndarray:
+        """(B, T) float32 log-probabilities of the learned targets; 0 elsewhere."""
+        assert self.reference is not None
+        found = np.zeros(batch.learn.shape, np.float32)
+        device = self.reference.head_weight.device
+        for row in range(0, len(batch.ids), 16):
+            rows = slice(row, row + 16)
+            ids, learn = torch.as_tensor(batch.ids[rows]).to(device), torch.as_tensor(batch.learn[rows]).to(device)
+            hidden = self.reference(ids[:, :-1])
+            logp, _ = token_logprobs(hidden[learn], self.reference.head_weight, ids[:, 1:][learn], self._blocked)
+            found[rows][batch.learn[rows]] = logp.cpu().numpy()
+        return found
+
+
+def with_advantages(group: Sequence[Completion], rewards: Sequence[float], std: bool) -> list[TokenRecord] | None:
+    """The records of a group with the advantage of each: its reward less the group's mean. None where it teaches nothing, since
+    all rewards are equal or all that differ were cut off; those that were cut off are not learned from.
+
+    Args:
+        group: completions of one task.
+        rewards: of each.
+        std: divide by the standard deviation.
+
+    Raises:
+        UserError: a reward is not finite.
+    """
+    earned = np.array(rewards, np.float64)
+    if not np.isfinite(earned).all():
+        raise UserError("a reward is not a finite number; return 0 or 1.")
+    advantages = earned - earned.mean()
+    if std and earned.std() > 0:
+        advantages /= earned.std()
+    kept = []
+    for completion, advantage in zip(group, advantages, strict=True):
+        if completion.finish_reason != "stop":
+            continue
+        record = completion.record
+        if not record.learn.any() or record.learn.all():
+            raise AssertionError("a rollout has to have a prompt, which is not learned from, and sampled tokens, which are")
+        kept.append(replace(record, advantages=np.where(record.learn, advantage, 0.0).astype(np.float32)))
+    return kept if earned.max() > earned.min() and kept else None
+
+
+def rows_of(records: Sequence[TokenRecord], pad: int) -> Batch:
+    """Records with log-probabilities and advantages, each in a row of its own; one row of padding where there are none."""
+    longest = max((len(record) for record in records), default=2)
+    T = -(-(longest - 1) // ROW_UNIT) * ROW_UNIT
+    rows = max(1, len(records))
+    ids, learn = np.full((rows, T + 1), pad, np.int64), np.zeros((rows, T), np.bool_)
+    logprobs, advantages = np.zeros((rows, T), np.float32), np.zeros((rows, T), np.float32)
+    for row, record in enumerate(records):
+        length = len(record)
+        assert record.logprobs is not None and record.advantages is not None
+        ids[row, :length] = record.ids
+        # What stands at place t speaks of the token at t + 1.
+        learn[row, : length - 1] = record.learn[1:]
+        logprobs[row, : length - 1] = record.logprobs[1:]
+        advantages[row, : length - 1] = record.advantages[1:]
+    tokens = sum(len(record) - 1 for record in records)
+    return Batch(ids, learn, None, tokens, {"logprobs": logprobs, "advantages": advantages})
+
+
+def mix(batch: Batch, supervised: Batch, weight: float, pad: int) -> Batch:
+    """The rollouts' rows with supervised rows under them, whose mean loss over their own tokens counts `weight` times beside that
+    of the rollouts (arXiv 2203.02155, "PPO-ptx")."""
+    own, more = len(batch.ids), len(supervised.ids)
+    T = max(batch.learn.shape[1], supervised.learn.shape[1])
+
+    def tall(array: np.ndarray, width: int, value: float, before: int, after: int) -> np.ndarray:
+        return np.pad(array, ((before, after), (0, width - array.shape[1])), constant_values=value)
+
+    ids = np.concatenate([tall(batch.ids, T + 1, pad, 0, 0), tall(supervised.ids, T + 1, pad, 0, 0)])
+    extras = {name: tall(array, T, 0, 0, more) for name, array in batch.extras.items()}
+    # The loop divides by the rollouts' tokens; what is learned without any is divided by one.
+    share = weight * max(1.0, float(batch.learn.sum())) / max(1.0, float(supervised.learn.sum()))
+    extras["supervised"] = tall(supervised.learn.astype(np.float32) * np.float32(share), T, 0, own, 0)
+    return Batch(ids, tall(batch.learn, T, 0, 0, more), None, batch.tokens + supervised.tokens, extras)
+
+
+def _number(text: str) -> int:
+    """A seed that follows from a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _to_json(record: TokenRecord) -> dict[str, Any]:
+    assert record.logprobs is not None and record.advantages is not None
+    # A float32 goes through a double, and so through JSON, unchanged.
+    return {name: getattr(record, name).tolist() for name in ("ids", "learn", "logprobs", "advantages")}
+
+
+def _of_json(plain: Mapping[str, Any]) -> TokenRecord:
+    types = {"ids": np.int32, "learn": np.bool_, "logprobs": np.float32, "advantages": np.float32}
+    return TokenRecord(**{name: np.array(plain[name], dtype) for name, dtype in types.items()})
