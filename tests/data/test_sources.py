@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from tessera.data import builtin, files
-from tessera.data.files import Skipped
+from tessera.data.reasons import Skipped
 from tessera.data.sources import documents
 from tessera.errors import UserError
 
