@@ -76,7 +76,7 @@ class Pictures(Part):
     """Share of the pictures that are mirrored, turned or moved by a pixel, which the words before them say, so that few pictures
     are not learned by heart (distribution augmentation, Jun et al. 2020)."""
     views: int | None = Field(None, ge=1)
-    """Documents made of each picture; left out: as many as come to about 8M tokens, at most 64."""
+    """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
 
 
 class Data(Part):

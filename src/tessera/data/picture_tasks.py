@@ -19,7 +19,7 @@ from tessera.data.pictures import Parts, parts_of
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.pictures import QUESTION, hide, to_draw, to_edit, to_see, to_vary, tokens_of
 
-VIEW_TOKENS = 8_000_000
+VIEW_TOKENS = 4_000_000
 """Where the recipe names no number of views, documents of pictures come to about so many tokens."""
 MOST_VIEWS = 64
 _RELATIVES = 32
