@@ -24,6 +24,7 @@ SCRIPTS = {
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",
     "fit": "fit.py",
+    "digits": "digits.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -74,13 +74,16 @@ def draw(engine: Engine, wishes: Sequence[Wish], params: SamplingParams) -> list
     """One picture for each wish.
 
     Args:
-        params: temperature, top_k and the like; candidate `i` of a wish takes `seed + i`. `max_tokens` follows from the size.
+        params: temperature, top_k and the like; the pictures that are drawn, all candidates of all wishes one after the other,
+            take `seed`, `seed + 1` and so on. `max_tokens` follows from the size.
 
     Raises:
         UserError: the model knows no pictures; a size that is none, or too large for its context; a hole without a picture.
     """
     grids = [_grid(engine, wish) for wish in wishes]
-    requests = [request for wish, grid in zip(wishes, grids, strict=True) for request in _requests(engine, wish, grid, params)]
+    requests: list[Request] = []
+    for wish, grid in zip(wishes, grids, strict=True):
+        requests += _requests(engine, wish, grid, params, len(requests))
     made = iter(engine.complete(requests))
     candidates = [[next(made) for _ in range(wish.best_of)] for wish in wishes]
     scores = _scores(engine, wishes, grids, candidates)
@@ -135,7 +138,7 @@ def shape_of(engine: Engine, wish: Wish) -> tuple[int, int]:
     return shape
 
 
-def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingParams) -> list[Request]:
+def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:
     shape = (grid.known.shape[0], grid.known.shape[1])
     vocabulary = engine.vocabulary
     layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
@@ -144,7 +147,7 @@ def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingPar
     guidance = Guidance(wish.guidance, tuple(bare)) if wish.guidance != 1 and asked != bare else None
     # The end of the picture ends the completion; no other id can come.
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=())
-    seeds = [None if params.seed is None else params.seed + i for i in range(wish.best_of)]
+    seeds = [None if params.seed is None else params.seed + first + i for i in range(wish.best_of)]
     return [Request(tuple(asked), replace(exact, seed=seed), grid, guidance=guidance) for seed in seeds]
 
 
