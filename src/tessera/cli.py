@@ -144,21 +144,34 @@ def ledger(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to go on from, what to draw, or a question about --image; - reads standard input.")
+    ],
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
     max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1.", show_default=False)
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that have this much probability together.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
+    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file.")] = None,
+    image: Annotated[str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
+    variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3]")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Complete a prompt."""
+    """Complete a prompt; draw, edit, vary or look at a picture."""
     from tessera.commands.generate import generate as run
+    from tessera.commands.pictures import Asked
 
-    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size)
+    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked)
 
 
 @app.command()

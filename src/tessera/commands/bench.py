@@ -26,6 +26,7 @@ SCRIPTS = {
     "fit": "fit.py",
     "serve": "serve.py",
     "soak": "soak.py",
+    "digits": "digits.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 
