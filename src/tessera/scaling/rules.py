@@ -39,9 +39,7 @@ LEAST_UPDATES = 2000
 """Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder", and 2026-11-25, "Batch and rates")."""
 TWO_HEADS = 128
 """Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
-LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
-"""Over longer rows small models learn to look far back within the ladder, and their loss falls ever faster (docs/LOG.md,
-2026-11-25, "Straight")."""
+LEAST_CONTEXT, MOST_CONTEXT = 256, 2048
 SHORT_ROWS, SHORT_ROPE_THETA, ROPE_THETA = 256, 1e3, 1e4
 """Rotary base: 1,000 for rows up to 256 (docs/LOG.md, 2026-11-25, "Straight")."""
 
@@ -127,7 +125,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     train = recipe.train
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
-    why_context = "256 (D / 20M)^0.5, a power of two from 128: more data, longer memory"
+    why_context = "256 (D / 20M)^0.5, a power of two from 256: more data, longer memory"
     if _context(tokens) < facts.least_context:
         why_context = "the longest picture with its caption, and both pictures where one is edited"
     context = int(choose("train.context", shape.context, why_context))
