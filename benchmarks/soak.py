@@ -61,7 +61,10 @@ def main() -> None:
 
             write_model(options.shape, model)
         soak = Soak(model, Path(scratch) / "data", options)
-        result = facts() | soak.run()
+        try:
+            result = facts() | soak.run()
+        finally:
+            soak.server.kill()
     print(f"{result['requests']:,} requests of {options.clients} clients in {options.seconds:.0f} s, {result['cut']} cut off")
     for life in result["lives"]:
         print(f"memory {life['after_warm_up_mb']:.0f} -> {life['last_mb']:.0f} MB ({life['growth']:+.1%})")
