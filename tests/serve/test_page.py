@@ -239,7 +239,9 @@ def test_a_tuning_job_is_drawn_as_it_goes_and_cancelled_by_a_button(inside: Any,
     job = api.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file, "method": method}).json()["id"]
     inside.get_by_role("tab", name="Tuning").click()
     inside.get_by_role("cell", name="running").wait_for()
-    inside.locator(".chart svg path[stroke]").first.wait_for(state="attached")
+    chart = inside.locator(".q-tab-panel .chart svg")
+    chart.locator("path[stroke]").first.wait_for(state="attached", timeout=180_000)  # the job gives way to everybody else
+    assert chart.bounding_box()["width"] > 400
     inside.get_by_role("button", name="Cancel the job").click()
     inside.get_by_role("cell", name="cancelled").wait_for()
     inside.get_by_role("button", name="Cancel the job").wait_for(state="hidden")
