@@ -50,7 +50,7 @@ class ServerProcess:
         words += ["--threads", str(threads), *options]
         self.began = time.perf_counter()
         self._process = subprocess.Popen(
-            words, env=environment(threads), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            words, env=environment(threads), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         self.pid = self._process.pid
         self.said: deque[str] = deque(maxlen=200)

@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ WARM_UP = 1 / 3
 _MIB = 1 << 20
 _MOST_BODY = 32 * _MIB
 _MOST_TOLD = 50
+_LOOKERS = 8
 
 
 def main() -> None:
@@ -61,7 +63,10 @@ def main() -> None:
 
             write_model(options.shape, model)
         soak = Soak(model, Path(scratch) / "data", options)
-        result = facts() | soak.run()
+        try:
+            result = facts() | soak.run()
+        finally:
+            soak.server.kill()
     print(f"{result['requests']:,} requests of {options.clients} clients in {options.seconds:.0f} s, {result['cut']} cut off")
     for life in result["lives"]:
         print(f"memory {life['after_warm_up_mb']:.0f} -> {life['last_mb']:.0f} MB ({life['growth']:+.1%})")
@@ -99,7 +104,8 @@ class Soak:
     model: Path
     data: Path
     options: argparse.Namespace
-    kept: list[Kept] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """By path."""
     gone: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     batches: list[tuple[str, int]] = field(default_factory=list)
@@ -217,21 +223,33 @@ class Soak:
     def look_after_everything(self, when: str) -> tuple[int, int]:
         """How many stored objects there should be, and how many of them are not."""
         with self.lock:
-            kept, gone = list(self.kept), list(self.gone)
-        lost = 0
-        for thing in kept:
-            with self.server.client() as client:
-                answer = client.ask("GET", thing.path)
-            with self.lock:
-                still = thing in self.kept
-            if still and not (answer.status == 200 and thing.holds(answer)):
-                lost += 1
-                self.tell(f"{thing.path} was lost {when}: {answer.status} {answer.body[:200]!r}")
-        for path in gone:
-            with self.server.client() as client:
-                if client.ask("GET", path).status != 404:
+            kept, gone = list(self.kept.values()), list(self.gone)
+
+        def look(part: int) -> int:
+            client, lost = self.server.client(), 0
+
+            def get(path: str) -> Answer:
+                nonlocal client
+                try:
+                    return client.ask("GET", path)
+                except Broken:  # the server waits a few seconds for the next request of a connection, then closes it
+                    client.socket.close()
+                    client = self.server.client()
+                    return client.ask("GET", path)
+
+            for thing in kept[part::_LOOKERS]:
+                answer = get(thing.path)
+                if thing.path in self.kept and not (answer.status == 200 and thing.holds(answer)):
+                    lost += 1
+                    self.tell(f"{thing.path} was lost {when}: {answer.status} {answer.body[:200]!r}")
+            for path in gone[part::_LOOKERS]:
+                if get(path).status != 404:
                     self.tell(f"{path} was deleted and came back {when}")
-        return len(kept), lost
+            client.socket.close()
+            return lost
+
+        with ThreadPoolExecutor(_LOOKERS) as pool:
+            return len(kept), sum(pool.map(look, range(_LOOKERS)))
 
     def tell(self, violation: str) -> None:
         """Notes what must not be."""
@@ -431,31 +449,29 @@ def batch(soak: Soak, draw: random.Random) -> str:
 def keep(soak: Soak, path: str, holds: Callable[[Answer], bool]) -> None:
     """Remembers what was acknowledged."""
     with soak.lock:
-        soak.kept.append(Kept(path, holds))
+        soak.kept[path] = Kept(path, holds)
 
 
 def look_after(soak: Soak, draw: random.Random) -> str:
     with soak.lock:
-        thing = draw.choice(soak.kept) if soak.kept else None
+        thing = draw.choice(list(soak.kept.values())) if soak.kept else None
     if thing is None:
         return "none yet"
     with client_of(soak) as client:
         answer = client.ask("GET", thing.path)
-    with soak.lock:
-        still = thing in soak.kept
-    if still and checked(answer, 200) == "200" and not thing.holds(answer):
+    if thing.path in soak.kept and checked(answer, 200) == "200" and not thing.holds(answer):
         raise Violation(f"{thing.path} has changed: {answer.body[:200]!r}")
     return str(answer.status)
 
 
 def delete(soak: Soak, draw: random.Random) -> str:
     with soak.lock:
-        found = [thing for thing in soak.kept[-200:] if "/items" not in thing.path and "/v1/conv" not in thing.path]
+        found = [path for path in soak.kept if not path.startswith("/v1/conversations")]
         if not found:
             return "none yet"
-        thing = draw.choice(found)
-        soak.kept.remove(thing)  # what the kill cuts off may be there or not
-    path = thing.path.removesuffix("/content")
+        chosen = draw.choice(found)
+        del soak.kept[chosen]  # what the kill cuts off may be there or not
+    path = chosen.removesuffix("/content")
     with client_of(soak) as client:
         status = checked(client.ask("DELETE", path), 200)
     if status == "200":
