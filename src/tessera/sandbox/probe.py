@@ -61,7 +61,7 @@ def other_processes(pid):
     raise OSError
 
 def tracing():
-    # PTRACE_TRACEME: to trace another would stop it where that is not denied.
+    # PTRACE_TRACEME: to trace another would stop it where that is not denied. For the same reason it comes last.
     if libc.ptrace(0, 0, 0, 0) != 0:
         raise OSError
 
@@ -91,7 +91,7 @@ def busy():
 
 NAMES = (
     "host files", "outside writes", "network sockets", "local sockets", "signals", "own group signals", "other processes",
-    "tracing", "namespaces", "forks", "programs", "memory", "busy loop",
+    "namespaces", "forks", "programs", "memory", "tracing", "busy loop",
 )  # fmt: skip
 
 
