@@ -215,13 +215,30 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option(help="Source to measure on; repeatable. By default the held-out documents.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="At most this many documents.")] = 100,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="What to measure (docs/evaluation.md); repeatable. By default bits, bits per byte.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Answers to each task, by default 1; without a suite, documents at most.")
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most.  [default: 100]")] = None,
+    shots: Annotated[str, typer.Option(help="Solved examples before a question: 0, or a list like 0,1,2,4,8.")] = "0",
+    temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
+    top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; by default the suite's.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="LOW-HIGH: of generated tasks, instead of the suite's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and the samples.")] = 0,
+    unsafe_local: Annotated[
+        bool, typer.Option("--unsafe-local", help="Run programs without isolation (docs/sandbox.md).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model: bits per byte on held-out documents."""
+    """Measure a model: bits per byte on held-out documents, or how it does on suites of tasks."""
     from tessera.commands.evaluate import evaluate as run
+    from tessera.evals.answers import Settings
 
-    run(model, tuple(data or ()), samples, as_json)
+    settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local)
 
 
 @app.command("import")

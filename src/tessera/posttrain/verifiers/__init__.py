@@ -17,6 +17,7 @@ BUILT_IN = {
     "numeric": "tessera.posttrain.verifiers.answers:numeric",
     "gym": "tessera.posttrain.verifiers.gym:gym",
     "schema": "tessera.posttrain.verifiers.schema:schema",
+    "code": "tessera.posttrain.verifiers.code:code",
     "instructions": "tessera.posttrain.verifiers.instructions:instructions",
 }
 """Name of each verifier that is here -> MODULE:FUNCTION, imported when it is asked for."""
