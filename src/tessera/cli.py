@@ -47,6 +47,15 @@ ForecastOption = Annotated[
         show_default=False,
     ),
 ]
+PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]
+HeldOutOption = Annotated[float | None, typer.Option(help="Share of the prompts that is held out.  [default: 0.1]")]
+PairBudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")]
+EpochsOption = Annotated[float | None, typer.Option(help="Passes over the prompts.  [default: 1]")]
+RateOption = Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")]
+HardenedOption = Annotated[
+    bool | None,
+    typer.Option("--hardened/--plain", help="Learn that empty, repeated, echoing, padded answers are worse.", show_default=False),
+]
 ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
 
@@ -332,6 +341,9 @@ def grpo(
     level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
     refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
     updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
+    punish_truncated: Annotated[
+        bool | None, typer.Option("--punish-truncated", help="Answers that are cut off count as wrong, not as nothing.")
+    ] = None,
     std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
     clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,
     clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.")] = None,
@@ -351,10 +363,67 @@ def grpo(
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
         "max_tokens": max_tokens, "rate": rate, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
-        "refills": refills, "updates": updates, "std": std, "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
+        "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
+        "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run({name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command()
+def dpo(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: PairsOption = None,
+    validation_share: HeldOutOption = None,
+    budget: PairBudgetOption = None,
+    epochs: EpochsOption = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs in a batch.  [default: 16]")] = None,
+    rate: RateOption = None,
+    beta: Annotated[float | None, typer.Option(help="How strongly the model is held to its start.  [default: 0.1]")] = None,
+    normalised: Annotated[bool | None, typer.Option("--normalised", help="Compare means over tokens, not sums.")] = None,
+    anchor: Annotated[float | None, typer.Option(help="Weight of the chosen answer's own loss; 0.1 to 1.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-dpo.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+) -> None:
+    """Preference tuning: make answers that were preferred likelier than those that were not."""
+    _stop_in_words()
+    from tessera.commands.posttrain import preferred as run
+
+    asked = {
+        "model": model, "data": data, "validation_share": validation_share, "budget": budget, "epochs": epochs,
+        "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor, "seed": seed,
+        "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("dpo", {name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command()
+def reward(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: PairsOption = None,
+    validation_share: HeldOutOption = None,
+    budget: PairBudgetOption = None,
+    epochs: EpochsOption = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts in a batch, with all their answers.  [default: 16]")] = None,
+    rate: RateOption = None,
+    hardened: HardenedOption = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reward.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+) -> None:
+    """Train a reward model, which scores answers, and try to fool it."""
+    _stop_in_words()
+    from tessera.commands.posttrain import preferred as run
+
+    asked = {
+        "model": model, "data": data, "validation_share": validation_share, "budget": budget, "epochs": epochs,
+        "batch_size": batch_size, "rate": rate, "hardened": hardened, "seed": seed,
+        "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("reward", {name: value for name, value in asked.items() if value is not None}, out, resume)
 
 
 @tokenizers.command("train")

@@ -204,6 +204,6 @@ def tracker(kind: str, folder: Path, name: str) -> Observer | None:
 
 
 def _numbers(event: dict[str, Any]) -> dict[str, float]:
-    if event["event"] not in {"step", "evaluation"}:
+    if event["event"] not in {"step", "evaluation", "exam"}:
         return {}
     return {f"{event['event']}/{k}": v for k, v in event.items() if isinstance(v, int | float) and k != "step"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
-from tessera.posttrain import reinforce
+from tessera.posttrain import preference, reinforce
 from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
@@ -64,17 +64,44 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
             _refuse_changes(wanted, reinforce.asked(folder), path)
         else:
             reinforce.prepare(reinforce.Wish(**wanted), path, say)
-        live = LiveLine(loop.total_steps(RunFolder.open(path).recipe))
-        try:
-            result = reinforce.tune(path, resume, lambda folder: [live], say)
-        finally:
-            live.close()
+        with _watched(path) as observers:
+            result = reinforce.tune(path, resume, observers, say)
         exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
         first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
         say(
             f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
             f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
         )
+        say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
+    return path
+
+
+def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Trains on preferences; returns the run's folder.
+
+    Args:
+        kind: `dpo`, the model itself, or `reward`, a model that scores answers.
+        wanted: fields of `preference.Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-KIND`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place(wanted, out, resume, kind, "a file of preferences")
+    with _resumable(path):
+        if resume:
+            folder = RunFolder.open(path)
+            preference.refuse_unprepared(folder)
+            _refuse_changes({**wanted, "kind": kind}, preference.asked(folder), path)
+        else:
+            preference.prepare(preference.Wish(kind=kind, **wanted), path, say)
+        with _watched(path) as observers:
+            result = preference.tune(path, resume, observers, say)
+        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+        best = max(exams, key=lambda event: event["mark"])
+        measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
+        say(f"{measured}, after step {best['step']:,}")
         say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
     return path
 
@@ -101,8 +128,9 @@ def _resumable(path: Path) -> Iterator[None]:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
 
 
-def _tune(path: Path, resume: bool) -> None:
-    """The run itself, and what is said of it."""
+@contextmanager
+def _watched(path: Path) -> Iterator[Callable[[RunFolder], Sequence[loop.Observer]]]:
+    """What a person sees of the run, and its tracker."""
     recipe = RunFolder.open(path).recipe
     check_tracker(recipe.train.track)
     live = LiveLine(loop.total_steps(recipe))
@@ -112,9 +140,15 @@ def _tune(path: Path, resume: bool) -> None:
         return [live, *([tracking] if tracking else [])]
 
     try:
-        result = tune(path, resume, observers, say)
+        yield observers
     finally:
         live.close()
+
+
+def _tune(path: Path, resume: bool) -> None:
+    """The run itself, and what is said of it."""
+    with _watched(path) as observers:
+        result = tune(path, resume, observers, say)
     report = write_report(path)
     if result is not None and not math.isnan(result.loss):
         right = f"{result.accuracy:.1%} of {result.tokens:,} tokens right"

@@ -48,7 +48,7 @@ class Batch:
         return float(self.learn.sum()) if self.units is None else self.units
 
     def cut(self, length: int) -> Batch:
-        """The same targets in rows of `length`, a divisor of T, which see nothing of each other; shorter rows stay as they are."""
+        """The same targets in rows of `length`, a divisor of T, which see nothing of each other; shorter rows stay."""
         if length >= self.learn.shape[1]:
             return self
         starts = np.arange(0, self.learn.shape[1], length)[:, None]

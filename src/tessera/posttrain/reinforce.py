@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from tessera import device as devices
-from tessera import recipe as recipes
 from tessera.data.loader import Loader
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
@@ -28,6 +27,7 @@ from tessera.engine.engine import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
+from tessera.posttrain import plans
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, write_tasks
 from tessera.posttrain.examples import read_examples
@@ -36,14 +36,13 @@ from tessera.posttrain.verifiers import load as load_verifier
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
-from tessera.scaling.rules import Derived
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, policy
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
-RATE = 2e-4
+RATE = 5e-5
 """Of AdamW at width 128; half of it at twice the width (docs/LOG.md, 2026-11-29, "Reinforcement")."""
 STEPS = 200
 EXAMS = 10
@@ -71,7 +70,7 @@ class Wish:
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
         level: of the curriculum at the start, counted from 0.
-        refills, updates, std: as in `rollouts.Sampling`.
+        refills, updates, std, punish_truncated: as in `rollouts.Sampling`.
         clip_low, clip_high, dual_clip, kl: as in `policy.PolicySettings`.
         ptx: file of examples whose loss is learned besides, with the weight `ptx_weight`.
         seed: of tasks and samples.
@@ -93,6 +92,7 @@ class Wish:
     refills: int = 2
     updates: int = 1
     std: bool = False
+    punish_truncated: bool = False
     clip_low: float | None = None
     clip_high: float | None = None
     dual_clip: float | None = None
@@ -128,7 +128,9 @@ class Wish:
     def sampling(self) -> Sampling:
         """How rollouts are made; `max_tokens` has to be known."""
         assert self.max_tokens is not None
-        return Sampling(self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.seed)
+        return Sampling(
+            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.punish_truncated, self.seed
+        )
 
     @property
     def policy(self) -> policy.PolicySettings:
@@ -151,14 +153,15 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
-    intent = _intent(wish, path.name)
-    budget = _budget(wish, intent)
-    machine = devices.detect(intent.train.precision, intent.train.threads)
+    summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
+    wanted = plans.intent(path.name, summary, f"tasks:{wish.data}", wish.seed, wish.settings)
+    budget = plans.read_budget(wish.budget, wanted)
+    machine = devices.detect(wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
     dialogue = speaks_dialogue(str(model), vocabulary)
     wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue)
 
-    folder = RunFolder.create(path, intent)
+    folder = RunFolder.create(path, wanted)
     write_tasks(path / "held_out.jsonl", pool.held_out)
     if pool.make is None:
         write_tasks(path / "tasks.jsonl", [task for tasks in pool.tasks for task in tasks])
@@ -168,14 +171,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     info: dict[str, Any] = {
         "init": str(model.resolve()), "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
         "parameters": shape.parameters, "matmul_parameters": shape.matmul_parameters,
-        "data": [{"uri": f"tasks:{wish.data}", "documents": sum(map(len, pool.tasks)), "bytes": 0, "skipped": 0,
-                  "exact_duplicates": 0, "near_duplicates": 0}],
+        "data": plans.facts_of_data(f"tasks:{wish.data}", sum(map(len, pool.tasks))),
     }  # fmt: skip
-    planned = _plan(wish, intent, shape, machine, peak, longest, wish.steps or STEPS)
+    steps = wish.steps or STEPS
+    planned = _plan(wish, wanted, shape, machine, peak, longest, steps, f"{steps:,} steps")
     folder.write_info({**origin(planned.recipe, machine, peak), **info})
     if budget is not None:
         steps, reason = _bought(wish, budget, shape, planned.recipe, folder, machine)
-        planned = _plan(wish, intent, shape, machine, peak, longest, steps, reason)
+        planned = _plan(wish, wanted, shape, machine, peak, longest, steps, reason)
     write_text(path / "recipe.yaml", planned.recipe.to_yaml())
     say(f"{len(pool.held_out)} tasks held out, {len(pool.levels)} level{'s' * (len(pool.levels) > 1)}, "
         f"{wish.groups} groups of {wish.group} answers of at most {wish.max_tokens} tokens a step")  # fmt: skip
@@ -348,7 +351,7 @@ class Alarms:
         )  # fmt: skip
         self._watch(
             "truncated", event, TRUNCATION_ALARM,
-            "{value:.0%} of the answers were cut off and are not learned from; raise --max-tokens.",
+            "{value:.0%} of the answers were cut off, which is not learned from; raise --max-tokens, or --punish-truncated.",
         )  # fmt: skip
 
     def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:
@@ -366,33 +369,6 @@ def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:
     if not (path / "tasks.jsonl").is_file():
         return Pool(levels, held_out, make=TASKS[wish.data.partition(":")[0]][0])
     return Pool(levels, held_out, by_level(read_tasks(path / "tasks.jsonl"))[1])
-
-
-def _intent(wish: Wish, name: str) -> Recipe:
-    """The recipe before the rules."""
-    tree: dict[str, Any] = {
-        "name": name,
-        "summary": f"{Path(wish.model).name}, reinforced on {wish.data}.",
-        "data": {"sources": [f"tasks:{wish.data}"], "packing": "single", "deduplicate": "none", "seed": wish.seed},
-        # Rewards are noisy: updates of one size whatever the gradient, as Muon's, would wander where there is nothing to learn.
-        "train": {"seed": wish.seed, "optimizer": "adamw", "z_loss": 0.0},
-    }
-    return recipes.assemble(tree, list(wish.settings), "of the tuning")
-
-
-def _budget(wish: Wish, intent: Recipe) -> Budget | None:
-    """What --budget says; None: steps count."""
-    if wish.budget is None:
-        return None
-    try:
-        budget = Budget.parse(wish.budget)
-    except ValueError as error:
-        raise UserError(f"{error}.") from None
-    if budget.dollars is None:
-        return budget
-    if intent.price_per_hour is None:
-        raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
-    return Budget(seconds=budget.dollars / intent.price_per_hour * 3600)
 
 
 def _fitted(wish: Wish, pool: Pool, shape: DecoderConfig, vocabulary: Vocabulary, dialogue: bool) -> tuple[Wish, int]:
@@ -422,48 +398,15 @@ def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int)
 
 
 def _plan(
-    wish: Wish,
-    intent: Recipe,
-    shape: DecoderConfig,
-    machine: Machine,
-    peak: float,
-    longest: int,
-    steps: int,
-    why: str | None = None,
+    wish: Wish, wanted: Recipe, shape: DecoderConfig, machine: Machine, peak: float, longest: int, steps: int, why: str
 ) -> rules.Plan:
-    """Every setting with its reason: first those of reinforcement, then the rules of pre-training for the rest."""
-    said: dict[str, Derived] = {}
-    train: dict[str, Any] = {}
-
-    def choose(key: str, value: Any, reason: str) -> Any:
-        given = getattr(intent.train, key)
-        if given is None:
-            said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
-        train[key] = value if given is None else given
-        return train[key]
-
-    context = choose("context", -(-longest // ROW_UNIT) * ROW_UNIT, "the longest task and --max-tokens")
-    choose("short_context", context, "whole rows from the first step on")
-    choose("compile", False, "rows have another length each time")
-    rows = choose("batch_rows", wish.group * wish.groups, f"{wish.groups} groups of {wish.group} answers")
-    choose("tokens", steps * rows * context, why or f"{steps:,} steps, rows counted in full")
-    choose("warmup_steps", min(5, steps // 4), "the second moments are settled by then")
-    choose("cooldown_steps", steps // 5, "the last fifth")
-    choose("evaluate_every", max(1, steps // EXAMS), "ten exams in a run")
-    choose("evaluate_tokens", 1, "nothing is held out but tasks")
-    choose("final_tokens", 1, "nothing is held out but tasks")
-    choose("weight_decay", 0.0, "the weights are good where they are")
-    rate = wish.rate if wish.rate is not None else RATE * 128 / shape.width
-    reason = "given by --rate" if wish.rate is not None else f"{RATE:g} at width 128, by its inverse"
-    for key in ("matrix_rate", "adam_rate"):
-        choose(key, rate, reason)
-    page = intent.model_copy(update={"budget": f"{train['tokens']}tok", "train": intent.train.model_copy(update=train)})
-    facts = rules.Facts(
-        None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
-    )
-    planned = rules.resolve(page, facts)
-    derived = tuple(said.get(item.name, item) for item in planned.derived)
-    return replace(planned, derived=derived)
+    """Every setting with its reason."""
+    values: dict[str, tuple[Any, str]] = {
+        "context": (-(-longest // ROW_UNIT) * ROW_UNIT, "the longest task and --max-tokens"),
+        "batch_rows": (wish.group * wish.groups, f"{wish.groups} groups of {wish.group} answers"),
+        **plans.rate_of(wish.rate, RATE, shape),
+    }
+    return plans.plan(wanted, shape, machine, peak, values, steps, why, EXAMS)
 
 
 def _bought(

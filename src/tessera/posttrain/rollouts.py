@@ -59,6 +59,7 @@ class Sampling:
         refills: how often groups without contrast are replaced by those of other tasks, at most.
         updates: a batch of rollouts makes so many updates, each from its own part of the groups.
         std: advantages are divided by the group's standard deviation too (GRPO as published, arXiv 2402.03300).
+        punish: answers that were cut off are learned from as wrong ones, instead of not at all.
         seed: of tasks and samples.
     """
 
@@ -68,6 +69,7 @@ class Sampling:
     refills: int = 2
     updates: int = 1
     std: bool = False
+    punish: bool = False
     seed: int = 0
 
 
@@ -223,7 +225,7 @@ class Rollouts:
                 all_rewards.append(earned)
                 told.append((task.id, earned))
                 done += group
-                if (records := with_advantages(group, earned, sampling.std)) is not None:
+                if (records := with_advantages(group, earned, sampling.std, sampling.punish)) is not None:
                     kept.append(records)
         rewards_GK = np.array(all_rewards)
         tokens = sum(len(c.ids) for c in done)
@@ -270,7 +272,9 @@ class Rollouts:
         return found
 
 
-def with_advantages(group: Sequence[Completion], rewards: Sequence[float], std: bool) -> list[TokenRecord] | None:
+def with_advantages(
+    group: Sequence[Completion], rewards: Sequence[float], std: bool, punish: bool = False
+) -> list[TokenRecord] | None:
     """The records of a group with the advantage of each: its reward less the group's mean. None where it teaches nothing, since
     all rewards are equal or all that differ were cut off; those that were cut off are not learned from.
 
@@ -278,6 +282,7 @@ def with_advantages(group: Sequence[Completion], rewards: Sequence[float], std: 
         group: completions of one task.
         rewards: of each.
         std: divide by the standard deviation.
+        punish: learn from those that were cut off too.
 
     Raises:
         UserError: a reward is not finite.
@@ -290,7 +295,7 @@ def with_advantages(group: Sequence[Completion], rewards: Sequence[float], std: 
         advantages /= earned.std()
     kept = []
     for completion, advantage in zip(group, advantages, strict=True):
-        if completion.finish_reason != "stop":
+        if completion.finish_reason != "stop" and not punish:
             continue
         record = completion.record
         if not record.learn.any() or record.learn.all():

@@ -1,0 +1,207 @@
+"""`tessera posttrain grpo`: it learns what is rewarded, goes on to the bit after a kill, and refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tessera import cli
+from tessera.posttrain import supervised
+from tessera.run import RunFolder
+
+ONE_THREAD = ("--set", "train.threads=1", "--set", "train.checkpoint_seconds=0.001")
+SMALL = ("--group", "4", "--groups", "4", "--exam-tasks", "6", "--steps", "8", "--max-tokens", "4")
+TASKS = [{"prompt": f"{n}: ", "answer": "b"} for n in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def undisturbed() -> Iterator[None]:
+    """Thread count and signal handlers are the process's own again afterwards."""
+    threads = torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def starter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Answers a, b or c and ends, each about as often."""
+    folder = tmp_path_factory.mktemp("starter")
+    rows = [{"prompt": f"{n}: ", "completion": "abc"[n % 3]} for n in range(60)]
+    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ("train.threads=1", "train.context=8")
+    wish = supervised.Wish(
+        str(model),
+        str(folder / "examples.jsonl"),
+        validation_share=0,
+        epochs=12,
+        batch_size=16,
+        rate_multiplier=3,
+        settings=settings,
+    )
+    supervised.prepare(wish, folder / "run", lambda text: None)
+    supervised.tune(folder / "run", False, lambda folder: [], lambda text: None)
+    return folder / "run"
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> str:
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in TASKS))
+    return str(tmp_path / "tasks.jsonl")
+
+
+@pytest.fixture
+def grpo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Calls the command: its exit code and what it says."""
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tessera", "posttrain", "grpo", *words])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def words(starter: Path, tasks: str, out: Path, *more: str) -> tuple[str, ...]:
+    return ("--model", str(starter), "--data", tasks, "--out", str(out), *ONE_THREAD, *SMALL, *more)
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in RunFolder(run).events() if event["event"] == kind]
+
+
+def weights_of(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
+    run = tmp_path / "run"
+    code, said = grpo(*words(starter, tasks, run, "--steps", "25", "--rate", "0.01"))
+    assert code == 0, said
+    exams = events(run, "exam")
+    assert exams[0]["step"] == 0 and exams[0]["pass_at_1"] < 0.7 and max(e["pass_at_1"] for e in exams) > 0.9, exams
+    assert "held-out pass@1" in said and "the best on what is held out" in said
+    step = events(run, "step")[0]
+    names = (
+        "reward",
+        "pass_at_1",
+        "pass_at_k",
+        "dead_groups",
+        "entropy",
+        "truncated",
+        "length",
+        "grad_norm",
+        "mismatch",
+        "level",
+    )
+    assert all(isinstance(step[name], int | float) for name in names)
+    assert max(e["mismatch"] for e in events(run, "step")) <= 1e-5
+    assert events(run, "step")[-1]["entropy"] < step["entropy"]
+    order = events(run, "rollouts")
+    assert [e["step"] for e in order] == list(range(1, 26)) and len(order[0]["tasks"]) == len(order[0]["rewards"])
+    held_out = {json.loads(line)["id"] for line in (run / "held_out.jsonl").read_text().splitlines()}
+    assert not held_out & {id for e in order for id in e["tasks"]}
+
+
+def test_a_killed_run_goes_on_to_the_bit(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    more = ("--updates", "2", "--clip-low", "0.2", "--clip-high", "0.28", "--kl", "0.01", "--rate", "0.01", "--steps", "40")
+    assert grpo(*words(starter, tasks, unbroken, *more))[0] == 0
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tessera", "posttrain", "grpo", *words(starter, tasks, killed, *more)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any((killed / "checkpoints").glob("step-[3-9]")):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    os.unlink(tasks)  # what is trained on stands in the run's folder
+    code, said = grpo(*words(starter, tasks, killed, *more, "--kl", "0.1"), "--resume")
+    assert code == 2 and "--kl is 0.1 here and 0.01" in said
+    code, said = grpo(*words(starter, tasks, killed, *more), "--resume")
+    assert code == 0 and "resumed from" in said, said
+    for kind, names in (("step", ("step", "loss", "reward", "level", "clipped", "kl")), ("exam", ("step", "pass_at_1"))):
+        found, wanted = ([[e[name] for name in names] for e in events(run, kind)] for run in (killed, unbroken))
+        assert found == wanted
+    assert weights_of(killed) == weights_of(unbroken)
+    code, said = grpo("--out", str(killed), "--resume")
+    assert code == 0 and "is finished" in said
+
+
+def test_a_rate_of_zero_leaves_the_weights_to_the_bit(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
+    code, said = grpo(*words(starter, tasks, tmp_path / "run", "--rate", "0", "--steps", "3"))
+    assert code == 0 and weights_of(tmp_path / "run") == weights_of(starter), said
+
+
+def test_an_own_function_is_the_verifier_and_alarms_are_told(
+    starter: Path, tasks: str, tmp_path: Path, grpo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_rewards.py").write_text("def score(task, answer):\n    return answer.count('c') > 0\n")
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    code, said = grpo(*words(starter, tasks, run, "--verifier", "own_rewards:score", "--max-tokens", "1", "--steps", "2"))
+    # One token leaves no room for the end: every answer is cut off.
+    assert code == 0 and "100% of the answers were cut off" in said and "--punish-truncated" in said, said
+    assert events(run, "step")[0]["truncated"] == 1 and events(run, "step")[0]["grad_norm"] == 0
+    assert weights_of(run) == weights_of(starter)
+    (tmp_path / "bad_rewards.py").write_text("def score(task, answer):\n    return 0.5\n")
+    code, said = grpo(*words(starter, tasks, tmp_path / "other", "--verifier", "bad_rewards:score"))
+    assert code == 2 and "0.5" in said
+
+
+def test_examples_are_mixed_in(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text('{"prompt": "1: ", "completion": "b"}\n{"prompt": "2: ", "completion": "b"}\n')
+    run = tmp_path / "run"
+    more = ("--ptx", str(examples), "--ptx-weight", "1", "--rate", "0.01", "--steps", "12")
+    code, said = grpo(*words(starter, tasks, run, *more))
+    assert code == 0, said
+    found = [e["supervised_loss"] for e in events(run, "step")]
+    assert found[-1] < 0.5 * found[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--budget", "1m"), "--budget or --steps"),
+        (("--verifier", "nobody"), "no verifier 'nobody'"),
+        (("--data", "nowhere.jsonl"), "cannot be read"),
+        (("--model", "nowhere"), "nowhere is not a folder"),
+        (("--group", "1"), "--group 1 must be at least 2"),
+        (("--dual-clip", "1"), "--dual-clip"),
+        (("--level", "4"), "--level 4"),
+        (("--max-tokens", "200"), "which leaves"),
+        (("--set", "train.rows=1"), "train.rows"),
+        (("--ptx", "nowhere.jsonl"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    starter: Path, tasks: str, tmp_path: Path, grpo: Any, more: tuple[str, ...], said: str
+) -> None:
+    code, found = grpo(*words(starter, tasks, tmp_path / "run", *more))
+    assert code == 2 and said in found and len(found.strip().splitlines()) == 1, found
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("budget", ["5ktok", "1e8", "2s"])
+def test_a_budget_is_kept(starter: Path, tasks: str, tmp_path: Path, grpo: Any, budget: str) -> None:
+    asked = [word for word in words(starter, tasks, tmp_path / "run", "--budget", budget)]
+    place = asked.index("--steps")
+    code, said = grpo(*asked[:place], *asked[place + 2 :])
+    assert code == 0 and events(tmp_path / "run", "step"), said
