@@ -1,8 +1,8 @@
 """Handwritten digits: one run of `draw`, and what it makes of 300 pictures that it never saw.
 
-Bits per dimension without a caption; the class of 500 drawn digits by an SVM that knows the real ones; naming; hidden halves and a
-hidden centre filled with the caption given; variations, whose caption the model finds itself. Each seed decides the weights, the
-order of the data and the samples; the split of the digits is always the same.
+Bits per dimension without a caption; the class of 500 drawn digits by an SVM that knows the real ones; naming; hidden halves and
+a hidden centre filled with the caption given; variations, whose caption the model finds itself. Each seed decides the weights,
+the order of the data and the samples; the split of the digits is always the same.
 
     python benchmarks/digits.py                      # one seed, the recipe's own budget
     python benchmarks/digits.py --seeds 0 1 2        # three

@@ -22,6 +22,7 @@ from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+NOISE = np.random.default_rng(1).integers(0, 256, (90, 90, 3), dtype=np.uint8)
 
 
 def encoded(form: str, pixels: np.ndarray = PIXELS, **options: object) -> bytes:
@@ -82,8 +83,8 @@ def test_sixteen_bits_are_scaled_not_cut_off() -> None:
     [
         (b"\x89PNG\r\n\x1a\nrubbish", "not a PNG"),
         (b"", "not a PNG"),
-        (encoded("PNG", np.tile(PIXELS, (40, 40, 1)))[:3000], "damaged"),
-        (encoded("JPEG", np.tile(PIXELS, (40, 40, 1)))[:2000], "damaged"),
+        (encoded("PNG", NOISE)[:3000], "damaged"),
+        (encoded("JPEG", NOISE)[:2000], "damaged"),
         (bomb(20_000, 20_000), "more than"),
         (bomb(0, 5), "not a PNG|damaged|without pixels"),
         (encoded("BMP"), "not a PNG"),
@@ -127,7 +128,7 @@ def test_imagefolder_layouts_give_captions_questions_and_labels(tmp_path: Path) 
 def test_pictures_are_scaled_down_in_their_proportions_and_never_up() -> None:
     large = np.zeros((60, 90, 3), np.uint8)
     assert fitted(large, 1024).shape[0] * fitted(large, 1024).shape[1] <= 1024 and fitted(large, 1024).shape == (26, 39, 3)
-    assert fitted(np.zeros((3, 900, 3), np.uint8), 100).shape == (1, 17, 3)
+    assert fitted(np.zeros((3, 900, 3), np.uint8), 100).shape == (1, 100, 3)
     assert fitted(PIXELS, 54) is PIXELS
     assert (resized(PIXELS, 12, 18)[::2, ::2] == PIXELS).all()
 
@@ -157,14 +158,13 @@ def test_shapes_show_what_their_captions_say_and_never_a_pair_that_is_held_out()
     for document in documents("builtin:shapes?count=400", []):
         parts = parts_of(document)
         assert parts is not None and parts.pixels.shape == (16, 16, 3)
-        words = parts.caption.replace("es ", " ").split()
+        words = parts.caption.split()
         colours = {name for name, value in builtin.COLOURS.items() if (parts.pixels == value).all(-1).any()}
         assert colours == {word for word in words if word in builtin.COLOURS}, parts.caption
         for colour, form in itertools.pairwise(words):
             if colour in builtin.COLOURS:
-                pairs.add((colour, form if form in builtin.FORMS else form.rstrip("s").removesuffix("e")))
-    forms = {pair if pair[1] in builtin.FORMS else (pair[0], "cross") for pair in pairs}
-    assert len(forms) == 25 and not forms & builtin.HELD_OUT
+                pairs.add((colour, next(name for name in builtin.FORMS if form.startswith(name))))
+    assert len(pairs) == 25 and not pairs & builtin.HELD_OUT
     held = [parts_of(d) for d in builtin.shapes(60, held_out=True)]
     assert {tuple(p.caption.split()[2:4]) for p in held if p} == builtin.HELD_OUT
 

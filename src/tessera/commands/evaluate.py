@@ -140,8 +140,9 @@ def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most:
     """Bits per byte and nats per token, with the standard error over documents; of a model that knows pictures bits per pixel
     instead, where the documents have some."""
     start = time.perf_counter()
-    documents, on = _documents(model, sources)
-    if engine.vocabulary.ids_of("image"):
+    sees = bool(engine.vocabulary.ids_of("image"))
+    documents, on = _documents(model, sources, sees)
+    if sees:
         seen = list(documents)
         if pictures := sample_pictures(seen, documents_at_most):
             found = measure_pictures(engine.decoder, engine.vocabulary, pictures)
@@ -177,13 +178,13 @@ def _show_pictures(model: str, on: str, found: PictureMeasure, seconds: float, a
     )
 
 
-def _documents(model: str, sources: Sequence[str]) -> tuple[Iterator[Document], str]:
+def _documents(model: str, sources: Sequence[str], pictures: bool) -> tuple[Iterator[Document], str]:
     """What to measure on, and how it is called."""
     run = RunFolder(Path(model))
     if sources or not (run.path / "recipe.yaml").is_file():
         sources = sources or (_STAND_IN,)
         skipped: list[Skipped] = []
-        return (document for uri in sources for document in read_documents(uri, skipped)), ", ".join(sources)
+        return (document for uri in sources for document in read_documents(uri, skipped, pictures=pictures)), ", ".join(sources)
     if "asked" in run.info:
         raise UserError(f"{run.path} was tuned on examples, which are no documents; give --data, like --data files:mydocs/.")
     corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))

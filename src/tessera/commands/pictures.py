@@ -138,7 +138,7 @@ def _prepared(engine: Engine, picture: np.ndarray, size: tuple[int, int] | None)
     """(H, W, 4) at the size that was asked for, or no larger than most pictures that the model knows."""
     if size is not None:
         return resized(picture, *size)
-    height, width = getattr(engine.vocabulary.media_tokenizer("image"), "shape")  # noqa: B009
+    height, width = engine.vocabulary.media_tokenizer("image").shape
     return fitted(picture, height * width)
 
 

@@ -7,7 +7,7 @@ said in the caption; some pairs of colour and form never occur as a source, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
@@ -154,5 +154,5 @@ def _form(form: str) -> tuple[str, str]:
     return "What shape is it?", form
 
 
-def _pick(rng: np.random.Generator, table: Iterable[str]) -> str:
+def _pick(rng: np.random.Generator, table: Collection[str]) -> str:
     return list(table)[int(rng.integers(len(table)))]

@@ -22,6 +22,7 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
+from tessera.data.files import NO_PICTURES
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
 from tessera.data.sources import Skipped, documents
@@ -135,10 +136,10 @@ def _spool(
     total_bytes, pictures, next_line = 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        for document in documents(uri, skipped, say):
+        for document in documents(uri, skipped, say, data.pictures is not None):
             there = pictures_of(document)
             if there and data.pictures is None:
-                skipped.append(Skipped(document.source, "a picture, and the recipe has no data.pictures"))
+                skipped.append(Skipped(document.source, NO_PICTURES))
                 continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)

@@ -32,15 +32,17 @@ PIECE_CHARACTERS = 16_000_000
 # How many rows are looked at to choose a text column.
 ROWS_SEEN = 50
 
+NO_PICTURES = "a picture, and none are asked for (data.pictures)"
+
 Say = Callable[[str], None]
 
 
-def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
-    before its first wildcard, so that it does not depend on where the data lie.
+    before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread.
 
     Raises:
         UserError: there is no such file or folder.
@@ -64,7 +66,9 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
         file = base if whole else base / name
         if not (whole or matches(name)) or captions.is_list(file):
             continue
-        if captions.is_picture(name):
+        if captions.is_picture(name) and not pictures:
+            skipped.append(Skipped(name, NO_PICTURES))
+        elif captions.is_picture(name):
             if (document := captions.document(file, name)) is not None:
                 yield document
         else:

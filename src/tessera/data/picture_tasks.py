@@ -53,7 +53,7 @@ def least_context(documents: Iterable[Document], settings: recipe.Pictures) -> i
     longest = 0
     for document in documents:
         if (parts := parts_of(document)) is not None:
-            longest = max(longest, _tokens(parts, settings.tasks))
+            longest = max(longest, _tokens(parts, settings))
     return -(-longest // 32) * 32
 
 
@@ -98,7 +98,7 @@ def _task(
 ) -> tuple[Segment, ...]:
     """One document of one picture."""
     pixels, tasks = parts.pixels, settings.tasks
-    fits = context is None or _double_tokens(parts) <= context
+    fits = context is None or _double_tokens(parts, settings) <= context
     shares = {
         "draw": tasks.draw,
         "see": tasks.see if parts.caption or parts.questions else 0.0,
@@ -157,16 +157,25 @@ def _hole(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return hidden
 
 
-def _tokens(parts: Parts, tasks: recipe.Tasks) -> int:
+def _tokens(parts: Parts, settings: recipe.Pictures) -> int:
     """Of the longest task, roughly and on the high side."""
+    tasks = settings.tasks
     asked = sum(len(q) + len(a) for q, a in _questions(parts)) if tasks.see else 0
-    single = tokens_of(*parts.pixels.shape[:2]) + round(max(asked, len(parts.caption)) / _CHARACTERS_PER_TOKEN) + 12
-    return max(single, _double_tokens(parts)) if tasks.edit or tasks.vary else single
+    words = round(max(asked, len(parts.caption)) / _CHARACTERS_PER_TOKEN)
+    single = tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
+    return max(single, _double_tokens(parts, settings)) if tasks.edit or tasks.vary else single
 
 
-def _double_tokens(parts: Parts) -> int:
+def _double_tokens(parts: Parts, settings: recipe.Pictures) -> int:
     """Of a task with two pictures."""
-    return 2 * tokens_of(*parts.pixels.shape[:2]) + round(len(parts.caption) / _CHARACTERS_PER_TOKEN) + 12
+    words = round(len(parts.caption) / _CHARACTERS_PER_TOKEN)
+    return 2 * tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
+
+
+def _others(settings: recipe.Pictures) -> int:
+    """Tokens beside pictures, caption and questions: marks, and the words of a transformation, which occur so often that they are
+    few."""
+    return 16 if settings.transformed else 4
 
 
 def _rng(parts: Parts, seed: int) -> np.random.Generator:

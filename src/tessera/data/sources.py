@@ -25,7 +25,7 @@ __all__ = ["Skipped", "documents"]
 _FORMS = "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, digits or shapes, or python:package.module.function"
 
 
-def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) -> Iterator[Document]:
+def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None, pictures: bool = True) -> Iterator[Document]:
     """Documents of a source, in an order that depends on its content alone.
 
     Args:
@@ -33,6 +33,7 @@ def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) ->
             `builtin:stdlib`, `builtin:prose`, `builtin:digits`, `builtin:shapes[?count=N]` or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
+        pictures: False: picture files are left out unread.
 
     Raises:
         UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
@@ -46,7 +47,7 @@ def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) ->
             said.add(line)
             say(f"{uri}: {line}")
 
-    for document in _open(uri, skipped, say_once):
+    for document in _open(uri, skipped, say_once, pictures):
         try:
             document.text.encode()
         except UnicodeEncodeError:
@@ -61,11 +62,11 @@ def documents(uri: str, skipped: list[Skipped], say: Say = lambda line: None) ->
         raise UserError(f"source {uri} yields no document{why}.")
 
 
-def _open(uri: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool) -> Iterator[Document]:
     scheme, colon, rest = uri.partition(":")
     if scheme == "files" and rest:
         pattern, _, column = rest.partition("#column=")
-        return read_files(pattern, column or None, skipped, say)
+        return read_files(pattern, column or None, skipped, say, pictures)
     if scheme == "hub" and rest:
         return _hub(rest, skipped, say)
     if scheme == "python" and rest:

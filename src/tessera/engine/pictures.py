@@ -100,11 +100,11 @@ def look(engine: Engine, pictures: Sequence[np.ndarray], question: str, params: 
     Raises:
         UserError: the model knows no pictures, or one does not fit into its context.
     """
-    return engine.generate([seeing(engine, picture, question, params.max_tokens) for picture in pictures], params)
+    return engine.generate([_seeing(engine, picture, question) for picture in pictures], params)
 
 
-def seeing(engine: Engine, picture: np.ndarray, question: str, room: int = 1) -> list[int]:
-    """The prompt that asks about a picture, with `room` for the answer."""
+def _seeing(engine: Engine, picture: np.ndarray, question: str) -> list[int]:
+    """The prompt that asks about a picture."""
     ids = prompt(engine.vocabulary, to_see(picture, [(question.strip() or QUESTION, "")], learn=False))
     _refuse_long(engine, len(ids) + 1, picture.shape[:2])
     return ids
@@ -120,22 +120,21 @@ def _grid(engine: Engine, wish: Wish) -> PictureGrid:
             raise UserError("the mask has to have the size of the picture.")
         known = np.where(wish.hidden, -1, tokenizer.encode(wish.known))
     else:
-        height, width = shape_of(engine, wish)
+        height, width = _shape_of(engine, wish)
         if height < 1 or width < 1:
             raise UserError(f"a picture of {height} x {width} pixels is none; give a size like 32x32.")
         known = np.full((height, width), -1)
     return PictureGrid(block.offset, block.size, vocabulary.control(ROW), vocabulary.control(IMAGE_END), known)
 
 
-def shape_of(engine: Engine, wish: Wish) -> tuple[int, int]:
+def _shape_of(engine: Engine, wish: Wish) -> tuple[int, int]:
     """Height and width of what will be drawn."""
     if wish.shape is not None:
         return wish.shape
     if wish.source is not None:
         return wish.source.shape[0], wish.source.shape[1]
-    # Every tokenizer of pictures knows the size of most that it was made for.
-    shape: tuple[int, int] = getattr(engine.vocabulary.media_tokenizer("image"), "shape")  # noqa: B009
-    return shape
+    height, width = engine.vocabulary.media_tokenizer("image").shape
+    return height, width
 
 
 def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:

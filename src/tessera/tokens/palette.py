@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -62,6 +62,11 @@ class MediaTokenizer(Protocol):
         ...
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of most signals that it was made for, in its units: what is made where no size is named."""
+        ...
+
+    @property
     def rate(self) -> float:
         """Ids for one unit of the signal: a pixel, or a second."""
         ...
@@ -101,7 +106,7 @@ class Palette:
     shape: tuple[int, int]
 
     name = "palette"
-    kind: Kind = "image"
+    kind: ClassVar[Kind] = "image"
     expects = "pictures, (height, width, 3) uint8"
     rate = 1.0
 
