@@ -62,7 +62,7 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def write_model(name: str, folder: Path) -> None:
+def write_model(name: str, folder: Path, context: int = CONTEXT) -> None:
     """A random checkpoint with its tokenizer."""
     import torch
 
@@ -75,7 +75,7 @@ def write_model(name: str, folder: Path) -> None:
     texts = (document.text for document in documents("builtin:stdlib", []))
     vocabulary = Vocabulary.train(texts, size - len(CONTROLS))
     decoder = Decoder(
-        DecoderConfig(vocabulary.size, width, layers, heads, kv_heads, 64, mlp_width, context=CONTEXT, rope_theta=10_000.0)
+        DecoderConfig(vocabulary.size, width, layers, heads, kv_heads, 64, mlp_width, context=context, rope_theta=10_000.0)
     )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

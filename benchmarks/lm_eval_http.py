@@ -3,7 +3,7 @@
 Three small tasks are made on the spot from Python's standard library, so that no network is needed: the line that follows out
 of four (acc), pieces of files (bits per byte), the end of a line (exact match). Every answer is compared, not only the means.
 
-    python benchmarks/lm_eval_http.py --model runs/quickstart
+    python benchmarks/lm_eval_http.py --model runs/quickstart [--count 40] [--out F]
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ import argparse
 import inspect
 import json
 import random
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +20,11 @@ from typing import Any
 import common
 import lm_eval
 from lm_eval.tasks import TaskManager
+from served import ServerProcess
 
 from tessera.commands.generate import open_engine
 from tessera.evals.harness import Harness
-from tessera.model.weights import resolve_model
+from tessera.model.weights import home, resolve_model
 
 MODULES = ("argparse", "bisect", "calendar", "csv", "fractions", "heapq", "json.decoder", "shlex", "statistics", "textwrap")
 TASKS: dict[str, dict[str, Any]] = {
@@ -100,56 +97,28 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
-def wait_for_url(log: Path) -> str:
-    """What the server says where it listens."""
-    for _ in range(600):
-        if found := re.search(r"http://[\w.]+:\d+/v1", log.read_text(encoding="utf-8")):
-            return found[0]
-        time.sleep(0.2)
-    raise SystemExit(f"the server did not start: {log.read_text(encoding='utf-8')}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="runs/quickstart")
     parser.add_argument("--count", type=int, default=40, help="documents a task")
-    parser.add_argument("--no-store", action="store_true")
+    parser.add_argument("--out", default=None, help="where the result goes; default: results/DATE-lm-eval-http.json")
     options = parser.parse_args()
     folder = resolve_model(options.model)
     with tempfile.TemporaryDirectory() as scratch:
         write_tasks(Path(scratch), options.count)
-        engine = open_engine(options.model, "float32")
+        engine = open_engine(options.model)
         context = engine.decoder.config.context
         ours = measure(Harness(engine), Path(scratch))
-        command = [
-            sys.executable,
-            "-m",
-            "tessera",
-            "serve",
-            options.model,
-            "--port",
-            "0",
-            "--no-compile",
-            "--data",
-            scratch + "/data",
-        ]
-        log = Path(scratch) / "server.log"
-        with open(log, "wb") as said, subprocess.Popen(command, stderr=said) as server:
-            try:
-                url = wait_for_url(log)
-                name = (folder.parent if folder.name == "model" else folder).resolve().name
-                arguments = {
-                    "model": name, "base_url": url + "/completions", "tokenizer": str(folder), "max_length": context,
-                    "tokenizer_backend": "huggingface", "num_concurrent": 1,
-                }  # fmt: skip
-                theirs = measure("local-completions", Path(scratch), model_args=arguments)
-            finally:
-                server.terminate()
+        with ServerProcess(Path(options.model), Path(scratch) / "data", ("--no-compile",)) as server:
+            arguments = {
+                "model": home(folder).resolve().name, "base_url": f"http://{server.host}:{server.port}/v1/completions",
+                "tokenizer": str(folder), "max_length": context, "tokenizer_backend": "huggingface", "num_concurrent": 1,
+            }  # fmt: skip
+            theirs = measure("local-completions", Path(scratch), model_args=arguments)
     rows = compare(ours, theirs)
     print(json.dumps(rows, indent=1))
-    if not options.no_store:
-        result = {"documents": options.count, "lm_eval": version("lm_eval"), "tasks": rows}
-        common.store(common.result_path("lm-eval-http"), common.facts() | result)
+    result = {"documents": options.count, "lm_eval": version("lm_eval"), "tasks": rows}
+    common.store(Path(options.out) if options.out else common.result_path("lm-eval-http"), common.facts() | result)
 
 
 if __name__ == "__main__":

@@ -153,21 +153,34 @@ def ledger(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to go on from, what to draw, or a question about --image; - reads standard input.")
+    ],
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
     max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1.", show_default=False)
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that have this much probability together.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
+    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file.")] = None,
+    image: Annotated[str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
+    variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3]")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Complete a prompt."""
+    """Complete a prompt; draw, edit, vary or look at a picture."""
     from tessera.commands.generate import generate as run
+    from tessera.commands.pictures import Asked
 
-    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size)
+    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked)
 
 
 @app.command()
@@ -211,13 +224,30 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option(help="Source to measure on; repeatable. By default the held-out documents.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="At most this many documents.")] = 100,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="What to measure (docs/evaluation.md); repeatable. By default bits, bits per byte.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Answers to each task, by default 1; without a suite, documents at most.")
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most.  [default: 100]")] = None,
+    shots: Annotated[str, typer.Option(help="Solved examples before a question: 0, or a list like 0,1,2,4,8.")] = "0",
+    temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
+    top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; by default the suite's.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="LOW-HIGH: of generated tasks, instead of the suite's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and the samples.")] = 0,
+    unsafe_local: Annotated[
+        bool, typer.Option("--unsafe-local", help="Run programs without isolation (docs/sandbox.md).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model: bits per byte on held-out documents."""
+    """Measure a model: bits per byte on held-out documents, or how it does on suites of tasks."""
     from tessera.commands.evaluate import evaluate as run
+    from tessera.evals.answers import Settings
 
-    run(model, tuple(data or ()), samples, as_json)
+    settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local)
 
 
 @app.command("import")

@@ -36,11 +36,47 @@ class Source(Part):
     """Where documents come from."""
 
     uri: str
-    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, `builtin:prose` or `python:package.module.function`."""
+    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, prose, digits or shapes, `python:package.module.function`."""
     weight: float | None = Field(None, gt=0)
     """Share of the training rows, relative to the other sources; left out: its share of the tokens."""
     epochs: float | None = Field(None, gt=0)
     """At most this many passes over the source; left out: as many as the run needs."""
+
+
+class Tasks(Part):
+    """What captioned pictures teach: the share of each, relative to the others."""
+
+    draw: float = Field(0.5, ge=0)
+    """Caption -> picture."""
+    see: float = Field(0.35, ge=0)
+    """Picture -> caption, and answers to questions where the source has some."""
+    edit: float = Field(0.1, ge=0)
+    """Picture with hidden pixels -> the whole one."""
+    vary: float = Field(0.05, ge=0)
+    """Picture -> another one with the same caption, where there is one."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Tasks:
+        if not any(self.model_dump().values()):
+            raise ValueError("all tasks have a share of 0; give at least one of draw, see, edit and vary more")
+        return self
+
+
+class Pictures(Part):
+    """How pictures become ids and tasks (docs/pictures.md)."""
+
+    colours: int = Field(64, ge=2, le=4096)
+    """Of the palette at most; pictures that have fewer keep them exactly."""
+    most_pixels: int = Field(1024, ge=1)
+    """Larger pictures are scaled down to so many pixels, in their proportions: each pixel is a token."""
+    tasks: Tasks = Tasks()
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the pictures to draw that come without their caption, for classifier-free guidance (arXiv 2207.12598)."""
+    transformed: float = Field(0.0, ge=0, le=1)
+    """Share of the pictures that are mirrored, turned or moved by a pixel, which the words before them say, so that few pictures
+    are not learned by heart (distribution augmentation, Jun et al. 2020)."""
+    views: int | None = Field(None, ge=1)
+    """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
 
 
 class Data(Part):
@@ -54,6 +90,8 @@ class Data(Part):
     """Drop repeated documents: none; byte for byte; or also those whose MinHash similarity is above 0.8."""
     fill_in_the_middle: float = Field(0.0, ge=0, le=1)
     """Share of training documents turned into prefix-suffix-middle (arXiv 2207.14255), for completing code in place."""
+    pictures: Pictures | None = None
+    """Pictures among the documents become tokens; left out: they are passed over."""
     packing: Literal["best_fit", "single", "stream"] = "best_fit"
     """`best_fit` packs whole documents into rows (arXiv 2404.10830); `single` gives each a row of its own; `stream` cuts one
     endless stream."""
@@ -302,7 +340,7 @@ def _known_keys(error: Any) -> str:
         if isinstance(name, int):
             continue
         part = part.model_fields[name].annotation
-        part = Source if "Source" in str(part) else part
+        part = Source if "Source" in str(part) else Pictures if "Pictures" in str(part) else part
     return f"; known here: {', '.join(part.model_fields)}"
 
 

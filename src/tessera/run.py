@@ -36,10 +36,15 @@ def cache_folder() -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: written aside, flushed to the disk, renamed."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`write_text` of bytes."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(aside, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from tessera.data import builtin, files
-from tessera.data.files import Skipped
+from tessera.data.reasons import Skipped
 from tessera.data.sources import documents
 from tessera.errors import UserError
 
@@ -66,6 +66,7 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "blank.txt").write_text(" \n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "program.bin").write_bytes(b"\x7fELF\0\0")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "cut.txt.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "cut.txt.zst").write_bytes(zstd(os.urandom(4000).hex().encode())[:2000])
@@ -82,7 +83,8 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
     assert found == ["good.txt", "some.jsonl[0]"]
     reasons = {s.path: s.reason for s in skipped}
     assert reasons["empty.txt"] == reasons["blank.txt"] == "empty"
-    assert reasons["picture.png"] == "binary"
+    assert reasons["program.bin"] == "binary"
+    assert reasons["picture.png"] == "not a PNG, JPEG, WebP or GIF picture"
     assert reasons["latin.txt"] == "not UTF-8"
     assert reasons["link"] == reasons["self"] == "a broken link"
     assert reasons["pipe"] == "not a regular file"

@@ -135,9 +135,9 @@ def test_more_budget_never_gives_a_smaller_model(unit: str) -> None:
 
 def test_context_grows_with_the_tokens() -> None:
     found = [rules.resolve(page(f"budget={amount}Mtok"), MACHINE).recipe for amount in (1, 20, 80, 5000)]
-    assert [(r.train.context, r.train.short_context) for r in found] == [(128, 128), (256, 256), (512, 512), (2048, 2048)]
+    assert [(r.train.context, r.train.short_context) for r in found] == [(256, 256), (256, 256), (512, 512), (2048, 2048)]
     pieces = rules.resolve(page("budget=1Mtok", "train.short_context=64"), MACHINE).recipe.train
-    assert (pieces.short_context, pieces.mean_context) == (64, 96)
+    assert (pieces.short_context, pieces.mean_context) == (64, 160)
     with pytest.raises(UserError, match="does not divide"):
         rules.resolve(page("budget=1Mtok", "train.short_context=48"), MACHINE)
 
@@ -145,7 +145,7 @@ def test_context_grows_with_the_tokens() -> None:
 def test_a_model_to_go_on_from_reads_whole_rows_of_its_own_length() -> None:
     small = rules.resolve(page("budget=1Mtok"), MACHINE).shape
     train = rules.resolve(page("budget=1Mtok"), Facts(None, 1e11, shape=replace(small, context=4096))).recipe.train
-    assert (train.context, train.short_context) == (128, 128)
+    assert (train.context, train.short_context) == (256, 256)
 
 
 @pytest.mark.parametrize(("width", "kv_heads", "heads"), [(64, 2, 2), (192, 2, 4), (320, 4, 4), (384, 3, 6), (128, 8, 8)])

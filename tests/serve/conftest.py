@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import torch
 import uvicorn
 from openai import OpenAI
@@ -95,8 +98,27 @@ def wait_for(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     return False
 
 
+def database_for(data: Path) -> str | None:
+    """URL of a database for what is kept in a folder, the same one for the same folder.
+
+    None, which is SQLite, unless $TESSERA_TEST_POSTGRES is the URL of a PostgreSQL server whose user may make databases.
+    """
+    place = os.environ.get("TESSERA_TEST_POSTGRES")
+    if not place:
+        return None
+    name = "tessera_" + hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:24]
+    url = sa.make_url(place.replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        if not connection.execute(sa.text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}).first():
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
 def start_server(settings: Settings, *folders: Path, limits: Limits = DEFAULT_LIMITS) -> Running:
     """Serves model folders by their names."""
+    settings = replace(settings, database_url=settings.database_url or database_for(settings.data))
 
     def load(name: str, folder: Path) -> Served:
         engine = open_engine(str(folder), "float32", limits)

@@ -18,7 +18,7 @@ from .conftest import Running, serving
 
 KEYS = """\
 # whom it belongs to comes behind the key
-sk-alice-0123456789 name=alice
+sk-alice-0123456789 name=alice operator=yes
 sk-bob-0123456789 name=bob requests_per_minute=1000
 sk-slow-0123456789 name=slow requests_per_minute=2
 sk-short-0123456789 tokens_per_minute=5  # no name
@@ -45,11 +45,15 @@ def test_a_wrong_or_missing_key_is_401(keyed: Running) -> None:
     assert httpx2.get(keyed.url + "/nope").status_code == 401
 
 
-def test_health_needs_no_key_but_the_metrics_do(keyed: Running) -> None:
+def test_health_needs_no_key_but_what_concerns_the_whole_server_is_for_operators(keyed: Running) -> None:
     root = keyed.url.removesuffix("/v1")
     assert httpx2.get(root + "/health").status_code == 200 and httpx2.get(root + "/ready").status_code == 200
     assert httpx2.get(root + "/metrics").status_code == 401
+    for path in ("/metrics", "/tessera/runs", "/tessera/runs/one", "/tessera/ledger"):
+        refused = httpx2.get(root + path, headers={"authorization": "Bearer sk-bob-0123456789"})
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "not_an_operator", path
     text = httpx2.get(root + "/metrics", headers={"authorization": "Bearer sk-alice-0123456789"}).text
+    assert httpx2.get(root + "/tessera/runs", headers={"authorization": "Bearer sk-alice-0123456789"}).json()["data"] == []
     for name in ("tessera_requests_total", "tessera_time_to_first_token", "tessera_waiting_requests", "tessera_errors_total"):
         assert name in text
 
@@ -145,7 +149,15 @@ def test_limits_fill_up_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# only a comment\n", "short\n", "sk-0123456789 color=red\n", "sk-0123456789 tokens_per_minute=x\n"]
+    "text",
+    [
+        "",
+        "# only a comment\n",
+        "short\n",
+        "sk-0123456789 color=red\n",
+        "sk-0123456789 tokens_per_minute=x\n",
+        "sk-0123456789 operator=1\n",
+    ],
 )
 def test_a_key_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "keys").write_text(text)

@@ -54,7 +54,7 @@ def real_ids(server: Running) -> dict[str, list[str]]:
 
 
 def with_real_ids(page: Any, ids: dict[str, list[str]]) -> Any:
-    """The document, in which fields and parameters that name an object take the ids of those that are there."""
+    """The document, in which fields and parameters that name an object take the ids of those that are there, or any others."""
     if isinstance(page, list):
         return [with_real_ids(one, ids) for one in page]
     if not isinstance(page, dict):
@@ -62,20 +62,19 @@ def with_real_ids(page: Any, ids: dict[str, list[str]]) -> Any:
     page = {key: with_real_ids(value, ids) for key, value in page.items()}
     for name, field in page.get("properties", {}).items():
         if name in ids and isinstance(field, dict):
-            page["properties"][name] = {"enum": ids[name]}
+            page["properties"][name] = {"anyOf": [{"enum": ids[name]}, field]}
     if page.get("in") == "path" and page.get("name") in ids:
-        page["schema"] = {"enum": ids[page["name"]]}
+        page["schema"] = {"anyOf": [{"enum": ids[page["name"]]}, page["schema"]]}
     return page
 
 
-@pytest.mark.parametrize("real", [True, False], ids=["with real ids", "with any ids"])
-def test_nothing_made_up_is_answered_by_what_is_not_documented(server: Running, tmp_path: Path, real: bool) -> None:
+def test_nothing_made_up_is_answered_by_what_is_not_documented(server: Running, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="needs schemathesis: pip install -e '.[test]'")
     page = httpx2.get(server.url.removesuffix("/v1") + "/openapi.json", timeout=60).json()
-    (tmp_path / "openapi.json").write_text(json.dumps(with_real_ids(page, real_ids(server)) if real else page))
+    (tmp_path / "openapi.json").write_text(json.dumps(with_real_ids(page, real_ids(server))))
     phases = ["--phases", "coverage,fuzzing"] if _EXAMPLES else ["--phases", "fuzzing"]
     command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", server.url.removesuffix("/v1")]
-    command += [*phases, "--checks", _CHECKS, "--max-examples", str(_EXAMPLES or 2), "--seed", "1", "--continue-on-failure"]
+    command += [*phases, "--checks", _CHECKS, "--max-examples", str(_EXAMPLES or 3), "--seed", "1", "--continue-on-failure"]
     command += ["--no-color", "--generation-database", "none", "--request-timeout", "60", "--warnings", "off"]
     command += ["--no-shrink", "--max-time", str(_SECONDS)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3600)

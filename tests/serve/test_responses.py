@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -201,6 +204,26 @@ def test_a_background_response_can_be_cancelled(client: OpenAI, running: Running
     done = client.responses.create(model="tiny", input="hi", max_output_tokens=1)
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.cancel(done.id)
+
+
+def test_responses_cancelled_at_any_moment_stay_cancelled_and_hold_no_slot(client: OpenAI, running: Running) -> None:
+    draw = random.Random(0)
+
+    def begin_and_cancel(_: int) -> tuple[str, str]:
+        id = client.responses.create(model="tiny", input="hi", background=True, max_output_tokens=draw.choice((3, 40, 900))).id
+        time.sleep(draw.random() * 0.03)
+        try:
+            return id, str(client.responses.cancel(id).status)
+        except openai.BadRequestError:  # it was done before
+            return id, ""
+
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(begin_and_cancel, range(48)))
+    assert running.idle(20)
+    told = {client.responses.retrieve(id).status for id, status in ended if status == ""}
+    assert told <= {"completed", "incomplete"}
+    cancelled = [id for id, status in ended if status == "cancelled"]
+    assert len(cancelled) > 5 and {client.responses.retrieve(id).status for id in cancelled} == {"cancelled"}
 
 
 def test_a_response_that_is_left_at_its_first_event_stops_the_engine(running: Running) -> None:

@@ -21,7 +21,7 @@ import tessera
 from tessera.engine.engine import Limits
 from tessera.serve.app import Settings
 
-from .conftest import CONTEXT, Running, serving, wait_for
+from .conftest import CONTEXT, Running, database_for, serving, wait_for
 
 HI: Any = [{"role": "user", "content": "hi"}]
 OPTIONS = ("--port", "0", "--threads", "1", "--no-compile")
@@ -166,6 +166,8 @@ class Process:
         source = str(Path(tessera.__file__).parents[1])
         environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
         words = [sys.executable, "-m", "tessera", "serve", str(model), "--data", str(data), *OPTIONS]
+        if (url := database_for(data)) is not None:
+            words += ["--database-url", url]
         self._process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         line = self._process.stderr.readline()

@@ -24,6 +24,9 @@ SCRIPTS = {
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",
     "fit": "fit.py",
+    "serve": "serve.py",
+    "soak": "soak.py",
+    "digits": "digits.py",
     "reinforce": "reinforce.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""

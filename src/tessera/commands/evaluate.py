@@ -1,4 +1,5 @@
-"""`tessera eval`: what a model is worth, as numbers with n and error. So far the suite `bits`: bits per byte on held-out text."""
+"""`tessera eval`: what a model is worth, as numbers with n, error, chance and baseline. Without a suite: bits per byte of text,
+bits per pixel of pictures."""
 
 from __future__ import annotations
 
@@ -7,37 +8,148 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tessera.commands.generate import open_engine
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
+from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.errors import UserError
+from tessera.evals import answers, likelihood, suites
 from tessera.evals.bits import measure, sample_documents
+from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
+from tessera.evals.score import Score
 from tessera.run import RunFolder, cache_folder
+from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 
 _STAND_IN = "builtin:stdlib"
+READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
+"""Suites that only read."""
+NAMES = (
+    "bits",
+    *READING,
+    *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
+    *suites.PUBLIC,
+)
 
 
-def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, as_json: bool = False) -> None:
-    """Measures bits per byte and nats per token, and prints them with n and the standard error over documents.
+def evaluate(
+    model: str,
+    sources: Sequence[str] = (),
+    samples: int | None = None,
+    as_json: bool = False,
+    names: Sequence[str] = (),
+    tasks: int | None = None,
+    shots: str = "0",
+    settings: answers.Settings | None = None,
+    lengths: str | None = None,
+    unsafe_local: bool = False,
+) -> None:
+    """Measures a model and prints every number.
 
     Args:
         model: a run's folder or a Hugging Face folder.
-        sources: as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own recipe, or, where the
-            model has no run, `builtin:stdlib` (which an imported model may have been trained on).
-        samples: documents at most, chosen by their hash.
+        sources: for `bits`, as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own recipe, or,
+            where the model has no run, `builtin:stdlib` (which an imported model may have been trained on).
+        samples: of each task, by default 1; where only `bits` is measured, documents at most, by default 100.
+        names: of suites; none: `bits`.
+        tasks: of a suite at most, by default 100; pairs or passages for the suites that only read, by default all.
+        shots: numbers of examples, separated by commas: one measurement each.
+        settings: of the answers; samples, tasks, shots and dialogue are taken from here.
+        lengths: of the generated suites, LOW-HIGH instead of their own.
+        unsafe_local: runs programs without isolation; see `sandbox.box.open_sandbox`.
 
     Raises:
-        UserError: no model, a source that yields nothing, a tuned model without one.
+        UserError: no model, no such suite, data that is not there, a source that yields nothing, settings out of range.
     """
+    names = tuple(names) or ("bits",)
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}.")
+    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", *READING)}
+    counts = _shots(shots)
+    # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
+    sandbox = open_sandbox(unsafe_local) if any(not suite.judges for suite in chosen.values()) else None
+    if unsafe_local:
+        print("warning: programs that a model wrote run on this machine without isolation.", file=sys.stderr)
     engine = open_engine(model, "float32")
+    settings = dataclasses.replace(
+        settings or answers.Settings(),
+        samples=samples or 1,
+        tasks=tasks or 100,
+        dialogue=speaks_dialogue(model, engine.vocabulary),
+    )
+    for name in names:
+        if name == "bits":
+            _bits(engine, model, sources, samples if len(names) == 1 and samples else tasks or 100, as_json)
+        elif name in READING:
+            read, count = READING[name], tasks or 10**9
+            _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023
+        else:
+            for count in counts:
+                each = dataclasses.replace(settings, shots=count)
+                _report(model, lambda: answers.measure(engine, chosen[name], each, sandbox), as_json)  # noqa: B023
+
+
+def _suite(name: str, lengths: tuple[int, int] | None) -> suites.Suite:
+    if name in suites.PUBLIC:
+        return suites.PUBLIC[name]()
+    return suites.generated(name.removesuffix("-beyond"), lengths, name.endswith("-beyond"))
+
+
+def _span(lengths: str | None) -> tuple[int, int] | None:
+    if lengths is None:
+        return None
+    low, dash, high = lengths.partition("-")
+    if not (low.isascii() and low.isdigit()) or (dash and not (high.isascii() and high.isdigit())):
+        raise UserError(f"--lengths {lengths}: write LOW-HIGH, like 2-6.")
+    span = int(low), int(high or low)
+    if not 1 <= span[0] <= span[1] <= 64:
+        raise UserError(f"--lengths {lengths}: lengths rise and lie between 1 and 64.")
+    return span
+
+
+def _shots(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise UserError(f"--shots {text}: write numbers of examples separated by commas, like 0,1,2,4,8.")
+    return [int(part) for part in parts]
+
+
+def _report(model: str, find: Callable[[], list[Score]], as_json: bool) -> None:
+    """Prints scores, one a line."""
     start = time.perf_counter()
-    documents, on = _documents(model, sources)
-    result = measure(engine.decoder, engine.vocabulary, sample_documents(documents, samples))
+    scores = find()
+    seconds = round(time.perf_counter() - start, 2)
+    for score in scores:
+        if as_json:
+            print(json.dumps({**score.as_json(), "model": model, "seconds": seconds}), flush=True)
+            continue
+        error = "" if math.isnan(score.standard_error) else f" +- {score.standard_error:.4f}"
+        chance = "" if score.chance is None else f", chance {score.chance:.4g}"
+        baseline = "" if score.baseline is None else f", baseline {score.baseline:.4f} ({score.baseline_is})"
+        print(f"{score.suite}, {score.measure}: {score.value:.4f}{error}, n = {score.n}{chance}{baseline}", flush=True)
+    if not as_json:
+        print("  " + ", ".join(f"{key} {value}" for key, value in scores[0].settings.items()), flush=True)
+
+
+def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most: int, as_json: bool) -> None:
+    """Bits per byte and nats per token, with the standard error over documents; of a model that knows pictures bits per pixel
+    instead, where the documents have some."""
+    start = time.perf_counter()
+    sees = bool(engine.vocabulary.ids_of("image"))
+    documents, on = _documents(model, sources, sees)
+    if sees:
+        seen = list(documents)
+        if pictures := sample_pictures(seen, documents_at_most):
+            found = measure_pictures(engine.decoder, engine.vocabulary, pictures)
+            _show_pictures(model, on, found, time.perf_counter() - start, as_json)
+            return
+        documents = iter(seen)
+    result = measure(engine.decoder, engine.vocabulary, sample_documents(documents, documents_at_most))
     seconds = time.perf_counter() - start
     if as_json:
         numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(result).items()}
@@ -51,13 +163,28 @@ def evaluate(model: str, sources: Sequence[str] = (), samples: int = 100, as_jso
     )
 
 
-def _documents(model: str, sources: Sequence[str]) -> tuple[Iterator[Document], str]:
+def _show_pictures(model: str, on: str, found: PictureMeasure, seconds: float, as_json: bool) -> None:
+    if as_json:
+        numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(found).items()}
+        print(json.dumps({"suite": "bits", "model": model, "on": on, **numbers, "seconds": round(seconds, 2)}))
+        return
+    error = "" if math.isnan(found.standard_error) else f" +- {found.standard_error:.4f}"
+    captioned, psnr = found.bits_per_pixel_captioned, found.psnr
+    with_captions = "" if math.isnan(captioned) else f", {captioned:.4f} after the caption"
+    palette = "which the palette holds exactly" if math.isnan(psnr) else f"which the palette holds to {psnr:.1f} dB"
+    print(
+        f"bits per pixel {found.bits_per_pixel:.4f}{error}{with_captions}; "
+        f"{on}, n = {found.pictures} pictures, {found.pixels:,} pixels, {palette}"
+    )
+
+
+def _documents(model: str, sources: Sequence[str], pictures: bool) -> tuple[Iterator[Document], str]:
     """What to measure on, and how it is called."""
     run = RunFolder(Path(model))
     if sources or not (run.path / "recipe.yaml").is_file():
         sources = sources or (_STAND_IN,)
         skipped: list[Skipped] = []
-        return (document for uri in sources for document in read_documents(uri, skipped)), ", ".join(sources)
+        return (document for uri in sources for document in read_documents(uri, skipped, pictures=pictures)), ", ".join(sources)
     if "asked" in run.info:
         raise UserError(f"{run.path} was tuned on examples, which are no documents; give --data, like --data files:mydocs/.")
     corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))

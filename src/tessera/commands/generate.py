@@ -8,13 +8,17 @@ import time
 from collections.abc import Sequence
 
 from tessera.commands import terminal
+from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
 from tessera.device import detect
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
 from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import join_weights
 from tessera.tokens.prompts import fill_prompt
 from tessera.tokens.vocabulary import Vocabulary
+
+_NO_PICTURES = Asked()
 
 
 def open_engine(model: str, precision: str = "auto", limits: Limits = DEFAULT_LIMITS) -> Engine:
@@ -33,27 +37,38 @@ def generate(
     prompt: str,
     suffix: str | None = None,
     max_tokens: int = 256,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int | None = None,
     stop: Sequence[str] = (),
     as_json: bool = False,
+    pictures: Asked = _NO_PICTURES,
 ) -> None:
-    """Completes `prompt` and prints prompt and completion.
+    """Completes `prompt` and prints prompt and completion, or draws and looks at pictures.
 
     Args:
         model: a run's folder or a Hugging Face folder.
         prompt: text; `-` reads standard input.
         suffix: text that comes after the gap to fill; the model must have been trained with `data.fill_in_the_middle`.
+        temperature: None: 0.8 for text, 1 for pictures, 0 for what is said of one.
+        pictures: what is asked for beside text.
         as_json: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
 
     Raises:
         UserError: no model, no such token in its vocabulary, settings out of range.
     """
+    if temperature is None:
+        temperature = 0.8 if not pictures.any else 1.0 if pictures.out else 0.0
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = sys.stdin.read() if prompt == "-" else prompt
+    if pictures.any:
+        refuse_contradictions(pictures)
+        if suffix is not None:
+            raise UserError("--suffix fills a gap in a text; it does not go with pictures.")
+        generate_picture(open_engine(model), text, pictures, params, as_json)
+        return
     engine = open_engine(model)
     context = engine.decoder.config.context
     if suffix is None:

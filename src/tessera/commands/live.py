@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,12 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def in_bits(per_byte: float | None, per_pixel: float | None) -> dict[str, float]:
+    """What was measured, by its unit; pixels first, where there are some."""
+    values = {"pixel": per_pixel, "byte": per_byte}
+    return {unit: value for unit, value in values.items() if value is not None and math.isfinite(value)}
 
 
 class BandWatch:
@@ -95,6 +102,7 @@ class LiveLine:
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()
         self.bits = float("nan")
+        self.unit = "byte"
         self.loss = float("nan")
         self.pace: float | None = None
         self._seconds = 0.0
@@ -106,8 +114,9 @@ class LiveLine:
         if kind == "step":
             self._step(event)
         elif kind == "evaluation":
-            self.bits = event["bits_per_byte"]
-            measured = f"held-out loss {event['loss']:.4f}, {event['bits_per_byte']:.4f} bits per byte"
+            bits = in_bits(event.get("bits_per_byte"), event.get("bits_per_pixel"))
+            self.unit, self.bits = next(iter(bits.items()), ("byte", math.nan))
+            measured = ", ".join([f"held-out loss {event['loss']:.4f}", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
             place = "" if event["final"] else self.watch.words(event["step"], event["loss"])
             self._say(f"step {event['step']:,}/{self.steps:,}  {measured}" + (f"  {place}" if place else ""))
         elif kind == "exam":
@@ -137,7 +146,7 @@ class LiveLine:
                 f"entropy {event['entropy']:.3f}  cut off {event['truncated']:.0%}  gradient {event['grad_norm']:.3f}"
             )
         else:
-            what = f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/byte"
+            what = f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/{self.unit}"
         line = f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  {what}  {left} left"
         self.stream.write(f"\r\x1b[2K{line}")
         self.stream.flush()

@@ -39,9 +39,11 @@ from tessera.commands.foretell import (
     words,
     write,
 )
-from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, tracker
-from tessera.data.corpus import Corpus, gather
+from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, tracker
+from tessera.data.corpus import SPLITS, Corpus, Split, gather
 from tessera.data.loader import refuse_missing_rows
+from tessera.data.media import texts, with_pictures
+from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.device import Machine
 from tessera.errors import Interrupted, UserError
@@ -181,7 +183,7 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     peak = devices.matmul_peak(machine)
     cache = cache_folder()
     corpus = gather(intent.data, cache, say)
-    facts = replace(_facts(machine, clock, peak), train_bytes=corpus.train_bytes)
+    facts = _of_data(_facts(machine, clock, peak), corpus, intent.data)
     forecast = _wants_ladder(intent, facts, forecast)
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
     page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
@@ -217,7 +219,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     machine = devices.detect(intent.train.precision, intent.train.threads)
     peak, cache = devices.matmul_peak(machine), cache_folder()
     corpus = gather(intent.data, cache, say)
-    facts = replace(_facts(machine, Clock(time.monotonic(), _seconds(intent)), peak), train_bytes=corpus.train_bytes)
+    facts = _of_data(_facts(machine, Clock(time.monotonic(), _seconds(intent)), peak), corpus, intent.data)
     planned = rules.resolve(intent, replace(facts, own_share=room(intent)))
     vocabulary = _tokenizer(corpus, planned.recipe, cache)
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
@@ -258,7 +260,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
-    facts = replace(_facts(machine, clock, peak, shape, processes), train_bytes=corpus.train_bytes)
+    facts = _of_data(_facts(machine, clock, peak, shape, processes), corpus, intent.data)
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
@@ -270,6 +272,8 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
             vocabulary = _tokenizer(corpus, plan.recipe, cache)
         else:
             vocabulary = Vocabulary.load(model, shape.vocab_size)
+            if corpus.pictures:
+                vocabulary.media_tokenizer("image")
         return vocabulary, tokenise(corpus, vocabulary, intent.data, cache, say, plan.recipe.train.context)
 
     vocabulary, shards = materials(planned)
@@ -355,7 +359,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         if result is None:
             say(f"the run is finished: model {folder.model}, report {report}")
             return
-        losses = f"{result.loss:.4f} nats per token, {result.bits_per_byte:.4f} bits per byte"
+        bits = in_bits(result.bits_per_byte, result.bits_per_pixel)
+        losses = ", ".join([f"{result.loss:.4f} nats per token", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
         if verdict is not None:
             say(words(verdict))
@@ -384,6 +389,15 @@ def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | N
         memory_bytes=devices.memory_bytes(machine),
         compiler=devices.can_compile(machine),
     )
+
+
+def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Facts:
+    """The facts with what the rules need to know of the documents."""
+    if data.pictures is None or not corpus.pictures:
+        return replace(facts, train_bytes=corpus.train_bytes)
+    # Bytes of captions do not say how much there is to learn from.
+    documents = (d for i in range(len(corpus.sources)) for split in SPLITS for d in corpus.documents(split, i))
+    return replace(facts, media_ids=data.pictures.colours, least_context=least_context(documents, data.pictures))
 
 
 def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock, own: float) -> rules.Plan:
@@ -474,13 +488,17 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
     wanted = recipe.tokenizer
     assert wanted.vocabulary_size
     settings = f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}"
+    if recipe.data.pictures is not None:
+        settings += f" {recipe.data.pictures.model_dump_json()} {recipe.data.seed}"
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
     begin = time.perf_counter()
-    texts = itertools.chain(corpus.texts("train"), corpus.texts("validation") if not corpus.train_bytes else ())
-    vocabulary = Vocabulary.train(texts, wanted.vocabulary_size, wanted.pretokenizer)
+    splits: tuple[Split, ...] = ("train",) if corpus.train_bytes else SPLITS
+    read = itertools.chain.from_iterable(texts(corpus, recipe.data, split) for split in splits)
+    vocabulary = Vocabulary.train(read, wanted.vocabulary_size, wanted.pretokenizer)
     say(f"tokenizer: {vocabulary.text_size:,} entries in {time.perf_counter() - begin:.1f} s")
+    vocabulary = with_pictures(vocabulary, corpus, recipe.data, say)
     vocabulary.save(kept)
     return vocabulary
 

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tessera.data.files import IGNORED_FOLDERS, Say, Skipped, read_file, walk
+from tessera.data.files import IGNORED_FOLDERS, Say, read_file, walk
+from tessera.data.reasons import Skipped
 from tessera.tokens.document import Document
 
 # The library's own tests are as large as the library and say little; packages installed beside it are not its own.

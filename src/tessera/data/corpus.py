@@ -7,10 +7,12 @@ the hash of its content: the same documents, split alike, are the same corpus.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,16 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
+from tessera.data.files import NO_PICTURES
 from tessera.data.folders import aside, publish
+from tessera.data.pictures import fitted
 from tessera.data.sources import Skipped, documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
 
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 _SAY_SECONDS = 10.0
 
 
@@ -39,6 +45,7 @@ class SourceSummary:
         exact_duplicates: dropped because an earlier document was equal.
         near_duplicates: dropped because an earlier document was nearly equal.
         skipped: files and rows that could not be read.
+        pictures: in these documents.
     """
 
     uri: str
@@ -47,6 +54,7 @@ class SourceSummary:
     exact_duplicates: int
     near_duplicates: int
     skipped: tuple[Skipped, ...]
+    pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ class Corpus:
         with (self.folder / _file(source_index, split)).open("rb") as file:
             for line in file:
                 yield _parse(line)
+
+    @property
+    def pictures(self) -> int:
+        """In all documents of both splits."""
+        return sum(source.pictures for source in self.sources)
 
     def texts(self, split: Split) -> Iterator[str]:
         """The text of every document of a split, source after source."""
@@ -120,15 +133,23 @@ def _spool(
     dropped = {"exact": 0, "near": 0}
     # Each document's place between 0 and 1: those below the fraction are held out.
     places: dict[Split, list[float]] = {"train": [], "validation": []}
-    total_bytes, next_line = 0, time.monotonic() + _SAY_SECONDS
+    total_bytes, pictures, next_line = 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        for document in documents(uri, skipped, say):
+        for document in documents(uri, skipped, say, data.pictures is not None):
+            there = pictures_of(document)
+            if there and data.pictures is None:
+                skipped.append(Skipped(document.source, NO_PICTURES))
+                continue
+            if data.pictures is not None:
+                document = _fit_pictures(document, data.pictures.most_pixels)
             line = _line(document)
-            content = document.text if _is_text(document) else line.decode()
-            if repeat := seen.seen(content):
+            # Where a picture came from does not make it another one; captions alone do not make two alike.
+            content = document.text if _is_text(document) else _line(Document(document.segments)).decode()
+            if repeat := seen.seen(content, alike=not there):
                 dropped[repeat] += 1
                 continue
+            pictures += len(there)
             place = _place(content, data.seed)
             split: Split = "validation" if place < data.validation_fraction else "train"
             places[split].append(place)
@@ -138,6 +159,8 @@ def _spool(
                 say(f"{uri}: {len(places['train']) + len(places['validation']):,} documents, {total_bytes / 1e6:,.1f} MB so far")
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
+    if not count and not sum(dropped.values()):
+        raise UserError(f"source {uri} has nothing but pictures, and the recipe has no data.pictures; train draw, see or pixels.")
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
@@ -149,13 +172,14 @@ def _spool(
         _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
     elif not places["train"]:
         _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
-    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped))
+    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures)
 
 
 def _describe(summary: SourceSummary) -> str:
     return (
-        f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB; "
-        f"dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
+        f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB"
+        + (f", {summary.pictures:,} pictures; " if summary.pictures else "; ")
+        + f"dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
         f"skipped {len(summary.skipped):,}"
     )
 
@@ -207,15 +231,17 @@ def _is_text(document: Document) -> bool:
 
 
 def _line(document: Document) -> bytes:
-    """A document as one line of JSON; media ids as a list with their shape."""
+    """A document as one line of JSON; media ids as a list with their shape, pixels packed."""
     if _is_text(document):
         tree: dict[str, Any] = {"text": document.text}
     else:
         segments = []
         for s in document.segments:
-            content = (
-                s.content if isinstance(s.content, str) else {"ids": s.content.ravel().tolist(), "shape": list(s.content.shape)}
-            )
+            content: Any = s.content
+            if isinstance(s.content, np.ndarray):
+                packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) else None
+                body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
+                content = {**body, "shape": list(s.content.shape)}
             segments.append([s.kind, content, s.learn])
         tree = {"segments": segments}
     return json.dumps({**tree, "source": document.source}, ensure_ascii=False).encode() + b"\n"
@@ -227,6 +253,17 @@ def _parse(line: bytes) -> Document:
         return Document.of_text(tree["text"], tree["source"])
     segments = []
     for kind, content, learn in tree["segments"]:
-        array = content if isinstance(content, str) else np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
-        segments.append(Segment(kind, array, learn))
+        if isinstance(content, dict) and "pixels" in content:
+            content = np.frombuffer(zlib.decompress(base64.b64decode(content["pixels"])), np.uint8).reshape(content["shape"])
+        elif isinstance(content, dict):
+            content = np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
+        segments.append(Segment(kind, content, learn))
     return Document(tuple(segments), tree["source"])
+
+
+def _fit_pictures(document: Document, most_pixels: int) -> Document:
+    """The document with pictures of at most so many pixels."""
+    segments = [
+        picture_segment(fitted(np.asarray(s.content), most_pixels), s.learn) if is_picture(s) else s for s in document.segments
+    ]
+    return Document(tuple(segments), document.source)

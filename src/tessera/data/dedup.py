@@ -35,15 +35,15 @@ class Deduplicator:
         self._digests: set[bytes] = set()
         self._sketches = rensa.RMinHashDeduplicator(threshold=_SIMILARITY, num_perm=_PERMUTATIONS, use_lsh=True)
 
-    def seen(self, text: str) -> Literal["exact", "near"] | None:
-        """Whether an earlier document had this text or nearly so; if neither, it is remembered."""
+    def seen(self, text: str, alike: bool = True) -> Literal["exact", "near"] | None:
+        """Whether an earlier document had this text or, where `alike` counts too, nearly so; if neither, it is remembered."""
         if self.mode == "none":
             return None
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if digest in self._digests:
             return "exact"
         self._digests.add(digest)
-        if self.mode == "near":
+        if self.mode == "near" and alike:
             words = _WORD.findall(text)
             shingles = [" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(len(words) - _SHINGLE_WORDS + 1)]
             if len(shingles) >= _FEWEST_SHINGLES:

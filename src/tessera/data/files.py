@@ -1,7 +1,8 @@
 """Files on disk -> documents.
 
 `read_files` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
-code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it. What cannot be
+code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it; and pictures, with
+their captions (`pictures`). What cannot be
 read never stops a run: it is left out and noted as `Skipped` with its reason.
 """
 
@@ -16,10 +17,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.data.pictures import Captions
+from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document
 
@@ -30,27 +32,17 @@ PIECE_CHARACTERS = 16_000_000
 # How many rows are looked at to choose a text column.
 ROWS_SEEN = 50
 
+NO_PICTURES = "a picture, and none are asked for (data.pictures)"
+
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file, or rows of one, that was left out, and why."""
-
-    path: str
-    reason: str
-
-
-class Unreadable(Exception):
-    """Why a file, or the rest of it, is left out."""
-
-
-def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
+def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
-    before its first wildcard, so that it does not depend on where the data lie.
+    before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread.
 
     Raises:
         UserError: there is no such file or folder.
@@ -68,12 +60,19 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
         base, matches = path, lambda name: True
     if not os.path.exists(base):
         raise UserError(f"files:{pattern}: there is no file or folder {base}, or it may not be read.")
-    if base.is_file():
-        yield from read_file(base, base.name, column, skipped, say)
-        return
-    for name in walk(base, skipped):
-        if matches(name):
-            yield from read_file(base / name, name, column, skipped, say)
+    captions = Captions(column, skipped)
+    whole = base.is_file()
+    for name in [base.name] if whole else walk(base, skipped):
+        file = base if whole else base / name
+        if not (whole or matches(name)) or captions.is_list(file):
+            continue
+        if captions.is_picture(name) and not pictures:
+            skipped.append(Skipped(name, NO_PICTURES))
+        elif captions.is_picture(name):
+            if (document := captions.document(file, name)) is not None:
+                yield document
+        else:
+            yield from read_file(file, name, column, skipped, say)
 
 
 def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_FOLDERS) -> Iterator[str]:
@@ -85,7 +84,7 @@ def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_F
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            skipped.append(Skipped(prefix or ".", _words(error)))
+            skipped.append(Skipped(prefix or ".", words(error)))
             return
         # Links may form a loop.
         if (status.st_dev, status.st_ino) in entered:
@@ -133,7 +132,7 @@ def read_file(path: Path, name: str, column: str | None, skipped: list[Skipped],
         skipped.append(Skipped(name, "not UTF-8"))
     # Arrow's errors are OSError, ValueError and NotImplementedError.
     except (OSError, ValueError, NotImplementedError, csv.Error) as error:
-        skipped.append(Skipped(name, _words(error)))
+        skipped.append(Skipped(name, words(error)))
 
 
 def rows_to_documents(
@@ -320,9 +319,3 @@ def _glob_matcher(parts: tuple[str, ...]) -> Callable[[str], bool]:
         pattern += "" if last else "/"
     compiled = re.compile(pattern, re.DOTALL)
     return lambda name: compiled.fullmatch(name) is not None
-
-
-def _words(error: Exception) -> str:
-    """An exception in one line, without the path that it may name."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__

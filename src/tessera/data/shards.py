@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tessera import recipe
-from tessera.data.corpus import Corpus
+from tessera.data.corpus import Corpus, Split
 from tessera.data.folders import aside, publish, read_manifest
+from tessera.data.picture_tasks import held_out_documents, task_documents, views_of
 from tessera.data.shapes import fill_in_the_middle, pieces
 from tessera.errors import UserError
 from tessera.tokens.document import Document, TokenRecord
+from tessera.tokens.pictures import pictures_of
 from tessera.tokens.vocabulary import Vocabulary
 
 # Part of the name: token files of another layout are not found.
@@ -100,13 +102,16 @@ def tokenise(
     Args:
         data: `fill_in_the_middle` is the share of training documents that are reshaped, `seed` chooses them.
         context: T; a document that is reshaped is first cut into pieces that fit into a row, since a model that never sees
-            both sides of a gap at once cannot learn to fill it. None: documents are reshaped whole.
+            both sides of a gap at once cannot learn to fill it, and one with pictures that does not fit is left out. None:
+            documents are reshaped whole.
         cache: the folder is `cache/tokens-HASH`.
 
     Raises:
         UserError: the disk is full.
     """
-    shape = (data.fill_in_the_middle, data.seed, context) if data.fill_in_the_middle else ()
+    shape: tuple[object, ...] = (data.fill_in_the_middle, data.seed, context) if data.fill_in_the_middle else ()
+    if data.pictures is not None and corpus.pictures:
+        shape = (*shape, data.pictures.model_dump_json(), data.seed, context)
     settings = (_LAYOUT, corpus.hash, vocabulary.hash, *shape)
     name = hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
     target = cache / f"tokens-{name}"
@@ -116,12 +121,19 @@ def tokenise(
         return shards
     dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
     with aside(cache) as folder:
-        for index in range(len(corpus.sources)):
+        left_out = 0
+        for index, source in enumerate(corpus.sources):
             for split in ("train", "validation"):
                 documents: Iterable[Document] = corpus.documents(split, index)
                 if split == "train" and data.fill_in_the_middle:
                     documents = _reshape(documents, data.fill_in_the_middle, data.seed, context)
-                _write(folder / f"{index}-{split}", documents, vocabulary, dtype)
+                most = None
+                if data.pictures is not None and source.pictures:
+                    documents = _tasks(documents, corpus, split, index, data, vocabulary, context)
+                    most = context
+                left_out += _write(folder / f"{index}-{split}", documents, vocabulary, dtype, most)
+        if left_out:
+            say(f"left out {left_out:,} documents with pictures that are longer than train.context={context}")
         uris = [source.uri for source in corpus.sources]
         publish(folder, target, {"hash": name, "sources": uris, "dtype": dtype.name, "pad_id": vocabulary.pad_id})
     shards = open_shards(target)
@@ -200,31 +212,51 @@ def _reshape(documents: Iterable[Document], share: float, seed: int, context: in
             yield fill_in_the_middle(piece, rng)
 
 
-def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype) -> None:
-    """The three files of one split of one source."""
+def _tasks(
+    documents: Iterable[Document], corpus: Corpus, split: Split, index: int, data: recipe.Data, vocabulary: Vocabulary,
+    context: int | None,
+) -> Iterator[Document]:  # fmt: skip
+    """A source's captioned pictures as what they are to teach."""
+    assert data.pictures is not None
+    if split == "validation":
+        return held_out_documents(documents, data.pictures, data.seed)
+    once = task_documents(corpus.documents(split, index), data.pictures, data.seed, 1, context)
+    # Counted on the first view of each: what all of them take decides how many there are.
+    tokens = 0 if data.pictures.views else sum(len(vocabulary.encode(document)) for document in once)
+    return task_documents(documents, data.pictures, data.seed, views_of(data.pictures, tokens), context)
+
+
+def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype, most: int | None) -> int:
+    """The three files of one split of one source; returns how many documents with pictures were longer than `most` + 1 tokens,
+    which are left out: half of a picture teaches little, and is no measure."""
+    left_out = 0
     lengths = [np.zeros(1, np.int64)]
     paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("ids", "learn", "offsets")}
     all_learned = True
     with paths["ids"].open("wb") as ids_file, paths["learn"].open("wb") as learn_file:
         for batch in _batches(documents):
-            lengths_of_batch, learned = _write_batch(batch, vocabulary, dtype, ids_file, learn_file)
+            lengths_of_batch, learned, dropped = _write_batch(batch, vocabulary, dtype, ids_file, learn_file, most)
             lengths.append(lengths_of_batch)
             all_learned &= learned
+            left_out += dropped
     if all_learned:
         paths["learn"].unlink()
     np.cumsum(np.concatenate(lengths)).tofile(paths["offsets"])
+    return left_out
 
 
 def _write_batch(
-    batch: list[Document], vocabulary: Vocabulary, dtype: np.dtype, ids_file: BinaryIO, learn_file: BinaryIO
-) -> tuple[np.ndarray, bool]:
-    """Appends documents; returns their lengths and whether all is learned."""
+    batch: list[Document], vocabulary: Vocabulary, dtype: np.dtype, ids_file: BinaryIO, learn_file: BinaryIO, most: int | None
+) -> tuple[np.ndarray, bool, int]:
+    """Appends documents; returns the lengths of those that are kept, whether all is learned, and how many were left out."""
     # All stretches of text go to the tokenizer in one call, which is parallel; the rest needs no tokenizer.
     encoded = iter(vocabulary.encode_texts([str(s.content) for d in batch for s in d.segments if s.kind == "text"]))
     ids: list[np.ndarray] = []
     learn: list[np.ndarray] = []
-    lengths = np.zeros(len(batch), np.int64)
-    for i, document in enumerate(batch):
+    lengths: list[int] = []
+    dropped = 0
+    for document in batch:
+        first = len(ids)
         for segment in document.segments:
             if segment.kind == "text":
                 part, flags = next(encoded), None
@@ -233,14 +265,18 @@ def _write_batch(
                 part, flags = record.ids, record.learn
             ids.append(part)
             learn.append(np.full(len(part), segment.learn) if flags is None else flags)
-            lengths[i] += len(part)
         ids.append(np.array([vocabulary.end_id]))
         learn.append(np.ones(1, np.bool_))
-        lengths[i] += 1
-    joined = np.concatenate(learn)
-    np.concatenate(ids).astype(dtype).tofile(ids_file)
+        length = sum(map(len, ids[first:]))
+        if most is not None and length > most + 1 and pictures_of(document):
+            del ids[first:], learn[first:]
+            dropped += 1
+        else:
+            lengths.append(length)
+    joined = np.concatenate([np.empty(0, np.bool_), *learn])
+    np.concatenate([np.empty(0, np.int64), *ids]).astype(dtype).tofile(ids_file)
     joined.tofile(learn_file)
-    return lengths, bool(joined.all())
+    return np.array(lengths, np.int64), bool(joined.all()), dropped
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -248,7 +284,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     characters = 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text)
+        characters += len(document.text) + 8 * sum(p.size for p in pictures_of(document))
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

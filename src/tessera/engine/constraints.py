@@ -2,11 +2,12 @@
 
 `Grammars` compiles JSON schemas, regular expressions and grammars with llguidance, over the bytes of a vocabulary's text ids: as
 each byte is an id, every text of a grammar can be written. Control tokens are never allowed, but for the end, which is forced
-when nothing else may follow. `IdRange` is a stretch of a medium's ids.
+when nothing else may follow. `IdRange` is a stretch of a medium's ids, `PictureGrid` all of a picture.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,6 +86,51 @@ class _IdRangeProgress:
     def accept(self, token: int) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+@dataclass(frozen=True)
+class PictureGrid:
+    """The pixels of a picture, ids of `start ... start + size - 1`; behind each row the id `row`, behind all of them `end`.
+
+    Args:
+        known: (H, W) int64, which of the medium's own ids each pixel is; -1 where it is to be drawn.
+    """
+
+    start: int
+    size: int
+    row: int
+    end: int
+    known: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """From the first pixel to the end."""
+        return self.known.shape[0] * (self.known.shape[1] + 1) + 1
+
+    def begin(self, size: int) -> Progress:
+        allowed_V = torch.zeros(size, dtype=torch.bool)
+        allowed_V[self.start : self.start + self.size] = True
+        grid = np.full((self.known.shape[0], self.known.shape[1] + 1), self.row)
+        grid[:, :-1] = np.where(self.known < 0, -1, self.known + self.start)
+        return _PictureProgress(allowed_V, [*grid.ravel().tolist(), self.end])
+
+
+@dataclass
+class _PictureProgress:
+    allowed_V: Tensor = field(repr=False)
+    wanted: list[int]
+    """What has to come at each place; -1: any pixel."""
+    at: int = 0
+
+    def allowed(self) -> Tensor:
+        return self.allowed_V
+
+    def forced(self) -> list[int]:
+        return list(itertools.takewhile(lambda token: token >= 0, self.wanted[self.at :]))
+
+    def accept(self, token: int) -> bool:
+        self.at += 1
+        return self.at == len(self.wanted)
 
 
 class Grammars:

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tessera.engine.cache import BLOCK, Prefixes, SlotCache
 from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
-from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top
+from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
@@ -183,6 +183,14 @@ class Engine:
             UserError: a prompt is empty or has an id that the model does not know; a constraint failed.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        return self.complete([Request(tuple(map(int, ids)), p) for ids, p in zip(prompts, each, strict=True)], on_token)
+
+    def complete(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+        """`generate` for requests with constraints, guidance or logprobs of their prompts; their own listeners hear nothing.
+
+        Raises:
+            UserError: a request that cannot be taken on; a constraint failed.
+        """
         done: dict[int, Completion] = {}
         failures: list[str] = []
 
@@ -198,10 +206,7 @@ class Engine:
 
             return hear
 
-        requests = [
-            Request(tuple(map(int, prompt)), p, on_event=listener(index))
-            for index, (prompt, p) in enumerate(zip(prompts, each, strict=True))
-        ]
+        requests = [replace(request, on_event=listener(index)) for index, request in enumerate(requests)]
         for index, request in enumerate(requests):
             self._check(request, f"prompt {index}")
         submitted: list[int] = []
@@ -269,13 +274,14 @@ class Engine:
             for row in self._scheduler.aborted()[0]:
                 self._fail(row, message)
         while self._scheduler.running:
-            self._fail(self._scheduler.running[-1], message)
+            last = self._scheduler.running[-1]
+            self._fail(last.leader or last, message)
 
     def stats(self) -> Stats:
         """For metrics; from any thread."""
         scheduler = self._scheduler
         return Stats(
-            running=len(scheduler.running),
+            running=sum(row.leader is None for row in scheduler.running),
             waiting=scheduler.waiting,
             cache_tokens=self._cache.tokens,
             cache_limit=scheduler.cache_tokens,
@@ -293,6 +299,12 @@ class Engine:
             raise UserError(f"{name} has an id outside 0..{size - 1}.")
         if params.bias and not 0 <= min(params.bias) <= max(params.bias) < size:
             raise UserError(f"{name}: bias has an id outside 0..{size - 1}.")
+        if request.guidance is not None:
+            if not 0 <= request.guidance.scale < math.inf:
+                raise UserError(f"{name}: guidance must be 0 or more, not {request.guidance.scale}.")
+            if self.limits.rows < 2:
+                raise UserError(f"{name}: guidance takes two rows, and this engine computes one at a time.")
+            self._check(replace(request, prompt=request.guidance.prompt, guidance=None), name)
         if params.max_tokens == 0 and not request.prompt_logprobs:
             raise UserError(f"{name}: max_tokens must be at least 1 where no logprobs of the prompt are asked for.")
 
@@ -315,10 +327,13 @@ class Engine:
             stream=TextStream(params.stop),
             keys=Prefixes.keys(ids, request.salt) if self._cache.prefixes.blocks else [],
         )
-        if row.reserved > self._scheduler.cache_tokens:
-            raise UserError(
-                f"prompt and max_tokens come to {row.reserved} tokens, but the cache holds {self._scheduler.cache_tokens}."
-            )
+        if request.guidance is not None:
+            bare = replace(request, prompt=request.guidance.prompt, guidance=None, prompt_logprobs=False, on_event=ignore)
+            row.follower = self._row(bare)
+            row.follower.leader = row
+            row.room = min(row.room, row.follower.room)
+        if (needed := row.reserved * len(row.rows)) > self._scheduler.cache_tokens:
+            raise UserError(f"prompt and max_tokens come to {needed} tokens, but the cache holds {self._scheduler.cache_tokens}.")
         return row
 
     def _submit_patiently(self, request: Request) -> int:
@@ -341,16 +356,17 @@ class Engine:
                     row.history = History(row.ids, self.decoder.config.vocab_size, self._device)
                 if request.constraint is not None:
                     row.progress = request.constraint.begin(self.decoder.config.vocab_size)
-                row.held = self._cache.open(row.findable)
+                for one in row.rows:
+                    one.held = self._cache.open(one.findable)
+                    one.version = self.version
+                    one.computed = one.cached = self._cache.lengths[-1]
+                    self._scheduler.running.append(one)
             except Exception as error:
-                # It is in neither list now, so nobody else would tell.
+                # It may be in neither list now, so nobody else would tell.
                 self._fail(row, f"{type(error).__name__}: {error}")
                 if not isinstance(error, UserError):
                     raise
                 continue
-            row.version = self.version
-            row.computed = row.cached = self._cache.lengths[-1]
-            self._scheduler.running.append(row)
             self._counts["prompt_tokens"] += row.prompt_tokens
             self._counts["cached_tokens"] += row.cached
 
@@ -410,6 +426,8 @@ class Engine:
 
     def _sample(self, logits_BV: Tensor, rows: Sequence[Row]) -> dict[Row, FinishReason | UserError]:
         """The next token of each row; returns those that ended by it, and how. A constraint that fails ends its own row only."""
+        if any(row.leader for row in rows):
+            logits_BV, rows = _guided(logits_BV, rows)
         ended: dict[Row, FinishReason | UserError] = {}
         draws: list[Draw] = []
         drawn: list[int] = []
@@ -446,7 +464,8 @@ class Engine:
         self, row: Row, token: int, logprob: float, top: Top, chosen: bool, ended: dict[Row, FinishReason | UserError]
     ) -> bool:
         """Adds a token, tells the listener, and returns whether it was the last."""
-        row.ids.append(token)
+        for one in row.rows:
+            one.ids.append(token)
         row.logprobs.append(logprob)
         row.learn.append(chosen)
         row.top.append(top)
@@ -486,13 +505,28 @@ class Engine:
         row.request.on_event(Failed(message))
 
     def _close(self, row: Row) -> None:
-        """Takes a row out of the batch; the last one moves into its slot."""
+        """Takes a row out of the batch, and its follower; the last one moves into its slot."""
         rows = self._scheduler.running
-        slot = rows.index(row)
-        self._cache.close(slot, row.held)
-        last = rows.pop()
-        if last is not row:
-            rows[slot] = last
+        for one in row.rows:
+            if one not in rows:
+                continue
+            slot = rows.index(one)
+            self._cache.close(slot, one.held)
+            last = rows.pop()
+            if last is not one:
+                rows[slot] = last
+
+
+def _guided(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[Tensor, list[Row]]:
+    """The logits to sample from, without the rows of followers: they only say what their leaders' logits are measured against."""
+    place = {row: index for index, row in enumerate(rows)}
+    leaders = [row for row in rows if row.leader is None]
+    logits_LV = logits_BV[[place[row] for row in leaders]]
+    for index, row in enumerate(leaders):
+        if row.follower is not None and row.request.guidance is not None:
+            bare_V = logits_BV[place[row.follower]]
+            logits_LV[index] = bare_V + row.request.guidance.scale * (logits_LV[index] - bare_V)
+    return logits_LV, leaders
 
 
 @contextlib.contextmanager

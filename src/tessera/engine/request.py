@@ -107,6 +107,20 @@ def ignore(event: Event) -> None:
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (arXiv 2207.12598): tokens are sampled from l_u + scale (l_c - l_u), where l_c are the logits
+    after the request's prompt and l_u those after `prompt`, which says less.
+
+    Args:
+        scale: 1 leaves the request as it is, more follows its prompt more closely.
+        prompt: ids, at least one.
+    """
+
+    scale: float
+    prompt: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Request:
     """A prompt to complete.
 
@@ -117,6 +131,7 @@ class Request:
         prompt_logprobs: also find the log-probability of every token of the prompt. Such a prompt is computed in full.
         priority: lower is served first; see `scheduler.Scheduler` for how far others may be passed.
         salt: requests with equal salts share computed prefixes, others never do.
+        guidance: takes a second row of the batch, which is given the same tokens.
         on_event: is told every token and then how it ended, in the thread that steps the engine. It must not block.
     """
 
@@ -126,6 +141,7 @@ class Request:
     prompt_logprobs: bool = False
     priority: int = 0
     salt: str = ""
+    guidance: Guidance | None = None
     on_event: Callable[[Event], None] = ignore
 
 

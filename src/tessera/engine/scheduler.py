@@ -81,6 +81,8 @@ class Row:
         cached: how many of these were found there.
         held: blocks of the prefix cache that it uses.
         version: of the weights that its keys and values come from.
+        follower: of a guided request, the row of the prompt that says less; `leader` is the way back. Both are computed to the
+            same token in each step, and the leader alone is sampled from.
     """
 
     id: int
@@ -99,6 +101,8 @@ class Row:
     cached: int = 0
     held: list[int] = field(default_factory=list)
     version: int = 0
+    follower: Row | None = None
+    leader: Row | None = None
     draws: int = 0
     learn: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -112,9 +116,22 @@ class Row:
         return len(self.ids) - self.computed
 
     @property
+    def due(self) -> int:
+        """How many of the pending tokens may be computed now: of a pair the last one only beside the other's."""
+        other = self.follower or self.leader
+        if other is None or (self.pending == 1 == other.pending):
+            return self.pending
+        return self.pending - 1
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All that a request takes of the batch: itself, and its follower if it has one."""
+        return (self,) if self.follower is None else (self, self.follower)
+
+    @property
     def reserved(self) -> int:
-        """Tokens it may come to."""
-        return self.prompt_tokens + self.room
+        """Tokens it may come to, of a pair the longer of both."""
+        return max(row.prompt_tokens + row.room for row in self.rows)
 
     @property
     def findable(self) -> list[bytes]:
@@ -155,7 +172,7 @@ class Scheduler:
     def ids(self) -> list[int]:
         """Of all rows."""
         with self._lock:
-            return [row.id for _, _, row in self._waiting] + [row.id for row in self.running]
+            return [row.id for _, _, row in self._waiting] + [row.id for row in self.running if row.leader is None]
 
     def submit(self, row: Row) -> None:
         """Puts a row into the queue.
@@ -186,7 +203,7 @@ class Scheduler:
             self._waiting = [entry for entry in self._waiting if entry[1] not in marked]
             heapq.heapify(self._waiting)
             self._waiting_tokens -= sum(row.reserved for _, _, row in dropped)
-        slots = [slot for slot, row in enumerate(self.running) if row.id in marked]
+        slots = [slot for slot, row in enumerate(self.running) if row.id in marked and row.leader is None]
         return [row for _, _, row in dropped], slots[::-1]
 
     def admit(self, known: Container[bytes]) -> Row | None:
@@ -210,7 +227,8 @@ class Scheduler:
                     passed.append(entry)
                     continue
                 longest = max([entry[2].reserved, *(row.reserved for row in self.running)])
-                if longest * (len(self.running) + 1) > self.cache_tokens:
+                together = len(self.running) + len(entry[2].rows)
+                if together > self.limits.rows or longest * together > self.cache_tokens:
                     # It is not passed: smaller ones could go on taking the room that it waits for.
                     passed.append(entry)
                     break
@@ -228,18 +246,19 @@ def plan(rows: Sequence[Row], budget: int) -> list[int]:
     Rows with one pending token all get it. What is left goes to the long ones: half to the oldest, which so always moves on, the
     rest to the shortest, which so need not wait for it.
     """
-    counts = [int(row.pending == 1) for row in rows]
+    counts = [int(row.pending == row.due == 1) for row in rows]
     budget -= sum(counts)
+    due = [row.due for row in rows]
     long = sorted(
         (slot for slot, row in enumerate(rows) if row.pending > 1), key=lambda slot: (rows[slot].pending, rows[slot].id)
     )
     if not long:
         return counts
     oldest = min(long, key=lambda slot: rows[slot].id)
-    counts[oldest] = min(rows[oldest].pending, budget if len(long) == 1 else -(-budget // 2))
+    counts[oldest] = min(due[oldest], budget if len(long) == 1 else -(-budget // 2))
     budget -= counts[oldest]
     for slot in long:
-        more = min(rows[slot].pending - counts[slot], budget)
+        more = min(due[slot] - counts[slot], budget)
         counts[slot] += more
         budget -= more
     return counts

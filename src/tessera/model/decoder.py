@@ -83,6 +83,10 @@ class Cache(Protocol):
         ...
 
 
+EMBEDDING_SCALE = 0.1
+CONSTANT_SHARE = 2.0
+"""Of a fresh embedding: standard deviation, and how far the constant coordinate outweighs all others together."""
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`Cache.attend` of one layer."""
 
@@ -236,19 +240,39 @@ class Decoder(nn.Module):
         """(V, D) matrix of the output head."""
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
+    @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Fresh weights: N(0, 1/fan_in) matrices, zero output projections, so that each block starts as the identity."""
+        """Fresh weights: N(0, 1/fan_in) matrices, zero output projections, so that each block starts as the identity, and a first
+        layer that looks at the nearest tokens from the first step on.
+
+        Equal entries alone would let every token average over all before it until a head has learned that near ones matter, and
+        copying from the text so far, which stands on that, comes late (docs/LOG.md, 2026-11-29, "Looking back").
+        """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
-            with torch.no_grad():
-                if name.endswith("norm.weight"):
-                    parameter.fill_(1.0)
-                elif name.endswith(("o_proj.weight", "down_proj.weight")) or name == "lm_head.weight":
-                    parameter.zero_()
-                elif name == "model.embed_tokens.weight":
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                else:
-                    parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")) or name == "lm_head.weight":
+                parameter.zero_()
+            elif name == "model.embed_tokens.weight":
+                parameter.normal_(0.0, EMBEDDING_SCALE, generator=generator)
+            else:
+                parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
+        # One coordinate is the same for all tokens; the last norm hides it from the head, to which it says nothing.
+        self.model.embed_tokens.weight[:, 0] = CONSTANT_SHARE * EMBEDDING_SCALE * self.config.width**0.5
+        self.model.norm.weight[0] = 0.0
+        self._look_back(self.model.layers[0].self_attn)
+
+    def _look_back(self, attention: Attention) -> None:
+        """Queries begin as their keys, turned by 0, 1, 0, 1, ... positions: each head looks for the same token, and by the constant
+        coordinate at whatever stands that far back, falling off like a power of the distance."""
+        S, H, K = attention.head_size, attention.heads, attention.kv_heads
+        keys = attention.k_proj.weight.view(K, S, -1)
+        queries = attention.q_proj.weight.view(H, S, -1)
+        for head in range(H):
+            cosines, sines = rotary_table(self.config, torch.tensor(-(head % 2)))
+            key = keys[head // (H // K)]
+            queries[head] = key * cosines[:, None] + key.roll(S // 2, 0) * sines[:, None]
 
     def forward(
         self,

@@ -140,8 +140,9 @@ def _headline(run: RunRecord) -> str:
         status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
     else:
         status = "" if run.steps else '<span class="status open">not started</span>'
+    unit = _unit(measured)
     tiles = [
-        ("bits per byte, held out", _decimals(_number(measured, "bits_per_byte"), 3)),
+        (f"bits per {unit}, held out", _decimals(_number(measured, f"bits_per_{unit}"), 3)),
         ("held-out loss, nats per token", _decimals(_number(measured, "loss"), 3)),
         ("last training loss", _decimals(_number(last, "loss"), 3)),
         ("training tokens", _short(done)),
@@ -151,6 +152,11 @@ def _headline(run: RunRecord) -> str:
     boxes = "".join(f"<div><b>{value}</b><span>{label}</span></div>" for label, value in tiles)
     about = " ".join(escape(str(text)) for text in (run.recipe.get("summary"), run.about.get("model_size_text")) if text)
     return f'<header><h1>{escape(_name(run))}{status}</h1><p>{about}</p><div class="tiles">{boxes}</div></header>'
+
+
+def _unit(measured: Event) -> str:
+    """What the held-out loss is counted by: pixels where there are some, else bytes."""
+    return "pixel" if math.isfinite(_number(measured, "bits_per_pixel")) else "byte"
 
 
 def _warnings(run: RunRecord) -> str:
@@ -189,14 +195,15 @@ def _loss(run: RunRecord) -> str:
 
 def _course(run: RunRecord) -> str:
     tokens = _column(run.steps, "tokens")
-    measured = _column(run.evaluations, "tokens"), _column(run.evaluations, "bits_per_byte")
+    unit = _unit(run.evaluations[-1] if run.evaluations else {})
+    measured = _column(run.evaluations, "tokens"), _column(run.evaluations, f"bits_per_{unit}")
     shares = [100 * share for share in _column(run.steps, "peak_share")]
     plots = [
         ("Speed", "tokens per second", Series("tokens per second", tokens, _column(run.steps, "tokens_per_second")), True),
         ("Share of the matmul peak", "per cent", Series("share", tokens, shares), True),
         ("Learning rate", "learning rate", Series("rate", tokens, _column(run.steps, "rate")), True),
         ("Gradient norm, before clipping", "norm", Series("norm", tokens, _column(run.steps, "grad_norm")), False),
-        ("Bits per byte, held out", "bits per byte", Series("bits per byte", *measured, "second", points=True), False),
+        (f"Bits per {unit}, held out", f"bits per {unit}", Series(f"bits per {unit}", *measured, "second", points=True), False),
     ]
     figures = ""
     for caption, unit, series, from_zero in plots:

@@ -233,7 +233,8 @@ def _rungs(
     intent: Recipe, target: rules.Plan, top: float, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
 ) -> list[Rung]:
     settings = target.recipe.train
-    facts = rules.Facts(None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False)
+    media_ids = sum(block.size for block in vocabulary.blocks)
+    facts = rules.Facts(None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False, media_ids=media_ids)
     # Not how much data there is: a rung needs less of it than its target.
     rungs = []
     for number, seeds in enumerate(SEEDS):

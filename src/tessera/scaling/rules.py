@@ -39,9 +39,7 @@ LEAST_UPDATES = 2000
 """Short runs want these more than a large batch (docs/LOG.md, 2026-11-24, "Ladder", and 2026-11-25, "Batch and rates")."""
 TWO_HEADS = 128
 """Width from which heads are of 64; narrower models learn more from two of 32 (docs/LOG.md, 2026-11-25, "Context")."""
-LEAST_CONTEXT, MOST_CONTEXT = 128, 2048
-"""Over longer rows small models learn to look far back within the ladder, and their loss falls ever faster (docs/LOG.md,
-2026-11-25, "Straight")."""
+LEAST_CONTEXT, MOST_CONTEXT = 256, 2048
 SHORT_ROWS, SHORT_ROPE_THETA, ROPE_THETA = 256, 1e3, 1e4
 """Rotary base: 1,000 for rows up to 256 (docs/LOG.md, 2026-11-25, "Straight")."""
 
@@ -53,6 +51,8 @@ class Facts:
     Args:
         seconds: of the budget that are left for training and evaluation; None where the budget is not a time.
         train_bytes: of training text; None where it has not been read.
+        media_ids: of the vocabulary, beside text and control tokens.
+        least_context: tokens that a row has to hold, so that no picture is cut; the recipe's own context goes before it.
         own_share: part of the seconds or FLOPs that the run itself may use; the rest is the ladder's.
         peak_flops: FLOP/s of the machine's matmul, over all processes.
         utilisation: share of that peak that training reaches, guessed until it has been measured.
@@ -76,6 +76,8 @@ class Facts:
     memory_bytes: int | None = None
     compiler: bool = True
     train_bytes: int | None = None
+    media_ids: int = 0
+    least_context: int = 0
     own_share: float = 1.0
 
 
@@ -123,7 +125,10 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     train = recipe.train
     tokens, shape, vocabulary_text, why_tokens = _size(recipe, facts)
     tokens = int(choose("train.tokens", tokens, why_tokens))
-    context = int(choose("train.context", shape.context, "256 (D / 20M)^0.5, a power of two from 128: more data, longer memory"))
+    why_context = "256 (D / 20M)^0.5, a power of two from 256: more data, longer memory"
+    if _context(tokens) < facts.least_context:
+        why_context = "the longest picture with its caption, and both pictures where one is edited"
+    context = int(choose("train.context", shape.context, why_context))
     pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:
         raise UserError(f"train.short_context={pieces} does not divide train.context={context}; make it a divisor.")
@@ -294,7 +299,7 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
 def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
         # What could read far before goes on doing so.
-        context = recipe.train.context or min(facts.shape.context, _context(tokens))
+        context = recipe.train.context or min(facts.shape.context, max(_context(tokens), facts.least_context))
         return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)
@@ -303,10 +308,11 @@ def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float)
     kv_heads = model.kv_heads or (heads // 2 if heads % 2 == 0 else heads)
     if heads % kv_heads:
         raise UserError(f"model.heads={heads} is not a multiple of model.kv_heads={kv_heads}.")
-    context = recipe.train.context or _context(tokens)
+    context = recipe.train.context or max(_context(tokens), facts.least_context)
     tied = model.tied if model.tied is not None else (text * width > 0.2 * layers * 12 * width * width)
     shape = DecoderConfig(
-        vocab_size=text + CONTROL_TOKENS, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
+        vocab_size=text + CONTROL_TOKENS + facts.media_ids,
+        width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         mlp_width=model.mlp_width or 3 * width, tied=tied, context=context,
         rope_theta=model.rope_theta or (SHORT_ROPE_THETA if context <= SHORT_ROWS else ROPE_THETA),
     )  # fmt: skip

@@ -33,7 +33,7 @@ from tessera.serve import (
     tuning,
     uploads,
 )
-from tessera.serve.context import Here, Server, in_thread
+from tessera.serve.context import Here, Operating, Server, in_thread
 from tessera.serve.door import Door
 from tessera.serve.errors import ApiError, Envelope
 from tessera.serve.files import forget_bytes
@@ -80,7 +80,8 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     store = Store(settings.database_url or f"sqlite:///{settings.data / 'tessera.db'}")
     metrics, log, limits = Metrics(), log or Log(), Limits(settings.keys)
     blobs = Blobs(settings.data / "files")
-    server = Server(models, store, blobs, metrics, log, limits, settings.data, settings.most_file_bytes, settings.runs)
+    operators = frozenset(key.owner for key in settings.keys if key.operator) if settings.keys else None
+    server = Server(models, store, blobs, metrics, log, limits, settings.data, settings.most_file_bytes, settings.runs, operators)
     for served in models:
         _watch(metrics, served)
     models.on_add = lambda served: _watch(metrics, served)
@@ -154,7 +155,7 @@ def _add_own_routes(app: FastAPI) -> None:
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["server"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics(here: Here) -> Response:
+    async def metrics(here: Operating) -> Response:
         """Numbers for Prometheus."""
         return Response(here.server.metrics.text(), media_type=CONTENT_TYPE)
 

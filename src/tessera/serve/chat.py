@@ -169,7 +169,7 @@ class ChatRequest(bodies.Sampled):
 @router.post("/v1/chat/completions", tags=["chat"], responses=MAY_STREAM)
 async def create(body: ChatRequest, here: Here) -> Response:
     """Answers a conversation."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     orders = await in_thread(_orders, served, body)
     run = _Run(body, served, Generation.start(served, orders, here.caller), len(orders[0].prompt))
     if body.stream:

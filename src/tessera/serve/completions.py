@@ -57,7 +57,7 @@ class CompletionRequest(bodies.Sampled):
 @router.post("/v1/completions", responses=MAY_STREAM)
 async def create(body: CompletionRequest, here: Here) -> Response:
     """Continues one or many texts."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     orders = await in_thread(_orders, served, body)
     run = _Run(body, served, orders, Generation.start(served, orders, here.caller))
     if body.stream:

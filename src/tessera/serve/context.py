@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 from fastapi import Depends, Query, Request
 from fastapi import Path as PathPart
 
-from tessera.serve.errors import invalid, not_found
+from tessera.serve.errors import ApiError, invalid, not_found
 from tessera.serve.generation import Caller
 from tessera.serve.keys import Limits
 from tessera.serve.metrics import Log, Metrics
-from tessera.serve.models import Models
+from tessera.serve.models import Models, Served
 from tessera.serve.store import Blobs, Page, Record, Store, Unknown
 from tessera.serve.vault import Vault
 
@@ -41,6 +41,7 @@ class Server:
         data: folder for everything else.
         most_file_bytes: of one uploaded file.
         runs: folder of the training runs beside the models; None: there is none.
+        operators: owners who may look at what concerns the server as a whole; None: everybody, as there are no keys.
     """
 
     models: Models
@@ -52,10 +53,13 @@ class Server:
     data: Path
     most_file_bytes: int
     runs: Path | None = None
+    operators: frozenset[str] | None = None
     live: dict[str, Any] = field(default_factory=dict)
     """Background responses that can be followed, by id."""
     tuning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """Held by the fine-tuning job that runs; the others wait in the order in which they came."""
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a model is loaded, so that those who wait for one take no thread from the others."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     @cached_property
@@ -105,6 +109,18 @@ class Desk:
 
     server: Server
     owner: str
+
+    async def model(self, name: str) -> Served:
+        """The model that the owner asks for. The first to ask for one that was kept for later waits until it is loaded.
+
+        Raises:
+            ApiError: 404, there is none of that name for this owner; 500, its folder cannot be read.
+        """
+        found = self.server.models.find(name, self.owner)
+        if isinstance(found, Served):
+            return found
+        async with self.server.loading:
+            return await in_thread(self.server.models.get, name, self.owner)
 
     async def find(self, kind: str, id: str, what: str, parent: str | None = None, param: str | None = None) -> Record:
         """An object of the owner.
@@ -194,7 +210,21 @@ async def here(request: Request) -> Call:
     return Call(request.app.state.server, request.scope["state"]["owner"], request)
 
 
+async def operating(request: Request) -> Call:
+    """The dependency of routes that show the server as a whole, whatever belongs to whom.
+
+    Raises:
+        ApiError: 403, the key does not have this right.
+    """
+    call = await here(request)
+    if call.server.operators is not None and call.owner not in call.server.operators:
+        message = "This key may not look at the runs and numbers of the whole server; `operator=yes` in the key file allows it."
+        raise ApiError(403, message, code="not_an_operator")
+    return call
+
+
 Here = Annotated[Call, Depends(here)]
+Operating = Annotated[Call, Depends(operating)]
 
 
 def as_list(page: Page) -> dict[str, Any]:
@@ -211,3 +241,16 @@ def as_list(page: Page) -> dict[str, Any]:
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The result of something that blocks, without keeping the other requests waiting."""
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def wholly(work: Awaitable[T]) -> T:
+    """The result of `work`, which is done to its end even where it is cancelled: whoever cancels waits for that.
+
+    A thread cannot be stopped; without this it would write to the store after the cancellation that is meant to be the last word.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -102,7 +102,7 @@ class DecisionRequest(Body):
 @router.post("/v1/decisions")
 async def create(body: DecisionRequest, here: Here) -> dict[str, Any]:
     """Answers questions about an input."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     items = [] if isinstance(body.input, str) else expanded(here.server.vault, here.owner, kept(body.input))
     before = [Message("user", body.input)] if isinstance(body.input, str) else conversation_of(items, None)
     usage = Usage()

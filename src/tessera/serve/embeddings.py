@@ -39,7 +39,7 @@ class EmbeddingRequest(Body):
 @router.post("/v1/embeddings")
 async def create(body: EmbeddingRequest, here: Here) -> dict[str, Any]:
     """Embeds one or many texts."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     if body.input in ("", []) or (isinstance(body.input, list) and any(one in ("", []) for one in body.input)):
         raise invalid("The input must not be empty.", "input")
     prompts = await in_thread(prompts_of, served, body.input, "input")

@@ -28,16 +28,20 @@ class Key:
         owner: whose objects it sees: the name in the file, else derived from the key.
         requests_per_minute: None: no limit.
         tokens_per_minute: of prompts and completions; None: no limit.
+        operator: may look at what concerns the server as a whole: the training runs beside its models, the ledger, `/metrics`.
     """
 
     digest: bytes
     owner: str
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    operator: bool = False
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file: a line each, `KEY [name=NAME] [requests_per_minute=N] [tokens_per_minute=N]`; # begins a comment.
+    """The keys of a file, a line each: `KEY [name=NAME] [requests_per_minute=N] [tokens_per_minute=N] [operator=yes]`.
+
+    A `#` begins a comment.
 
     Raises:
         UserError: no such file, no key in it, a line that is not of that form.
@@ -62,11 +66,15 @@ def _read_key(words: list[str], where: str) -> Key:
         limits = {limit: int(settings.pop(limit)) for limit in ("requests_per_minute", "tokens_per_minute") if limit in settings}
     except ValueError:
         raise UserError(f"{where}: a limit must be a whole number.") from None
+    operator = settings.pop("operator", "no")
+    if operator not in ("yes", "no"):
+        raise UserError(f"{where}: operator must be yes or no, not {operator}.")
     if settings or len(words[0]) < 8 or len(name) > 64 or any(limit < 1 for limit in limits.values()):
         raise UserError(
-            f"{where}: write a key of 8 characters or more, then at most name=, requests_per_minute= and tokens_per_minute=."
+            f"{where}: write a key of 8 characters or more, then at most name=, requests_per_minute=, tokens_per_minute= "
+            "and operator=."
         )
-    return Key(digest, name, limits.get("requests_per_minute"), limits.get("tokens_per_minute"))
+    return Key(digest, name, limits.get("requests_per_minute"), limits.get("tokens_per_minute"), operator == "yes")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from tessera.serve import bodies
 from tessera.serve.bodies import Body, Part
 from tessera.serve.chat import Effort, Name
 from tessera.serve.compaction import compacted, expanded, output_of
-from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread
+from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread, wholly
 from tessera.serve.context import Order as Sorting
 from tessera.serve.dialogue import Choice, Form, Tool, constraint, prompt_ids, room_for, silenced
 from tessera.serve.errors import ApiError, invalid
@@ -199,7 +199,7 @@ async def create(body: ResponseRequest, here: Here) -> Response:
         raise invalid("A background response must be stored.", "background")
     if body.prompt is not None:
         raise invalid("There are no stored prompts here.", "prompt", "unsupported_parameter")
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     given = await _given(body, here)
     order = await in_thread(_order, served, body, await _window(body, here, given))
     response = _new(body, served)
@@ -226,7 +226,7 @@ async def create(body: ResponseRequest, here: Here) -> Response:
 @router.post("/v1/responses/input_tokens")
 async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
     """Counts the tokens that an input would have."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     request = ResponseRequest.model_validate(body.model_dump(exclude_unset=True, by_alias=True))
     items = await _window(request, here, await _given(request, here))
     turns = conversation_of(items, request.instructions)
@@ -237,7 +237,7 @@ async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
 @router.post("/v1/responses/compact")
 async def compact(body: CompactRequest, here: Here) -> dict[str, Any]:
     """Makes a long conversation short: what fits into half of the model's context, in an item to go on from."""
-    served = here.server.models.get(body.model, here.owner)
+    served = await here.model(body.model)
     fields = {"model", "input", "instructions", "previous_response_id"}
     request = ResponseRequest.model_validate(body.model_dump(include=fields, exclude_unset=True, by_alias=True))
     items = await _window(request, here, await _given(request, here))
@@ -535,9 +535,9 @@ def _start(
             async with contextlib.aclosing(writer.events()) as events:
                 async for shown in events:
                     if shown["type"] == "response.in_progress":
-                        await in_thread(server.store.update, owner, _KIND, response["id"], _begin)
+                        await wholly(in_thread(server.store.update, owner, _KIND, response["id"], _begin))
                     if shown["type"] in _LAST:
-                        await _keep(server, owner, writer.response, body, given, background=True)
+                        await wholly(_keep(server, owner, writer.response, body, given, background=True))
                     await live.tell(shown)
         finally:
             await live.tell(None)
@@ -563,8 +563,8 @@ async def _when_there_is_room(server: Server, owner: str, served: Served, order:
 
 async def _start_again(server: Server, record: Record) -> None:
     body = ResponseRequest.model_validate(record.private["request"])
-    served = server.models.get(body.model, record.owner)
-    given = record.private["input"]
     desk = Desk(server, record.owner)
+    served = await desk.model(body.model)
+    given = record.private["input"]
     order = await in_thread(_order, served, body, await _window(body, desk, given))
     _start(server, record.owner, record.body, served, order, body, given)

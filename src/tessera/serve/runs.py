@@ -1,6 +1,7 @@
 """`/tessera/runs`, `/tessera/ledger`: the training runs beside the models that are served, while they go and afterwards.
 
-A run's curves are read from its `metrics.jsonl` as it grows: each request reads only the lines that are new.
+With keys they are shown to operators only: a run belongs to whoever runs the server. A run's curves are read from its
+`metrics.jsonl` as it grows: each request reads only the lines that are new.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastapi import APIRouter
 from tessera.errors import UserError
 from tessera.run import Follower, RunFolder
 from tessera.scaling import ledger
-from tessera.serve.context import Here, Id, in_thread
+from tessera.serve.context import Id, Operating, in_thread
 from tessera.serve.errors import ApiError, not_found
 
 router = APIRouter(tags=["runs"])
@@ -29,13 +30,13 @@ _MOST_FOLLOWED = 16
 
 
 @router.get("/tessera/runs")
-async def list_runs(here: Here) -> dict[str, Any]:
+async def list_runs(here: Operating) -> dict[str, Any]:
     """The runs, the one that wrote last first."""
     return {"object": "list", "data": await in_thread(_list, here.server.runs)}
 
 
 @router.get("/tessera/runs/{name}")
-async def retrieve(name: Id, here: Here) -> dict[str, Any]:
+async def retrieve(name: Id, here: Operating) -> dict[str, Any]:
     """A run with its curves and, if it was foretold, its forecast and verdict."""
     folder = here.server.runs / name if here.server.runs and name not in (".", "..") else None
     if folder is None or not _is_run(folder):
@@ -47,7 +48,7 @@ async def retrieve(name: Id, here: Here) -> dict[str, Any]:
 
 
 @router.get("/tessera/ledger")
-async def read_ledger(here: Here) -> dict[str, Any]:
+async def read_ledger(here: Operating) -> dict[str, Any]:
     """Every forecast that was sealed beside these runs, newest first, and what came of it."""
     if here.server.runs is None:
         return {"object": "list", "data": [], "hits": {}, "gaps": []}

@@ -24,7 +24,7 @@ from tessera.model import weights
 from tessera.posttrain.examples import check
 from tessera.posttrain.supervised import Wish
 from tessera.run import Follower, RunFolder, write_text
-from tessera.serve.context import Server, in_thread
+from tessera.serve.context import Server, in_thread, wholly
 from tessera.serve.errors import invalid
 from tessera.serve.files import keep
 from tessera.serve.models import Kept, Served, now
@@ -118,12 +118,7 @@ class Work:
             self._note(status="running")
             self.say("Fine-tuning job started", key="started")
             code = await self._train()
-            done = asyncio.ensure_future(in_thread(self._finish if code == 0 else lambda: self._explain(code)))
-            try:
-                await asyncio.shield(done)
-            except asyncio.CancelledError:
-                await done  # half a result would be none
-                raise
+            await wholly(in_thread(self._finish if code == 0 else lambda: self._explain(code)))  # half a result would be none
 
     def forget(self) -> None:
         """Removes what lies on the disk."""
@@ -151,9 +146,9 @@ class Work:
         try:
             while process.poll() is None:
                 await asyncio.sleep(_LOOK_SECONDS)
-                await in_thread(self._follow)
+                await wholly(in_thread(self._follow))
         finally:
-            await in_thread(self._end, process)
+            await wholly(in_thread(self._end, process))
         return process.returncode
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:

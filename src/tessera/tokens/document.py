@@ -22,7 +22,8 @@ class Segment:
     Args:
         kind: what `content` is.
         content: the text; for a control segment the token's name, `<|image|>`; for media the ids within that
-            medium's own block, int64, any shape (flattened in C order).
+            medium's own block, int64, any shape (flattened in C order), or the pixels of a picture, (H, W, 3) uint8, or
+            (H, W, 4) where transparent ones are hidden: these become ids with their geometry (`tokens.pictures`).
         learn: whether the model is trained to produce this stretch (False: it is only read).
     """
 

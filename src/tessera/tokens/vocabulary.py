@@ -27,6 +27,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tessera.errors import UserError
 from tessera.tokens.chat import chat_template
 from tessera.tokens.document import Document, Kind, Segment, TokenRecord
+from tessera.tokens.palette import MediaTokenizer, media_tokenizer
+from tessera.tokens.pictures import encode_picture, is_picture
 from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
 END, PAD, END_TURN = "<|endoftext|>", "<|pad|>", "<|end_turn|>"
@@ -83,12 +85,14 @@ class Vocabulary:
         controls: id of each control token by name.
         base_size: ids of text, control tokens and padding; blocks come after.
         blocks: of the media, in the order of their ids.
+        media: what turns signals into ids of these blocks, by the kind of medium, as far as it lies beside the model.
     """
 
     files: Mapping[str, str] = field(repr=False)
     controls: Mapping[str, int]
     base_size: int
     blocks: tuple[Block, ...] = ()
+    media: Mapping[str, MediaTokenizer] = field(default_factory=dict, repr=False)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, pretokenizer: str = "qwen2") -> Vocabulary:
@@ -148,7 +152,7 @@ class Vocabulary:
         # With blocks the padding has its place already: they begin after it.
         if not vocabulary.blocks:
             vocabulary = replace(vocabulary, base_size=rows)
-        return vocabulary
+        return replace(vocabulary, media=_read_media(folder, vocabulary.blocks))
 
     def save(self, folder: str | Path, context: int | None = None) -> None:
         """Writes the files that transformers, vLLM and llama.cpp read, and our `vocabulary.json`, each aside and renamed.
@@ -171,6 +175,8 @@ class Vocabulary:
         if context is not None:
             config = json.loads(files.get("tokenizer_config.json", "{}")) | {"model_max_length": context}
             files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False)
+        for kind, tokenizer in self.media.items():
+            files[_media_file(kind)] = json.dumps(tokenizer.to_json())
         for name, text in (files | {_OURS: json.dumps(ours, indent=2)}).items():
             aside = folder / f".{name}.{os.getpid()}"
             aside.write_text(text, encoding="utf-8")
@@ -188,6 +194,41 @@ class Vocabulary:
             if block.name == name or block.kind == kind:
                 raise UserError(f"the vocabulary already has a block {block.name} for {block.kind}.")
         return replace(self, blocks=(*self.blocks, Block(name, kind, self.size, size, fingerprint)))
+
+    def add_media(self, tokenizer: MediaTokenizer) -> Vocabulary:
+        """This vocabulary with a block for the ids of a medium's tokenizer, which is saved beside it from now on.
+
+        Raises:
+            UserError: as `add_block`.
+        """
+        grown = self.add_block(tokenizer.name, tokenizer.kind, tokenizer.size, tokenizer.fingerprint)
+        return replace(grown, media={**self.media, tokenizer.kind: tokenizer})
+
+    def block(self, kind: Kind) -> Block:
+        """The ids of a medium.
+
+        Raises:
+            UserError: the model has not learned it.
+        """
+        found = next((block for block in self.blocks if block.kind == kind), None)
+        if found is None:
+            raise UserError(f"this vocabulary has no ids for {kind}; the model has not learned that medium.")
+        return found
+
+    def ids_of(self, kind: Kind) -> range:
+        """The ids of a medium; none where the model has not learned it."""
+        return next((range(b.offset, b.offset + b.size) for b in self.blocks if b.kind == kind), range(0))
+
+    def media_tokenizer(self, kind: Kind) -> MediaTokenizer:
+        """What turns the signal of a medium into ids and back.
+
+        Raises:
+            UserError: the model has not learned the medium, or its tokenizer's file is missing.
+        """
+        block = self.block(kind)
+        if kind not in self.media:
+            raise UserError(f"the tokenizer {block.name} for {kind} does not lie beside the model ({_media_file(kind)}).")
+        return self.media[kind]
 
     @property
     def size(self) -> int:
@@ -235,8 +276,8 @@ class Vocabulary:
         Raises:
             UserError: a control token or a medium that this vocabulary lacks, or media ids outside of their block.
         """
-        ids = [self._encode_segment(segment) for segment in document.segments]
-        learn = [np.full(len(i), segment.learn) for i, segment in zip(ids, document.segments, strict=True)]
+        parts = [self._encode_segment(segment) for segment in document.segments]
+        ids, learn = ([part[side] for part in parts] for side in (0, 1))
         return TokenRecord(np.concatenate([np.empty(0, np.int32), *ids]), np.concatenate([np.empty(0, bool), *learn]))
 
     def encode_text(self, text: str) -> list[int]:
@@ -350,18 +391,24 @@ class Vocabulary:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return tokenizer
 
-    def _encode_segment(self, segment: Segment) -> np.ndarray:
+    def _encode_segment(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """Ids, int32, and which of them are learned."""
         if segment.kind == "text":
-            return np.array(self.encode_text(str(segment.content)), np.int32)
-        if segment.kind == "control":
-            return np.array([self.control(str(segment.content))], np.int32)
-        block = next((b for b in self.blocks if b.kind == segment.kind), None)
-        if block is None:
-            raise UserError(f"this vocabulary has no ids for {segment.kind}; the model has not learned that medium.")
-        ids = np.asarray(segment.content).reshape(-1)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < block.size:
-            raise UserError(f"{segment.kind} ids must lie in 0 ... {block.size - 1}, but run from {ids.min()} to {ids.max()}.")
-        return (ids + block.offset).astype(np.int32)
+            ids = np.array(self.encode_text(str(segment.content)), np.int32)
+        elif segment.kind == "control":
+            ids = np.array([self.control(str(segment.content))], np.int32)
+        elif is_picture(segment):
+            tokenizer, offset = self.media_tokenizer("image"), self.block("image").offset
+            return encode_picture(self, np.asarray(segment.content), tokenizer, offset, segment.learn)
+        else:
+            block = self.block(segment.kind)
+            ids = np.asarray(segment.content).reshape(-1)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < block.size:
+                raise UserError(
+                    f"{segment.kind} ids must lie in 0 ... {block.size - 1}, but run from {ids.min()} to {ids.max()}."
+                )
+            ids = (ids + block.offset).astype(np.int32)
+        return ids, np.full(len(ids), segment.learn)
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         array = np.asarray(ids, np.int64).reshape(-1)
@@ -441,6 +488,28 @@ def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> 
     if vocabulary.hash != ours["hash"]:
         raise UserError(f"tokenizer.json and {_OURS} in {folder} do not belong together; one of them was changed.")
     return vocabulary
+
+
+def _media_file(kind: str) -> str:
+    """Of the tokenizer of a medium, beside the weights."""
+    return f"{kind}_tokenizer.json"
+
+
+def _read_media(folder: Path, blocks: tuple[Block, ...]) -> dict[str, MediaTokenizer]:
+    """The tokenizers that lie in a folder, for the blocks of its vocabulary."""
+    found: dict[str, MediaTokenizer] = {}
+    for block in blocks:
+        path = folder / _media_file(block.kind)
+        if not path.is_file():
+            continue
+        try:
+            tokenizer = media_tokenizer(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error!r}.") from None
+        if tokenizer.fingerprint != block.fingerprint:
+            raise UserError(f"{path} and {_OURS} do not belong together; one of them was changed.")
+        found[block.kind] = tokenizer
+    return found
 
 
 def _from_imported(files: Mapping[str, str], folder: Path) -> Vocabulary:

@@ -99,6 +99,7 @@ def assemble(
         world=world,
         observers=observers,
         sample=_sampler(decoder, vocabulary) if settings.sample_prompts else None,
+        pixels=vocabulary.ids_of("image"),
     )  # fmt: skip
 
 

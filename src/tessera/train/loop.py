@@ -63,6 +63,7 @@ class Job:
         held_out: fixed validation batches, whole on process 0, for the evaluations in the loop; none: nothing is evaluated.
         final_held_out: the same for the finished weights, usually more of them.
         token_bytes: (V,) int32, bytes of each id.
+        pixels: the ids that are pixels of a picture.
         machine: dtype, device, threads.
         matmul_peak: FLOP/s measured, for the share that the live line shows.
         identity: what a checkpoint must agree on to be resumed from: hashes of recipe, tokenizer and data.
@@ -89,6 +90,7 @@ class Job:
     sample: Callable[[str], str] | None = None
     objective: Objective | None = None
     exam: Exam | None = None
+    pixels: range = range(0)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Gives one event to every observer."""
@@ -156,10 +158,11 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         if not rows:
             return found
         if world.first:
-            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device)
+            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device, job.pixels)
+        per_pixel = {"bits_per_pixel": found.bits_per_pixel} if job.pixels else {}
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
                  accuracy=found.accuracy, evaluated_tokens=found.tokens, final=final,
-                 seconds=time.perf_counter() - begin)  # fmt: skip
+                 seconds=time.perf_counter() - begin, **per_pixel)  # fmt: skip
         if job.sample is not None and world.first:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))

@@ -154,17 +154,20 @@ def document_mask(documents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes (NaN: none have any);
-    `accuracy` is the share of learned tokens that were the likeliest."""
+    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes and `bits_per_pixel` only
+    pixels (NaN: there are none); `accuracy` is the share of learned tokens that were the likeliest."""
 
     loss: float
     bits_per_byte: float
     tokens: int
     accuracy: float
+    bits_per_pixel: float = math.nan
 
 
 @torch.no_grad()
-def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, device: torch.device) -> Evaluation:
+def evaluate(
+    decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, device: torch.device, pixels: range = range(0)
+) -> Evaluation:
     """Mean loss over fixed rows.
 
     Args:
@@ -172,10 +175,11 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         batches: of `data.loader.validation_batches`.
         token_bytes: (V,) int32, how many bytes each id stands for; 0 for control tokens and media.
         device: where the decoder is.
+        pixels: the ids that are pixels of a picture.
     """
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
-    nats = byte_nats = right = 0.0
-    tokens = byte_count = 0
+    nats = byte_nats = pixel_nats = right = 0.0
+    tokens = byte_count = pixel_count = 0
     for batch in batches:
         ids, learn = torch.as_tensor(batch.ids), torch.as_tensor(batch.learn)
         mask = None if batch.documents is None else document_mask(torch.as_tensor(batch.documents)).to(device)
@@ -184,10 +188,18 @@ def evaluate(decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, 
         targets = ids[:, 1:].to(device)
         everywhere, hits = next_token(hidden, decoder.head_weight, targets, learn.float().to(device))[1].tolist()
         # The few learned tokens without bytes are computed once more, rather than all that have some.
-        bare = (learn & (target_bytes == 0)).to(device)
-        ones = torch.ones(1, int(bare.sum()), device=device)
-        on_bare = next_token(hidden[bare][None], decoder.head_weight, targets[bare][None], ones)[1]
-        nats, byte_nats, right = nats + everywhere, byte_nats + everywhere - float(on_bare[0]), right + hits
+        is_pixel = learn & (ids[:, 1:] >= pixels.start) & (ids[:, 1:] < pixels.stop)
+
+        def nats_of(chosen: Tensor, hidden: Tensor = hidden, targets: Tensor = targets) -> float:
+            chosen = chosen.to(device)
+            ones = torch.ones(1, int(chosen.sum()), device=device)
+            return float(next_token(hidden[chosen][None], decoder.head_weight, targets[chosen][None], ones)[1][0])
+
+        on_pixels = nats_of(is_pixel) if is_pixel.any() else 0.0
+        on_bare = nats_of(learn & (target_bytes == 0) & ~is_pixel) + on_pixels
+        nats, byte_nats, right = nats + everywhere, byte_nats + everywhere - on_bare, right + hits
+        pixel_nats, pixel_count = pixel_nats + on_pixels, pixel_count + int(is_pixel.sum())
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
     bits_per_byte = byte_nats / math.log(2) / byte_count if byte_count else math.nan
-    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens, right / max(tokens, 1))
+    bits_per_pixel = pixel_nats / math.log(2) / pixel_count if pixel_count else math.nan
+    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens, right / max(tokens, 1), bits_per_pixel)

@@ -15,6 +15,10 @@ __all__ = ["BUILT_IN", "Task", "Verifier", "extract", "load"]
 BUILT_IN = {
     "exact": "tessera.posttrain.verifiers.answers:exact",
     "numeric": "tessera.posttrain.verifiers.answers:numeric",
+    "gym": "tessera.posttrain.verifiers.gym:gym",
+    "schema": "tessera.posttrain.verifiers.schema:schema",
+    "code": "tessera.posttrain.verifiers.code:code",
+    "instructions": "tessera.posttrain.verifiers.instructions:instructions",
 }
 """Name of each verifier that is here -> MODULE:FUNCTION, imported when it is asked for."""
 

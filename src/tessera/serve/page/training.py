@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from nicegui import ui
 
 from tessera.look import DARK, LIGHT
-from tessera.serve.page.client import Refused
+from tessera.serve.page.client import Client, Refused
 
 if TYPE_CHECKING:
     from tessera.serve.page.view import Page
 
 _NOTHING = "\N{EN DASH}"
+_UNDER_WAY = ("validating_files", "queued", "running", "paused")
+"""States of a fine-tuning job that can be cancelled."""
 
 
 class RunsPanel:
@@ -51,7 +54,7 @@ class RunsPanel:
             runs = (await self._page.client.get("/tessera/runs"))["data"]
             ledger = await self._page.client.get("/tessera/ledger")
         except Refused as refused:
-            self._page.say(refused.message)
+            self._summary.text = refused.message
             return
         names = [run["id"] for run in runs]
         name = self._name if self._name in names else next(iter(names), None)
@@ -146,11 +149,21 @@ class TuningPanel:
 
     def __init__(self, page: Page) -> None:
         self._page = page
+        self._job = ""
+        self._rows: list[tuple[str, ...]] = []
+        self._curves = Curves("")
+        self._drawn: tuple[int, bool] = (0, False)
         with ui.element("div").classes("sheet"):
             with ui.element("div").classes("card"):
                 ui.label("Fine-tuning jobs").classes("card-title")
                 self._said = ui.label().classes("dim")
                 self._jobs = ui.element("div").classes("scroll")
+                with ui.row().classes("head") as self._head:
+                    self._select = ui.select([], on_change=self._choose).props('outlined dense options-dense aria-label="Job"')
+                    self._select.classes("run-select")
+                    self._cancel = ui.button("Cancel the job", icon="stop", on_click=self._stop, color=None)
+                    self._cancel.props("outline no-caps")
+                self._chart = ui.echart({}, renderer="svg").classes("chart")
             with ui.element("div").classes("card"):
                 ui.label("Pairs to tune on").classes("card-title")
                 ui.label(
@@ -162,7 +175,8 @@ class TuningPanel:
 
     async def show(self) -> None:
         """The tab is looked at."""
-        await self._show_jobs()
+        self._rows, self._drawn = [], (0, False)
+        await self.refresh()
         try:
             pairs = (await self._page.client.get("/tessera/preferences", limit=20))["data"]
         except Refused as refused:
@@ -181,26 +195,59 @@ class TuningPanel:
                             ui.icon(icon, size="16px")
                             ui.label(_last_words(pair[kind]))
 
-    async def _show_jobs(self) -> None:
-        self._jobs.clear()
-        self._said.text = ""
+    async def refresh(self) -> None:
+        """Shows how the jobs stand, and the curves of one of them."""
         try:
             jobs = (await self._page.client.get("/v1/fine_tuning/jobs", limit=20))["data"]
         except Refused as refused:
             self._said.text = refused.message
-            return
-        if not jobs:
-            self._said.text = "None yet. Jobs are started through the API: client.fine_tuning.jobs.create(...)."
-            return
-        rows = []
-        for job in jobs:
-            failed = (job.get("error") or {}).get("message")
-            made = job.get("fine_tuned_model") or failed or _NOTHING
-            rows.append(
-                (job["id"], job["status"], job["model"], made, _when(job["created_at"]), _short(job.get("trained_tokens")))
-            )
-        with self._jobs:
-            _table(("job", "status", "from", "gave", "began", "tokens"), rows)
+            jobs = []
+        else:
+            self._said.text = "" if jobs else "None yet. Jobs are started through the API: client.fine_tuning.jobs.create(...)."
+        rows = [_job_row(job) for job in jobs]
+        if rows != self._rows:
+            self._rows = rows
+            self._jobs.clear()
+            if rows:
+                with self._jobs:
+                    _table(("job", "status", "from", "gave", "began", "tokens"), rows)
+        ids = [job["id"] for job in jobs]
+        self._job = self._job if self._job in ids else next(iter(ids), "")
+        if self._select.options != ids or self._select.value != (self._job or None):
+            self._select.set_options(ids, value=self._job or None)
+        state = next((job["status"] for job in jobs if job["id"] == self._job), "")
+        self._head.set_visibility(bool(jobs))
+        self._cancel.set_visibility(state in _UNDER_WAY)
+        await self._draw()
+
+    async def _choose(self) -> None:
+        if self._select.value and self._select.value != self._job:
+            self._job = str(self._select.value)
+            await self.refresh()
+
+    async def _stop(self) -> None:
+        try:
+            await self._page.client.post(f"/v1/fine_tuning/jobs/{self._job}/cancel", {})
+        except Refused as refused:
+            self._page.say(refused.message)
+        await self.refresh()
+
+    async def _draw(self) -> None:
+        if self._curves.job != self._job:
+            self._curves = Curves(self._job)
+        if self._job:
+            try:
+                await self._curves.read(self._page.client)
+            except Refused as refused:
+                self._said.text = refused.message
+        self._chart.set_visibility(bool(self._curves.losses))
+        dark = await ui.run_javascript("document.body.classList.contains('body--dark')", timeout=5)
+        drawn = (len(self._curves.seen), dark)
+        if self._curves.losses and drawn != self._drawn:
+            self._drawn = drawn
+            self._chart.options.clear()
+            self._chart.options.update(loss_chart(self._curves.as_run(), DARK if dark else LIGHT, "steps"))
+            self._chart.update()
 
     async def _download(self) -> None:
         try:
@@ -211,8 +258,63 @@ class TuningPanel:
         ui.download.content(lines, "preferences.jsonl", "application/jsonl")
 
 
-def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
-    """The options of an ECharts chart: training loss, held-out loss, and the band in which it was foretold to go."""
+class Curves:
+    """The losses of a fine-tuning job as its events tell them; each time only the new ones are read.
+
+    Args:
+        job: its id.
+    """
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        self.seen: set[str] = set()
+        self.losses: list[list[float]] = []
+        self.held_out: list[dict[str, float]] = []
+        self.steps: int | None = None
+        self._reading = asyncio.Lock()
+
+    async def read(self, client: Client) -> None:
+        """Reads on, from the latest event back to the first that is known.
+
+        Raises:
+            Refused: the server did not answer.
+        """
+        new: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"limit": 100}
+        async with self._reading:
+            while True:
+                page = await client.get(f"/v1/fine_tuning/jobs/{self.job}/events", **query)
+                unknown = [event for event in page["data"] if event["id"] not in self.seen]
+                new += unknown
+                if not page["has_more"] or len(unknown) < len(page["data"]):
+                    break
+                query["after"] = page["last_id"]
+            for event in reversed(new):
+                self.seen.add(event["id"])
+                if event["type"] == "metrics":
+                    self._take(event["data"])
+
+    def as_run(self) -> dict[str, Any]:
+        """In the form of a training run, whose chart it shares."""
+        return {"losses": self.losses, "evaluations": self.held_out, "band": [], "planned_tokens": self.steps}
+
+    def _take(self, data: Mapping[str, Any]) -> None:
+        self.steps = data["total_steps"]
+        if data.get("train_loss") is not None:
+            self.losses.append([data["step"], data["train_loss"]])
+        for name in ("valid_loss", "full_valid_loss"):
+            if data.get(name) is not None:
+                self.held_out.append({"tokens": data["step"], "loss": data[name]})
+
+
+def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = "training tokens") -> dict[str, Any]:
+    """The options of an ECharts chart: training loss, held-out loss, and the band in which it was foretold to go.
+
+    Args:
+        run: as `/tessera/runs/NAME` shows it.
+        colours: of the page.
+        along: what the horizontal axis counts.
+    """
     dim, rule = {"color": colours["dim"]}, {"lineStyle": {"color": colours["rule"]}}
     thin = {
         "type": "line",
@@ -267,7 +369,7 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
         },
         "xAxis": {
             "type": "value",
-            "name": "training tokens",
+            "name": along,
             "nameLocation": "middle",
             "nameGap": 28,
             "nameTextStyle": dim,
@@ -293,6 +395,12 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
 def _line(name: str, points: list[list[float]], colour: str, width: float) -> dict[str, Any]:
     style = {"lineStyle": {"color": colour, "width": width}, "itemStyle": {"color": colour}}
     return {"name": name, "type": "line", "data": points, "showSymbol": False} | style
+
+
+def _job_row(job: Mapping[str, Any]) -> tuple[str, ...]:
+    failed = (job.get("error") or {}).get("message")
+    made = job.get("fine_tuned_model") or failed or _NOTHING
+    return (job["id"], job["status"], job["model"], made, _when(job["created_at"]), _short(job.get("trained_tokens")))
 
 
 def _forecast_words(forecast: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:

@@ -83,7 +83,8 @@ class Page:
                     tuning = TuningPanel(self)
         self._key_dialog()
         self.tabs.on_value_change(lambda event: {"runs": runs.show, "tuning": tuning.show}.get(event.value, self.chat.show)())
-        ui.timer(2.0, lambda: runs.refresh() if self.tabs.value == "runs" else None)
+        watched = {"runs": runs.refresh, "tuning": tuning.refresh}
+        ui.timer(2.0, lambda: watched[self.tabs.value]() if self.tabs.value in watched else None)
         ui.on("find", lambda: self.history.focus())
         ui.on("fresh", self.history.begin)
         viewer.on_delete(self._leave)

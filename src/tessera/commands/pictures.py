@@ -1,0 +1,169 @@
+"""`tessera generate` with pictures: drawn, edited, varied, or looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tessera.commands import terminal
+from tessera.data.pictures import fitted, on_white, png, read_picture, resized
+from tessera.data.reasons import Unreadable
+from tessera.engine.engine import Engine
+from tessera.engine.pictures import GUIDANCE, Drawing, Wish, draw, look
+from tessera.engine.request import Completion
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.run import write_bytes, writing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `generate` that speak of pictures; see `tessera generate --help`."""
+
+    out: str | None = None
+    image: str | None = None
+    mask: str | None = None
+    variation: bool = False
+    guidance: float | None = None
+    best_of: int | None = None
+    size: str | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether one of them was given."""
+        return self != Asked()
+
+
+def generate_picture(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+    """Draws into a file, or answers about a picture.
+
+    Raises:
+        UserError: options that contradict each other, a file that cannot be read or written, a model without pictures.
+    """
+    refuse_contradictions(asked)
+    engine.vocabulary.media_tokenizer("image")
+    size = None if asked.size is None else read_size(asked.size)
+    picture = None if asked.image is None else _read(asked.image)
+    start = time.perf_counter()
+    if asked.out is None:
+        assert picture is not None
+        completion = look(engine, [_prepared(engine, picture, size)[..., :3]], prompt, replace(params, max_tokens=64))[0]
+        if as_json:
+            _report(completion, [], start)
+        else:
+            terminal.write(completion.text.strip(), end="\n")
+        return
+    wish = _wish(engine, prompt, asked, picture, size, params)
+    drawing = draw(engine, [wish], params)[0]
+    pixels = drawing.pixels
+    if wish.known is not None and wish.hidden is not None:
+        # What is kept is kept exactly, not as the palette has it.
+        pixels = np.where(wish.hidden[..., None], pixels, wish.known)
+    path = Path(asked.out)
+    with writing(path):
+        write_bytes(path, png(pixels))
+    if as_json:
+        _report(drawing.completion, [str(path)], start, drawing)
+    else:
+        height, width = pixels.shape[:2]
+        what = f" of {wish.caption!r}" if wish.caption else ""
+        print(f"{path}: {height} x {width}{what}, seed {drawing.completion.seed}, {time.perf_counter() - start:.1f} s")
+
+
+def refuse_contradictions(asked: Asked) -> None:
+    """Raises UserError where options do not belong together."""
+    if asked.out is None and asked.image is None:
+        raise UserError(
+            "--mask, --variation, --guidance, --best-of and --size are for pictures: give --out FILE.png to draw one."
+        )
+    if asked.out is None and (asked.mask or asked.variation):
+        raise UserError("an edited picture or a variation goes into a file: give --out FILE.png.")
+    if asked.out is not None and Path(asked.out).suffix.lower() != ".png":
+        raise UserError(f"--out {asked.out}: pictures are written as PNG; give a name that ends in .png.")
+    if asked.image is None and (asked.mask or asked.variation):
+        raise UserError("--mask and --variation need the picture that they speak of: give --image FILE.")
+    if asked.mask and asked.variation:
+        raise UserError("--mask edits a part of the picture, --variation draws another one; give one of them.")
+    if asked.best_of is not None and asked.best_of < 1:
+        raise UserError(f"--best-of must be at least 1, not {asked.best_of}.")
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Height and width of `32x24`; UserError where it is not like that."""
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text.strip().lower())
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise UserError(f"--size {text} is not HEIGHTxWIDTH in pixels, like 32x32.")
+    return int(found[1]), int(found[2])
+
+
+def _wish(
+    engine: Engine, prompt: str, asked: Asked, picture: np.ndarray | None, size: tuple[int, int] | None, params: SamplingParams
+) -> Wish:
+    """What is to be drawn."""
+    guidance = GUIDANCE if asked.guidance is None else asked.guidance
+    wish = Wish(prompt.strip(), size, guidance=guidance, best_of=asked.best_of or 1)
+    if picture is None:
+        return wish
+    if asked.variation:
+        source = on_white(_prepared(engine, picture, size))
+        # In words first: what the picture shows is what its variation shows.
+        caption = wish.caption or look(engine, [source], "", SamplingParams(max_tokens=64, temperature=0.0))[0].text.strip()
+        return replace(wish, caption=caption, source=source)
+    hidden = picture[..., 3] < 128
+    if asked.mask is not None:
+        mask = _read(asked.mask)
+        if mask.shape != picture.shape:
+            raise UserError(
+                f"{asked.mask} is {mask.shape[0]} x {mask.shape[1]} pixels and {asked.image} {picture.shape[0]} x "
+                f"{picture.shape[1]}; a mask has the size of its picture."
+            )
+        # As in OpenAI's API, transparent pixels are to be drawn; in a mask without any, the white ones.
+        hidden = mask[..., 3] < 128 if (mask[..., 3] < 128).any() else mask[..., :3].mean(-1) >= 128
+    if not hidden.any():
+        raise UserError(
+            "nothing is to be drawn: give --mask FILE with the region white or transparent, or --variation for another picture."
+        )
+    known = np.concatenate([picture[..., :3], np.where(hidden, 0, 255).astype(np.uint8)[..., None]], -1)
+    known = _prepared(engine, known, size)
+    return replace(wish, shape=None, known=np.ascontiguousarray(known[..., :3]), hidden=known[..., 3] < 255)
+
+
+def _prepared(engine: Engine, picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """(H, W, 4) at the size that was asked for, or no larger than most pictures that the model knows."""
+    if size is not None:
+        return resized(picture, *size)
+    height, width = engine.vocabulary.media_tokenizer("image").shape
+    return fitted(picture, height * width)
+
+
+def _read(path: str) -> np.ndarray:
+    """(H, W, 4) uint8."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no picture {path}.")
+    try:
+        return read_picture(Path(path), alpha=True)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+def _report(completion: Completion, files: list[str], start: float, drawing: Drawing | None = None) -> None:
+    scores = {} if drawing is None else {"scores": [round(score, 4) for score in drawing.scores]}
+    report = {
+        "prompt_ids": completion.prompt_ids.tolist(),
+        "ids": completion.ids.tolist(),
+        "logprobs": [round(float(p), 6) for p in completion.logprobs],
+        "text": completion.text.strip(),
+        "files": files,
+        "seconds": round(time.perf_counter() - start, 4),
+        "seed": completion.seed,
+        "finish_reason": completion.finish_reason,
+        **scores,
+    }
+    json.dump(report, sys.stdout, ensure_ascii=False)
+    print()

@@ -1,0 +1,57 @@
+"""A corpus -> the tokenizer of its pictures, and the texts that a text tokenizer should know."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tessera import recipe
+from tessera.data.corpus import Corpus, Split
+from tessera.data.picture_tasks import task_documents
+from tessera.tokens.document import Document
+from tessera.tokens.palette import Palette, psnr
+from tessera.tokens.pictures import pictures_of
+from tessera.tokens.vocabulary import Vocabulary
+
+_MEASURED_PICTURES = 200
+_TEXT_VIEWS = 4
+"""Of each picture: enough to meet every way in which its words are put."""
+
+
+def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say: Callable[[str], None]) -> Vocabulary:
+    """The vocabulary with a block for the pictures of a corpus, where it has some: their palette, found on the training split.
+
+    What is said: how many colours, and how near the pictures of the held-out split come back.
+    """
+    if data.pictures is None or not corpus.pictures:
+        return vocabulary
+    palette = Palette.fit(itertools.islice(_pictures(corpus, "train"), 1 << 20), data.pictures.colours, data.seed)
+    fidelity = [
+        psnr(palette.decode(palette.encode(picture)), picture)
+        for picture in itertools.islice(_pictures(corpus, "validation"), _MEASURED_PICTURES)
+    ]
+    finite = [value for value in fidelity if np.isfinite(value)]
+    how = f"{np.mean(finite):.1f} dB on held-out pictures" if finite else "held-out pictures come back exactly"
+    say(f"palette: {palette.size} colours, {how}; most pictures are {palette.shape[0]} x {palette.shape[1]}")
+    return vocabulary.add_media(palette)
+
+
+def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
+    """The text of every document of a split, as a model will meet it: with pictures, that of some of their tasks."""
+    if data.pictures is None or not corpus.pictures:
+        yield from corpus.texts(split)
+        return
+    for index, source in enumerate(corpus.sources):
+        documents: Iterator[Document] = corpus.documents(split, index)
+        if source.pictures:
+            documents = task_documents(documents, data.pictures, data.seed, _TEXT_VIEWS, None)
+        for document in documents:
+            yield from (str(segment.content) for segment in document.segments if segment.kind == "text")
+
+
+def _pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    for index in range(len(corpus.sources)):
+        for document in corpus.documents(split, index):
+            yield from (picture[..., :3] for picture in pictures_of(document))

@@ -1,0 +1,228 @@
+"""Picture files and their captions -> documents.
+
+`read_picture` opens what a person or the network sent: PNG, JPEG, WebP and GIF by their content, whatever the file is called,
+upright by EXIF, transparent parts on white, and refuses in one sentence what is broken, empty or a decompression bomb.
+`Captions` finds the caption of a picture in `captions.tsv` or in the `metadata.jsonl` or `metadata.csv` of a Hugging Face
+`imagefolder`, and else takes the name of its folder, as `imagefolder` does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tessera.data.reasons import Skipped, Unreadable, words
+from tessera.tokens.document import Document, Segment
+from tessera.tokens.pictures import picture_segment
+
+ENDINGS = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
+MOST_PIXELS = 50_000_000
+"""Of a file that is opened, 200 MB unpacked: a photograph has fewer."""
+MOST_BYTES = 200_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_LISTS = ("captions.tsv", "metadata.jsonl", "metadata.csv")
+_FILE_COLUMNS = ("file_name", "file", "path")
+_CAPTION_COLUMNS = ("text", "caption", "name", "title", "label", "description")
+_LEVELS_UP = 3
+"""A list of captions may lie in the folder of a picture or up to so many above it."""
+
+
+def read_picture(source: Path | bytes, alpha: bool = False) -> np.ndarray:
+    """The pixels of a picture, of an animation its first frame.
+
+    Args:
+        source: a file, or what is in one.
+        alpha: with the fourth channel as it is; else transparent parts are laid on white.
+
+    Returns:
+        (H, W, 3) uint8, or (H, W, 4).
+
+    Raises:
+        Unreadable: why it cannot be read.
+    """
+    try:
+        if isinstance(source, Path) and (size := os.path.getsize(source)) > MOST_BYTES:
+            raise Unreadable(f"a picture file of {size / 1e6:,.0f} MB, more than the {MOST_BYTES / 1e6:.0f} that are read")
+        with warnings.catch_warnings():
+            # Its size is checked below, before any pixel is unpacked; other warnings are of no use to anybody here.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
+                width, height = picture.size
+                if not width or not height:
+                    raise Unreadable("a picture without pixels")
+                if width * height > MOST_PIXELS:
+                    raise Unreadable(f"a picture of {width} x {height} pixels, more than {MOST_PIXELS:,}")
+                picture.load()
+                # Without an orientation the same picture comes back, in a copy.
+                pixels = _rgba(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        raise Unreadable("not a PNG, JPEG, WebP or GIF picture") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"a picture of more than {MOST_PIXELS:,} pixels") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError) as error:
+        raise Unreadable(f"a damaged picture ({words(error)})") from None
+    return pixels if alpha else on_white(pixels)
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 -> (H, W, 3), transparent parts on white."""
+    opaque = pixels[..., 3:].astype(np.uint16)
+    return ((pixels[..., :3] * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)
+
+
+def _rgba(picture: Image.Image) -> np.ndarray:
+    """(H, W, 4) uint8 of any mode; 16 bits a channel are scaled, where Pillow would cut them off."""
+    if picture.mode.startswith(("I", "F")):
+        levels = np.asarray(picture).astype(float)
+        picture = Image.fromarray(np.clip(levels / 257, 0, 255).round().astype(np.uint8))
+    return np.array(picture.convert("RGBA"))
+
+
+def fitted(pixels: np.ndarray, most_pixels: int) -> np.ndarray:
+    """A picture scaled down, in its proportions, to at most so many pixels; a smaller one as it is."""
+    height, width = pixels.shape[:2]
+    if height * width <= most_pixels:
+        return pixels
+    scale = math.sqrt(most_pixels / (height * width))
+    h = min(max(1, round(height * scale)), most_pixels)
+    w = max(1, min(round(width * scale), most_pixels // h))
+    return resized(pixels, h, w)
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture at another size: means of areas where it shrinks, whole pixels where it grows."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    way = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize((width, height), way))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) or (H, W, 4) uint8 as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def captioned(pixels: np.ndarray, caption: str, questions: list[tuple[str, str]], source: str) -> Document:
+    """The document of a picture: its caption, the picture, then each question about it with its answer."""
+    asked = [part for q, a in questions for part in (Segment("text", q, learn=False), Segment("text", a))]
+    first = [Segment("text", caption)] if caption else []
+    return Document((*first, picture_segment(pixels), *asked), source)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `captioned` put together."""
+
+    caption: str
+    pixels: np.ndarray
+    questions: list[tuple[str, str]]
+
+
+def parts_of(document: Document) -> Parts | None:
+    """The parts of a captioned picture; None where a document is none, but text, or laid out by its author."""
+    segments = list(document.segments)
+    caption = str(segments.pop(0).content) if segments and segments[0].kind == "text" else ""
+    if not segments or segments[0].kind != "image" or not isinstance(segments[0].content, np.ndarray):
+        return None
+    pixels, rest = segments[0].content, segments[1:]
+    if pixels.dtype != np.uint8 or len(rest) % 2 or any(s.kind != "text" or s.learn != i % 2 for i, s in enumerate(rest)):
+        return None
+    texts = [str(s.content) for s in rest]
+    return Parts(caption, pixels, list(zip(texts[::2], texts[1::2], strict=True)))
+
+
+class Captions:
+    """Captions of pictures, from the lists that lie beside them; each list is read once.
+
+    Args:
+        column: that holds the caption; None: `text`, `caption`, `name`, `title`, `label` or `description`, the first there is.
+        skipped: what cannot be read is appended here.
+    """
+
+    def __init__(self, column: str | None, skipped: list[Skipped]) -> None:
+        self._column = column
+        self._skipped = skipped
+        self._lists: dict[Path, dict[str, dict[str, Any]] | None] = {}
+
+    def is_picture(self, name: str) -> bool:
+        """Whether a file's ending is that of a picture."""
+        return name.rpartition(".")[2].lower() in ENDINGS
+
+    def is_list(self, path: Path) -> bool:
+        """Whether a file lists captions, and so is no document itself."""
+        return path.name in _LISTS and self._rows(path.parent) is not None
+
+    def document(self, path: Path, name: str) -> Document | None:
+        """The picture of a file with its caption, if it has one; None where it cannot be read, which is noted."""
+        try:
+            if not path.is_file():
+                raise Unreadable("a broken link" if path.is_symlink() else "not a regular file")
+            if path.stat().st_size == 0:
+                raise Unreadable("empty")
+            pixels = read_picture(path)
+        except (Unreadable, OSError) as error:
+            self._skipped.append(Skipped(name, words(error)))
+            return None
+        row, listed = self._row(path)
+        if not listed:
+            # Without any list, a folder below the one that was named says what is in its pictures.
+            caption = name.split("/")[-2].replace("_", " ") if "/" in name else ""
+            return captioned(pixels, caption, [], name)
+        caption = next((str(row[c]).strip() for c in self._columns(row) if row.get(c)), "")
+        asked = [(str(row["question"]), str(row["answer"]))] if row.get("question") and row.get("answer") else []
+        return captioned(pixels, caption, asked, name)
+
+    def _columns(self, row: dict[str, Any]) -> tuple[str, ...]:
+        return (self._column,) if self._column else _CAPTION_COLUMNS
+
+    def _row(self, path: Path) -> tuple[dict[str, Any], bool]:
+        """What the lists say of a picture, and whether there is a list at all."""
+        folder, listed = path.parent, False
+        for _ in range(_LEVELS_UP + 1):
+            if (rows := self._rows(folder)) is not None:
+                listed = True
+                relative = path.relative_to(folder).as_posix()
+                row = rows.get(relative) or rows.get(path.name)
+                if row is not None:
+                    return row, True
+            folder = folder.parent
+        return {}, listed
+
+    def _rows(self, folder: Path) -> dict[str, dict[str, Any]] | None:
+        """Rows of a folder's list by the file they speak of."""
+        if folder not in self._lists:
+            self._lists[folder] = None
+            for name in _LISTS:
+                if (folder / name).is_file() and (rows := self._read(folder / name)):
+                    self._lists[folder] = rows
+                    break
+        return self._lists[folder]
+
+    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            if path.suffix == ".jsonl":
+                table = [json.loads(line) for line in text.splitlines() if line.strip()]
+            else:
+                table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+        except (OSError, ValueError, csv.Error) as error:
+            self._skipped.append(Skipped(path.name, words(error)))
+            return {}
+        rows = [row for row in table if isinstance(row, dict)]
+        column = next((c for c in _FILE_COLUMNS if rows and isinstance(rows[0].get(c), str)), None)
+        return {} if column is None else {str(row[column]): row for row in rows if row.get(column)}

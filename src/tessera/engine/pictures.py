@@ -1,0 +1,205 @@
+"""Pictures from an engine: drawn by a caption, completed, varied, and looked at.
+
+A picture is drawn token by token with all logits outside of the palette masked, in exactly as many tokens as its size needs.
+Pixels that are known are forced, in raster order, so a hole is filled from what lies before it; what lies behind it is heeded by
+drawing several and keeping the one after which the known pixels are likeliest. Guidance takes a paired row of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tessera.engine.constraints import PictureGrid
+from tessera.engine.engine import Engine
+from tessera.engine.request import Completion, Guidance, Request
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.tokens.pictures import (
+    IMAGE_END,
+    QUESTION,
+    ROW,
+    prompt,
+    to_draw,
+    to_see,
+    to_vary,
+)
+
+GUIDANCE = 3.0
+"""Where none is asked for: the best on digits, where 5 is too much (docs/pictures.md)."""
+_NOTHING = np.zeros((1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A picture to be drawn.
+
+    Args:
+        caption: what it shows; empty: anything.
+        shape: height and width; None: as most of the pictures that the model learned from, or as `known` or `source`.
+        known: (H, W, 3) uint8 pixels, of which those stay that `hidden` (H, W) does not name.
+        source: (H, W, 3) uint8, a picture to vary.
+        guidance: scale; 1: none. Without caption and source there is nothing to guide.
+        best_of: how many are drawn; the likeliest one is kept, by the known pixels behind the first hidden one, or else by the
+            caption.
+    """
+
+    caption: str = ""
+    shape: tuple[int, int] | None = None
+    known: np.ndarray | None = None
+    hidden: np.ndarray | None = None
+    source: np.ndarray | None = None
+    guidance: float = GUIDANCE
+    best_of: int = 1
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished picture.
+
+    Args:
+        pixels: (H, W, 3) uint8, of the palette.
+        completion: of the engine: prompt, ids, log-probabilities.
+        scores: nats, of each that was drawn for it where several were; the highest was kept.
+    """
+
+    pixels: np.ndarray
+    completion: Completion
+    scores: tuple[float, ...] = ()
+
+
+def draw(engine: Engine, wishes: Sequence[Wish], params: SamplingParams) -> list[Drawing]:
+    """One picture for each wish.
+
+    Args:
+        params: temperature, top_k and the like; the pictures that are drawn, all candidates of all wishes one after the other,
+            take `seed`, `seed + 1` and so on. `max_tokens` follows from the size.
+
+    Raises:
+        UserError: the model knows no pictures; a size that is none, or too large for its context; a hole without a picture.
+    """
+    grids = [_grid(engine, wish) for wish in wishes]
+    requests: list[Request] = []
+    for wish, grid in zip(wishes, grids, strict=True):
+        requests += _requests(engine, wish, grid, params, len(requests))
+    made = iter(engine.complete(requests))
+    candidates = [[next(made) for _ in range(wish.best_of)] for wish in wishes]
+    scores = _scores(engine, wishes, grids, candidates)
+    drawings = []
+    for grid, drawn, scored in zip(grids, candidates, scores, strict=True):
+        best = drawn[int(np.argmax(scored))] if scored else drawn[0]
+        drawings.append(Drawing(_pixels(engine, grid, best), best, tuple(scored)))
+    return drawings
+
+
+def look(engine: Engine, pictures: Sequence[np.ndarray], question: str, params: SamplingParams) -> list[Completion]:
+    """What the model answers to a question about each picture, (H, W, 3) uint8; an empty question asks what is in it.
+
+    Raises:
+        UserError: the model knows no pictures, or one does not fit into its context.
+    """
+    return engine.generate([_seeing(engine, picture, question) for picture in pictures], params)
+
+
+def _seeing(engine: Engine, picture: np.ndarray, question: str) -> list[int]:
+    """The prompt that asks about a picture."""
+    ids = prompt(engine.vocabulary, to_see(picture, [(question.strip() or QUESTION, "")], learn=False))
+    _refuse_long(engine, len(ids) + 1, picture.shape[:2])
+    return ids
+
+
+def _grid(engine: Engine, wish: Wish) -> PictureGrid:
+    vocabulary = engine.vocabulary
+    tokenizer, block = vocabulary.media_tokenizer("image"), vocabulary.block("image")
+    if wish.best_of < 1:
+        raise UserError(f"best-of must be at least 1, not {wish.best_of}.")
+    if wish.known is not None:
+        if wish.hidden is None or wish.hidden.shape != wish.known.shape[:2]:
+            raise UserError("the mask has to have the size of the picture.")
+        known = np.where(wish.hidden, -1, tokenizer.encode(wish.known))
+    else:
+        height, width = _shape_of(engine, wish)
+        if height < 1 or width < 1:
+            raise UserError(f"a picture of {height} x {width} pixels is none; give a size like 32x32.")
+        known = np.full((height, width), -1)
+    return PictureGrid(block.offset, block.size, vocabulary.control(ROW), vocabulary.control(IMAGE_END), known)
+
+
+def _shape_of(engine: Engine, wish: Wish) -> tuple[int, int]:
+    """Height and width of what will be drawn."""
+    if wish.shape is not None:
+        return wish.shape
+    if wish.source is not None:
+        return wish.source.shape[0], wish.source.shape[1]
+    height, width = engine.vocabulary.media_tokenizer("image").shape
+    return height, width
+
+
+def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:
+    shape = (grid.known.shape[0], grid.known.shape[1])
+    vocabulary = engine.vocabulary
+    layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
+    asked, bare = (prompt(vocabulary, segments, shape) for segments in (layout, to_draw("", _NOTHING)))
+    _refuse_long(engine, len(asked) + grid.tokens, shape)
+    guidance = Guidance(wish.guidance, tuple(bare)) if wish.guidance != 1 and asked != bare else None
+    # The end of the picture ends the completion; no other id can come.
+    exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=())
+    seeds = [None if params.seed is None else params.seed + first + i for i in range(wish.best_of)]
+    return [Request(tuple(asked), replace(exact, seed=seed), grid, guidance=guidance) for seed in seeds]
+
+
+def _pixels(engine: Engine, grid: PictureGrid, completion: Completion) -> np.ndarray:
+    height, width = grid.known.shape
+    ids = completion.ids[:-1].reshape(height, width + 1)[:, :-1].astype(np.int64) - grid.start
+    return engine.vocabulary.media_tokenizer("image").decode(ids)
+
+
+def _scores(
+    engine: Engine, wishes: Sequence[Wish], grids: Sequence[PictureGrid], candidates: Sequence[Sequence[Completion]]
+) -> list[list[float]]:
+    """Nats of what each candidate should make likely; empty where only one was drawn, or nothing tells them apart."""
+    counted: list[np.ndarray] = []
+    requests: list[Request] = []
+    told = []
+    for wish, grid, drawn in zip(wishes, grids, candidates, strict=True):
+        behind = _behind_the_hole(grid)
+        told.append(len(drawn) > 1 and bool(behind.any() or wish.caption))
+        for completion in drawn if told[-1] else ():
+            if behind.any():
+                ids = completion.record.ids
+                counts = np.concatenate([np.zeros(completion.prompt_tokens, bool), behind])
+            else:
+                start = prompt(engine.vocabulary, to_see(_pixels(engine, grid, completion), [(QUESTION, "")], learn=False))
+                caption = engine.vocabulary.encode_text(wish.caption)
+                ids, counts = np.array([*start, *caption]), np.repeat([False, True], [len(start), len(caption)])
+                _refuse_long(engine, len(ids), (grid.known.shape[0], grid.known.shape[1]))
+            requests.append(Request(tuple(ids.tolist()), SamplingParams(max_tokens=0), prompt_logprobs=True))
+            counted.append(counts)
+    found = iter(zip(engine.complete(requests), counted, strict=True)) if requests else iter(())
+    scores = []
+    for there, drawn in zip(told, candidates, strict=True):
+        scored = []
+        for _ in drawn if there else ():
+            completion, counts = next(found)
+            assert completion.prompt_logprobs is not None
+            scored.append(float(completion.prompt_logprobs[counts[-len(completion.prompt_logprobs) :]].sum()))
+        scores.append(scored)
+    return scores
+
+
+def _behind_the_hole(grid: PictureGrid) -> np.ndarray:
+    """(tokens,) bool, from the first pixel to the end: pixels that are known and come after one that is not."""
+    hidden = grid.known < 0
+    later = np.logical_or.accumulate(hidden.ravel()).reshape(hidden.shape) & ~hidden
+    return np.concatenate([np.pad(later, ((0, 0), (0, 1))).ravel(), [False]])
+
+
+def _refuse_long(engine: Engine, tokens: int, shape: tuple[int, ...]) -> None:
+    context = engine.decoder.config.context
+    if tokens > context:
+        raise UserError(
+            f"a picture of {shape[0]} x {shape[1]} pixels with its prompt comes to {tokens} tokens, "
+            f"and the model reads {context}; give a smaller --size."
+        )

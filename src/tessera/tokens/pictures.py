@@ -1,0 +1,146 @@
+"""A picture's place in the stream: its geometry in tokens, and the order of caption, picture and question for each task.
+
+A picture reads `<|image|>` height*width `<|begin_media|>`, then each row of pixels with `<|row|>` behind it, then `<|/image|>`
+(as Emu3 does it, arXiv 2409.18869): any size and shape goes into one model, and the pixel above always lies the same number of
+tokens back. A transparent pixel of a four-channel picture is hidden and reads `<|mask|>`. The frame before the pixels is given,
+never learned. Training (`data.shapes`) and asking (`engine.pictures`) lay their documents out by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tessera.errors import UserError
+from tessera.tokens.document import Document, Segment
+from tessera.tokens.palette import MediaTokenizer
+
+if TYPE_CHECKING:
+    from tessera.tokens.vocabulary import Vocabulary
+
+IMAGE, IMAGE_END, ROW, BEGIN, MASK, EDIT = (
+    "<|image|>", "<|/image|>", "<|row|>", "<|begin_media|>", "<|mask|>", "<|edit|>",
+)  # fmt: skip
+QUESTION = "What is in the picture?"
+"""Answered with the caption; asked where the person asks nothing."""
+ANOTHER = "Another one:"
+"""Between a picture and its variation."""
+MOST_SIDE = 4096
+_OPAQUE = 128
+
+
+def picture_segment(pixels: np.ndarray, learn: bool = True) -> Segment:
+    """A picture, (H, W, 3) or (H, W, 4) uint8, as a segment."""
+    return Segment("image", pixels, learn)
+
+
+def is_picture(segment: Segment) -> bool:
+    """Whether a segment holds the pixels of a picture, not ids."""
+    return segment.kind == "image" and isinstance(segment.content, np.ndarray) and segment.content.dtype == np.uint8
+
+
+def pictures_of(document: Document) -> list[np.ndarray]:
+    """The pixels of each picture in a document."""
+    return [np.asarray(s.content) for s in document.segments if is_picture(s)]
+
+
+def to_draw(caption: str, pixels: np.ndarray) -> tuple[Segment, ...]:
+    """Caption -> picture; without a caption the picture alone."""
+    return (*_given(caption), picture_segment(pixels))
+
+
+def to_see(pixels: np.ndarray, questions: Sequence[tuple[str, str]], learn: bool) -> tuple[Segment, ...]:
+    """Picture -> answers to questions about it; `learn`: the picture too, so that it is one without a caption as well."""
+    asked = [part for question, answer in questions for part in (*_given(question), Segment("text", answer))]
+    return (picture_segment(pixels, learn), *asked)
+
+
+def to_edit(caption: str, hidden: np.ndarray, pixels: np.ndarray) -> tuple[Segment, ...]:
+    """Caption and picture with hidden pixels, (H, W, 4) -> the whole picture."""
+    return (*_given(caption), Segment("control", EDIT, False), picture_segment(hidden, False), picture_segment(pixels))
+
+
+def to_vary(caption: str, source: np.ndarray, pixels: np.ndarray) -> tuple[Segment, ...]:
+    """Caption and picture -> another picture with that caption."""
+    return (*_given(caption), picture_segment(source, False), *_given(ANOTHER), picture_segment(pixels))
+
+
+def prompt(vocabulary: Vocabulary, segments: Sequence[Segment], shape: tuple[int, int] | None = None) -> list[int]:
+    """Ids of what a model is given: all but the last segment, which it is asked for; with `shape`, the frame of a picture."""
+    ids = vocabulary.encode(Document(tuple(segments[:-1]))).ids.tolist()
+    return ids + (frame(vocabulary, *shape) if shape else [])
+
+
+def frame(vocabulary: Vocabulary, height: int, width: int) -> list[int]:
+    """The ids that stand before the pixels of a picture."""
+    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
+        raise UserError(
+            f"a picture of {height}*{width} pixels is none that can be read or drawn; sides go from 1 to {MOST_SIDE}."
+        )
+    return [vocabulary.control(IMAGE), *vocabulary.encode_text(f"{height}*{width}"), vocabulary.control(BEGIN)]
+
+
+def tokens_of(height: int, width: int) -> int:
+    """Tokens of a picture, its frame with as many digits as a byte-level tokenizer may need included."""
+    return height * (width + 1) + len(f"{height}*{width}") + 3
+
+
+def encode_picture(
+    vocabulary: Vocabulary, pixels: np.ndarray, tokenizer: MediaTokenizer, offset: int, learn: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a picture with all of its geometry, int32, and which are learned: pixels, row ends and the end, if any.
+
+    Args:
+        pixels: (H, W, 3) or (H, W, 4) uint8.
+        offset: of the tokenizer's block.
+    """
+    height, width = pixels.shape[:2]
+    grid = np.full((height, width + 1), vocabulary.control(ROW))
+    grid[:, :-1] = tokenizer.encode(np.ascontiguousarray(pixels[..., :3])) + offset
+    if pixels.shape[2] == 4 and not (shown := pixels[..., 3] >= _OPAQUE).all():
+        grid[:, :-1][~shown] = vocabulary.control(MASK)
+    head = frame(vocabulary, height, width)
+    ids = np.concatenate([head, grid.ravel(), [vocabulary.control(IMAGE_END)]]).astype(np.int32)
+    return ids, (np.arange(len(ids)) >= len(head)) & learn
+
+
+def hide(pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """(H, W, 4): a picture whose pixels are transparent where `hidden` (H, W) is true."""
+    alpha = np.where(hidden, 0, 255).astype(np.uint8)
+    return np.concatenate([pixels[..., :3], alpha[..., None]], -1)
+
+
+def find_pictures(vocabulary: Vocabulary, ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """The whole pictures in a stretch of ids, (H, W, 3) uint8 each. Pictures with hidden pixels or of a broken form are left out.
+
+    Raises:
+        UserError: the vocabulary has no tokenizer for pictures.
+    """
+    tokenizer, block = vocabulary.media_tokenizer("image"), vocabulary.block("image")
+    array = np.asarray(ids, np.int64)
+    row, begin = vocabulary.control(ROW), vocabulary.control(BEGIN)
+    found = []
+    for start in np.flatnonzero(array == vocabulary.control(IMAGE)).tolist():
+        head = array[start + 1 : start + 32]
+        at = np.flatnonzero(head == begin)
+        if not len(at):
+            continue
+        height, star, width = vocabulary.decode_text(head[: at[0]]).partition("*")
+        if not (star and height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
+            continue
+        h, w = int(height), int(width)
+        body = start + 2 + int(at[0])
+        if not (1 <= h <= MOST_SIDE and 1 <= w <= MOST_SIDE) or body + h * (w + 1) > len(array):
+            continue
+        grid = array[body : body + h * (w + 1)].reshape(h, w + 1)
+        pixels = grid[:, :-1] - block.offset
+        if (grid[:, -1] == row).all() and 0 <= pixels.min() <= pixels.max() < block.size:
+            found.append(tokenizer.decode(pixels))
+    return found
+
+
+def _given(text: str) -> tuple[Segment, ...]:
+    """A text that is read, not learned; nothing where there is none."""
+    return (Segment("text", text, learn=False),) if text else ()
