@@ -342,7 +342,11 @@ def grpo(
     refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
     updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
     punish_truncated: Annotated[
-        bool | None, typer.Option("--punish-truncated", help="Answers that are cut off count as wrong, not as nothing.")
+        bool | None,
+        typer.Option(
+            "--punish-truncated/--mask-truncated",
+            help="Answers that are cut off count as wrong, or as nothing; by default as wrong where right ones are short.",
+        ),
     ] = None,
     std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
     clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,

@@ -39,10 +39,16 @@ def test_it_stays_between_the_first_and_the_last_level_and_keeps_its_state() -> 
     assert Curriculum.of(json.loads(json.dumps(course.state()))) == course
 
 
-def test_easier_levels_come_again_and_harder_ones_do_not() -> None:
+def test_easier_levels_come_again_the_oftener_the_more_is_wrong_and_harder_ones_do_not() -> None:
     dice, course = random.Random(0), Curriculum(4, level=2)
-    picked = [course.pick(dice) for _ in range(400)]
-    assert {0, 1, 2} == set(picked) and 260 < picked.count(2) < 340
+    for _ in range(60):
+        course.note(0, 1.0)
+        course.note(1, 0.25)
+        course.note(2, 0.5)
+    picked = [course.pick(dice) for _ in range(1350)]
+    # By weights of 0.1, 0.75 and 0.5.
+    found = [picked.count(level) for level in range(4)]
+    assert sum(found) == 1350 and all(abs(n - wanted) < 60 for n, wanted in zip(found, (100, 750, 500, 0), strict=True)), found
 
 
 @pytest.mark.parametrize("data", ["reversal", "arithmetic", "reversal:2-3", "arithmetic:1-1"])

@@ -21,8 +21,10 @@ from tessera.posttrain.verifiers import Task
 RISES, FALLS = 0.7, 0.1
 WINDOW = 16
 """Groups at the present level that are looked at together."""
-EASIER = 0.25
-"""Share of the tasks that come from levels already passed, so that they are not forgotten."""
+LEAST_WEIGHT = 0.1
+"""Of a level whose answers are all right, where one whose answers are all wrong has 1."""
+MEMORY = 16
+"""Groups over which a level's success is averaged."""
 MOST_LEVELS = 64
 
 
@@ -34,20 +36,28 @@ class Curriculum:
         levels: how many there are; the level counts from 0.
         level: now.
         recent: success of the last groups at this level.
+        success: running mean of each level that tasks were drawn from, from the lowest.
     """
 
     levels: int
     level: int = 0
     recent: tuple[float, ...] = ()
+    success: tuple[float, ...] = ()
 
     def pick(self, dice: random.Random) -> int:
-        """A level to draw a task from: mostly the present one."""
-        if self.level and dice.random() < EASIER:
-            return dice.randrange(self.level)
-        return self.level
+        """A level to draw a task from: one up to the present, the oftener the more of its answers are wrong.
+
+        With a fixed share for those already passed, words of four letters fell from 57 to 37 % while those of five were learned.
+        """
+        known = self.success[: self.level + 1]
+        weights = [max(LEAST_WEIGHT, 1 - success) for success in known]
+        return dice.choices(range(self.level + 1), weights + [1.0] * (self.level + 1 - len(known)))[0]
 
     def note(self, level: int, success: float) -> None:
         """Takes in the success of one group, the share of its answers that were right."""
+        known = list(self.success) + [0.5] * (level + 1 - len(self.success))
+        known[level] += (success - known[level]) / MEMORY
+        self.success = tuple(known)
         if level != self.level:
             return
         self.recent = (*self.recent, success)[-WINDOW:]
@@ -61,12 +71,12 @@ class Curriculum:
 
     def state(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"levels": self.levels, "level": self.level, "recent": list(self.recent)}
+        return {"levels": self.levels, "level": self.level, "recent": list(self.recent), "success": list(self.success)}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Curriculum:
         """The inverse of `state`."""
-        return cls(state["levels"], state["level"], tuple(state["recent"]))
+        return cls(state["levels"], state["level"], tuple(state["recent"]), tuple(state["success"]))
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,13 @@ from tessera.scaling import rules
 from tessera.scaling.rules import Derived
 
 
-def intent(name: str, summary: str, uri: str, seed: int, settings: tuple[str, ...]) -> Recipe:
-    """The recipe before the rules."""
+def intent(name: str, summary: str, uri: str, seed: int, settings: tuple[str, ...], optimizer: str = "adamw") -> Recipe:
+    """The recipe before the rules, with the optimizer that suits the stage unless the settings name another."""
     tree: dict[str, Any] = {
         "name": name,
         "summary": summary,
         "data": {"sources": [uri], "packing": "single", "deduplicate": "none", "seed": seed},
-        # Rewards and preferences are noisy: updates of one size whatever the gradient, as Muon's, would wander where there is
-        # nothing to learn.
-        "train": {"seed": seed, "optimizer": "adamw", "z_loss": 0.0},
+        "train": {"seed": seed, "optimizer": optimizer, "z_loss": 0.0},
     }
     return recipes.assemble(tree, list(settings), "of the tuning")
 
@@ -57,6 +55,7 @@ def plan(
     steps: int,
     why_steps: str,
     evaluations: int,
+    warmup: int = 5,
 ) -> rules.Plan:
     """Every setting of a run, those that somebody set as they are.
 
@@ -65,6 +64,7 @@ def plan(
         values: by key of `train`, each with its reason: `context`, `batch_rows`, `matrix_rate` and `adam_rate` at least.
         steps: of the run, and why so many.
         evaluations: on the way.
+        warmup: steps until the full rate, at most a quarter of the run.
     """
     said: dict[str, Derived] = {}
     train: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def plan(
     choose("short_context", train["context"], "whole rows from the first step on")
     choose("compile", False, "rows have another length each time")
     choose("tokens", steps * train["batch_rows"] * train["context"], f"{why_steps}; rows counted in full")
-    choose("warmup_steps", min(5, steps // 4), "the second moments are settled by then")
+    choose("warmup_steps", min(warmup, steps // 4), "the moments are settled by then")
     choose("cooldown_steps", steps // 5, "the last fifth")
     choose("evaluate_every", max(1, steps // evaluations), f"{evaluations} times in a run")
     for key in ("evaluate_tokens", "final_tokens"):

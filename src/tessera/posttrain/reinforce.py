@@ -42,14 +42,21 @@ from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
 
-RATE = 5e-5
-"""Of AdamW at width 128; half of it at twice the width (docs/LOG.md, 2026-11-29, "Reinforcement")."""
+RATE, EMBEDDING_TIMES = 2e-4, 10.0
+"""Of Muon at width 128, half of it at twice the width, and how much larger AdamW's beside it is: most of the first gain is to
+become surer, for which the last norm has to grow (docs/LOG.md, 2026-11-29, "Reinforcement")."""
+ADAMW_RATE = 5e-5
+"""Where AdamW is chosen for all weights; the same at width 128."""
+WARMUP = 20
+"""Steps; Muon's momentum averages over as many, and before it does its updates are mostly noise."""
+SHORT_ANSWER = 32
+"""Tokens up to which an answer that is cut off counts as wrong by default."""
 STEPS = 200
 EXAMS = 10
 MISMATCH_ALARM = {"float32": 1e-3, "bfloat16": 5e-2}
 """Mean |log p(train) - log p(rollout)| from which the two no longer are the same policy; 1e-6 and 1e-2 are usual."""
 TRUNCATION_ALARM = 0.1
-_SPARE_TOKENS = 4
+_SPARE_TOKENS = 8
 _MOST_TOKENS = 256
 
 Say = Callable[[str], None]
@@ -70,7 +77,8 @@ class Wish:
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
         level: of the curriculum at the start, counted from 0.
-        refills, updates, std, punish_truncated: as in `rollouts.Sampling`.
+        refills, updates, std: as in `rollouts.Sampling`.
+        punish_truncated: its `punish`; None: where all answers are known and short.
         clip_low, clip_high, dual_clip, kl: as in `policy.PolicySettings`.
         ptx: file of examples whose loss is learned besides, with the weight `ptx_weight`.
         seed: of tasks and samples.
@@ -92,7 +100,7 @@ class Wish:
     refills: int = 2
     updates: int = 1
     std: bool = False
-    punish_truncated: bool = False
+    punish_truncated: bool | None = None
     clip_low: float | None = None
     clip_high: float | None = None
     dual_clip: float | None = None
@@ -129,7 +137,7 @@ class Wish:
         """How rollouts are made; `max_tokens` has to be known."""
         assert self.max_tokens is not None
         return Sampling(
-            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, self.punish_truncated, self.seed
+            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, bool(self.punish_truncated), self.seed
         )
 
     @property
@@ -154,7 +162,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
-    wanted = plans.intent(path.name, summary, f"tasks:{wish.data}", wish.seed, wish.settings)
+    wanted = plans.intent(path.name, summary, f"tasks:{wish.data}", wish.seed, wish.settings, "muon")
     budget = plans.read_budget(wish.budget, wanted)
     machine = devices.detect(wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
@@ -351,7 +359,7 @@ class Alarms:
         )  # fmt: skip
         self._watch(
             "truncated", event, TRUNCATION_ALARM,
-            "{value:.0%} of the answers were cut off, which is not learned from; raise --max-tokens, or --punish-truncated.",
+            "{value:.0%} of the answers were cut off; raise --max-tokens, or count them as wrong by --punish-truncated.",
         )  # fmt: skip
 
     def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:
@@ -385,7 +393,10 @@ def _fitted(wish: Wish, pool: Pool, shape: DecoderConfig, vocabulary: Vocabulary
             f"task {task.id} has {longest:,} tokens and the model reads {shape.context:,}, which leaves {max(0, room):,} for an "
             "answer; shorten the tasks or lower --max-tokens."
         )
-    return replace(wish, max_tokens=most), longest + most
+    # Where answers are known to be short, one that does not end is as wrong as another.
+    short = all(task.answer for task in tasks) and answers <= SHORT_ANSWER
+    punish = wish.punish_truncated if wish.punish_truncated is not None else short
+    return replace(wish, max_tokens=most, punish_truncated=punish), longest + most
 
 
 def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int) -> None:
@@ -404,9 +415,17 @@ def _plan(
     values: dict[str, tuple[Any, str]] = {
         "context": (-(-longest // ROW_UNIT) * ROW_UNIT, "the longest task and --max-tokens"),
         "batch_rows": (wish.group * wish.groups, f"{wish.groups} groups of {wish.group} answers"),
-        **plans.rate_of(wish.rate, RATE, shape),
+        **_rates(wish, wanted, shape),
     }
-    return plans.plan(wanted, shape, machine, peak, values, steps, why, EXAMS)
+    return plans.plan(wanted, shape, machine, peak, values, steps, why, EXAMS, WARMUP)
+
+
+def _rates(wish: Wish, wanted: Recipe, shape: DecoderConfig) -> dict[str, tuple[Any, str]]:
+    """AdamW's one rate, or Muon's and a larger one for embeddings, head and norms beside it."""
+    if wanted.train.optimizer == "adamw":
+        return plans.rate_of(wish.rate, ADAMW_RATE, shape)
+    both = plans.rate_of(wish.rate, RATE, shape)
+    return both | {"adam_rate": (both["matrix_rate"][0] * EMBEDDING_TIMES, f"{EMBEDDING_TIMES:g} times the matrices'")}
 
 
 def _bought(
