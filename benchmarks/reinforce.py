@@ -46,7 +46,7 @@ def main() -> None:
         folder = Path(options.folder or scratch)
         result: dict[str, Any] = {**facts(), "options": vars(options), "seeds": []}
         for seed in range(options.seeds):
-            cold = cold_start(folder / f"seed-{seed}", seed, options.examples)
+            cold = cold_start(folder / f"seed-{seed}", seed, options)
             found = {"seed": seed, "learned": learn(folder / f"seed-{seed}" / "grpo", cold, seed, options, options.steps)}
             print(f"seed {seed}: {words(found['learned'])}", flush=True)
             if options.control_steps and seed == 0:
@@ -60,8 +60,8 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def cold_start(folder: Path, seed: int, examples: int) -> Path:
-    """A fresh model, tuned on so many examples once; returns its run's folder."""
+def cold_start(folder: Path, seed: int, options: argparse.Namespace) -> Path:
+    """A fresh model, tuned on `options.examples` examples once; returns its run's folder."""
     from tessera.model import weights
     from tessera.model.decoder import Decoder, DecoderConfig
     from tessera.posttrain import supervised
@@ -77,10 +77,10 @@ def cold_start(folder: Path, seed: int, examples: int) -> Path:
     decoder.initialise(seed)
     special = weights.SpecialIds(end=(vocabulary.end_id,), pad=vocabulary.pad_id)
     weights.save(decoder, folder / "fresh", special=special, companions=vocabulary.save)
-    # What is held out by seed 0 is held out by all: the exams of all runs are the same.
-    pool, dice = open_pool(DATA, 96, 0), random.Random(seed)
+    # The pool of the reinforcement that follows: its exam is on words that no example shows.
+    pool, dice = open_pool(DATA, options.exam_tasks, seed), random.Random(seed)
     with open(folder / "examples.jsonl", "w", encoding="utf-8") as file:
-        for number in range(examples):
+        for number in range(options.examples):
             (task,) = pool.draw(number % len(pool.levels), 1, dice)
             file.write(json.dumps({"prompt": task.prompt, "completion": task.answer}) + "\n")
     wish = supervised.Wish(
