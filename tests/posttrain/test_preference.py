@@ -155,7 +155,7 @@ def test_a_reward_model_orders_what_it_has_not_seen_and_is_not_fooled(
     rows += [{"prompt": f"{n}: ", "chosen": "yes", "rejected": "ye"} for n in range(40)]
     run = tmp_path / "run"
     code, said = posttrain("reward", write(rows), run, "--epochs", "25", "--batch-size", "8", "--rate", "0.004")
-    assert code == 0 and events(run, "exam")[0]["score"] == 0, said
+    assert code == 0 and abs(events(run, "exam")[0]["score"]) < 1, said
     probes = json.loads((run / "probes.json").read_text())
     assert list(probes) == list(PROBES) and all(probes[kind]["of"] > 0 for kind in PROBES)
     assert all(f"probe {kind}" in said for kind in PROBES)
@@ -170,7 +170,8 @@ def test_a_score_does_not_depend_on_what_stands_beside_it(
     tmp_path: Path, write: Callable[..., str], posttrain: Any, model: Path
 ) -> None:
     run = tmp_path / "run"
-    code, said = posttrain("reward", write(ROWS), run, "--plain", "--rate", "0.003")
+    more = ("--plain", "--rate", "0.003", "--epochs", "6", "--batch-size", "8")
+    code, said = posttrain("reward", write(TEXTS), run, *more)
     assert code == 0, said
     judge = RewardModel(run, MACHINE)
     (question, *_) = read_questions(run / "train.jsonl", judge.vocabulary)

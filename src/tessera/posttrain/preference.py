@@ -176,7 +176,7 @@ def batch_of(rows: Sequence[Row], pad: int) -> Batch:
     better = np.full((len(rows), max(len(row.better) for row in rows), 2), -1, np.int64)
     for at, row in enumerate(rows):
         places[at, : len(row.records)] = np.cumsum([len(record) for record in row.records]) - 1
-        better[at, : len(row.better)] = row.better
+        better[at, : len(row.better)] = np.reshape(row.better, (-1, 2))
     return replace(batch, extras={"places": places, "better": better})
 
 
@@ -407,8 +407,10 @@ def _assemble(
         objective = preference.preference_objective(wish.loss, recomputed)
     else:
         with torch.no_grad():
-            # Whatever this id's row came to in pre-training, every score begins at zero.
-            decoder.head_weight[_score_id(vocabulary)].zero_()
+            # Whatever this id's row came to in pre-training, scores begin small; not at zero, where nothing below would learn.
+            generator = torch.Generator().manual_seed(wish.seed)
+            row = torch.randn(decoder.config.width, generator=generator) / decoder.config.width
+            decoder.head_weight[_score_id(vocabulary)] = row.to(machine.torch_device)
         objective = preference.reward_objective(_score_id(vocabulary), recomputed)
     assert recipe.train.batch_rows
     module = objective.build(decoder)
