@@ -58,7 +58,10 @@ def main() -> None:
                 command += ["--resume"] if (out / "run.json").is_file() else []
                 for setting in (f"data.sources={json.dumps(uris)}", f"train.seed={10 * seed}", "train.sample_prompts=[]"):
                     command += ["--set", setting]
-                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))}
+                environment = {
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
+                }
                 done = subprocess.run(command, cwd=HERE, env=environment, check=False)
                 if done.returncode:
                     sys.exit(f"{name}, seed {seed}: exit code {done.returncode}; call again to go on.")

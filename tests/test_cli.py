@@ -41,3 +41,27 @@ def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for name in [*names, "tokenizer"]:
         assert call(monkeypatch, name, "--help") == 0
         assert f"tessera {name}" in capsys.readouterr().out
+
+
+def test_a_signal_within_a_finaliser_still_stops_the_command() -> None:
+    """Python prints what a finaliser raises and goes on; imports have many."""
+    program = """
+import os, signal, time
+from tessera.cli import _stop_in_words
+from tessera.errors import Interrupted
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+
+_stop_in_words()
+try:
+    held = Finalised()
+    del held
+    time.sleep(30)
+except Interrupted as stop:
+    print(stop)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("stopped by SIGINT\n", "")

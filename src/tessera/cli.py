@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated
 
@@ -502,10 +503,18 @@ def _stop_in_words() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        # Raised within a finaliser, as an import has many, it would be printed and forgotten.
+        if isinstance(ignored.exc_value, Interrupted):
+            threading.Timer(0.05, os.kill, (os.getpid(), ignored.exc_value.number)).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
     # The others of several processes wait for the first inside a C call, where no handler runs; they simply end.
     if os.environ.get("RANK", "0") == "0":
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        sys.unraisablehook = again
 
 
 def _same_command(resumable: bool) -> str:

@@ -9,7 +9,9 @@ from tessera.model.decoder import Attention, Decoder, DecoderConfig
 
 
 def fresh(tied: bool = True, heads: int = 4, kv_heads: int = 2) -> Decoder:
-    config = DecoderConfig(600, 96, layers=2, heads=heads, kv_heads=kv_heads, head_size=32, mlp_width=96, tied=tied, rope_theta=1e3)
+    config = DecoderConfig(
+        600, 96, layers=2, heads=heads, kv_heads=kv_heads, head_size=32, mlp_width=96, tied=tied, rope_theta=1e3
+    )
     decoder = Decoder(config)
     decoder.initialise(seed=3)
     return decoder

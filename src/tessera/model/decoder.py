@@ -261,11 +261,13 @@ class Decoder(nn.Module):
         # One coordinate is the same for all tokens; the last norm hides it from the head, to which it says nothing.
         self.model.embed_tokens.weight[:, 0] = CONSTANT_SHARE * EMBEDDING_SCALE * self.config.width**0.5
         self.model.norm.weight[0] = 0.0
-        self._look_back(self.model.layers[0].self_attn)
+        first = self.model.layers[0]
+        assert isinstance(first, Block)
+        self._look_back(first.self_attn)
 
     def _look_back(self, attention: Attention) -> None:
-        """Queries begin as their keys, turned by 0, 1, 0, 1, ... positions: each head looks for the same token, and by the constant
-        coordinate at whatever stands that far back, falling off like a power of the distance."""
+        """Queries begin as their keys, turned by 0, 1, 0, 1, ... positions: each head looks for the same token, and by the
+        constant coordinate at whatever stands that far back, falling off like a power of the distance."""
         S, H, K = attention.head_size, attention.heads, attention.kv_heads
         keys = attention.k_proj.weight.view(K, S, -1)
         queries = attention.q_proj.weight.view(H, S, -1)

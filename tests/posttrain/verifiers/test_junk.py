@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tessera.errors import UserError
+from tessera.errors import RunFailed, UserError
 from tessera.posttrain.verifiers import BUILT_IN, Task, load
 from tessera.posttrain.verifiers.junk import junk_answers, paid_junk
 from tessera.posttrain.verifiers.schema import schema
@@ -14,6 +14,10 @@ from tessera.posttrain.verifiers.schema import schema
 NAMES = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": False}
 
 TASKS: dict[str, list[tuple[Task, str]]] = {
+    "code": [
+        (Task("Write add.", data={"tests": "assert add(1, 2) == 3"}), "Here:\n```python\ndef add(a, b):\n    return a + b\n```"),
+        (Task("def add(a, b):\n", data={"prefix": "def add(a, b):\n", "tests": "assert add(1, 2) == 3"}), "    return a + b\n"),
+    ],
     "exact": [(Task("reverse abc", "cba"), "cba"), (Task("3 + 4 = ?", "Add.\n#### 7"), "so\n#### 7")],
     "numeric": [(Task("3 + 4 = ?", "7"), "7.0"), (Task("1 / 3 = ?", "0.3333", {"tolerance": 0.001}), "1/3")],
     "schema": [
@@ -57,6 +61,13 @@ def test_no_verifier_pays_for_junk(name: str) -> None:
         examples = [(task, task.answer) for dataset in names for task in tasks(dataset, 5, seed=1)]
     else:
         examples = TASKS[name]
+    if name == "code":
+        from tessera.sandbox.box import open_sandbox
+
+        try:
+            open_sandbox()
+        except RunFailed as error:
+            pytest.skip(str(error))
     for task, right in examples:
         assert verifier(task, right) == 1, (task, right)
     # Where 0 is the answer, it is no junk; `junk_answers` leaves it out.
