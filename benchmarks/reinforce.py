@@ -169,7 +169,9 @@ def splits(model: Path, path: Path, options: argparse.Namespace) -> dict[str, fl
     reinforce.prepare(wish, path, quiet)
     folder = RunFolder(path)
     machine = device.detect("float32", 1)
-    job = reinforce.assemble(folder, folder.recipe, machine, Vocabulary.load(path / "tokenizer"), writes=False)
+    job = reinforce.assemble(
+        folder, folder.recipe, machine, Vocabulary.load(path / "tokenizer"), reinforce.asked(folder), writes=False
+    )
     batch = job.loader.next()
     found: dict[int, torch.Tensor] = {}
     for rows in (16, 4, 1):

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from tessera import cli
 from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.posttrain.pairs import PROBES, read_questions
@@ -42,31 +39,13 @@ ROWS = [row(a, b) for a in WORDS for b in WORDS if a != b]
 TEXTS = [{"prompt": f"{n}: ", "chosen": "yes", "rejected": "no, no"} for n in range(30)]
 
 
-@pytest.fixture(autouse=True)
-def undisturbed() -> Iterator[None]:
-    """Thread count and signal handlers are the process's own again afterwards."""
-    threads = torch.get_num_threads()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
-def posttrain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., tuple[int, str]]:
+def posttrain(model: Path, tessera: Callable[..., tuple[int, str]]) -> Callable[..., tuple[int, str]]:
     """Calls the command: its exit code and what it says."""
 
     def call(kind: str, data: str, out: Path, *more: str) -> tuple[int, str]:
         words = ["posttrain", kind, "--model", str(model), "--data", data, "--out", str(out), *ONE_THREAD, *more]
-        monkeypatch.setattr(sys, "argv", ["tessera", *words])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, capsys.readouterr().err
+        return tessera(*words)
 
     return call
 

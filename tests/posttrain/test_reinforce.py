@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tessera import cli
 from tessera.posttrain import supervised
@@ -22,17 +22,6 @@ from tessera.run import RunFolder
 ONE_THREAD = ("--set", "train.threads=1", "--set", "train.checkpoint_seconds=0.001")
 SMALL = ("--group", "4", "--groups", "4", "--exam-tasks", "6", "--steps", "8", "--max-tokens", "4")
 TASKS = [{"prompt": f"{n}: ", "answer": "b"} for n in range(40)]
-
-
-@pytest.fixture(autouse=True)
-def undisturbed() -> Iterator[None]:
-    """Thread count and signal handlers are the process's own again afterwards."""
-    threads = torch.get_num_threads()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -63,20 +52,9 @@ def tasks(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def grpo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+def grpo(tessera: Callable[..., tuple[int, str]]) -> Callable[..., tuple[int, str]]:
     """Calls the command: its exit code and what it says."""
-
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["tessera", "posttrain", "grpo", *words])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, capsys.readouterr().err
-
-    return call
+    return partial(tessera, "posttrain", "grpo")
 
 
 def words(starter: Path, tasks: str, out: Path, *more: str) -> tuple[str, ...]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from tessera import cli
 from tessera.commands.generate import open_engine
 from tessera.data.loader import Loader
 from tessera.data.shards import open_shards
@@ -31,31 +28,13 @@ Write = Callable[..., str]
 ONE_THREAD = ("--set", "train.threads=1", "--set", "train.checkpoint_seconds=0.05")
 
 
-@pytest.fixture(autouse=True)
-def undisturbed() -> Iterator[None]:
-    """Thread count and signal handlers are the process's own again afterwards."""
-    threads = torch.get_num_threads()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
-def sft(model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+def sft(model: Path, tessera: Callable[..., tuple[int, str]]) -> Callable[..., tuple[int, str]]:
     """Calls the command: its exit code and what it says."""
 
     def call(data: str, out: Path, *more: str) -> tuple[int, str]:
         words = ["posttrain", "sft", "--model", str(model), "--data", data, "--out", str(out), *ONE_THREAD, *more]
-        monkeypatch.setattr(sys, "argv", ["tessera", *words])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, capsys.readouterr().err
+        return tessera(*words)
 
     return call
 

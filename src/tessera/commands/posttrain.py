@@ -14,10 +14,11 @@ from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.posttrain import preference, reinforce
-from tessera.posttrain.supervised import Wish, asked, prepare, refuse_unprepared, tune
+from tessera.posttrain import supervised as tuning
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
 from tessera.train import loop
+from tessera.train.objectives import Evaluation
 
 
 def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
@@ -36,12 +37,15 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     path = _place(wanted, out, resume, "sft", "a file of examples")
     with _resumable(path):
         if resume:
-            folder = RunFolder.open(path)
-            refuse_unprepared(folder)
-            _refuse_changes(wanted, asked(folder), path)
+            _refuse_changes(wanted, tuning.asked(RunFolder.open(path)), path)
         else:
-            prepare(Wish(**wanted), path, say)
-        _tune(path, resume)
+            tuning.prepare(tuning.Wish(**wanted), path, say)
+        with _watched(path) as observers:
+            result = tuning.tune(path, resume, observers, say)
+        if result is not None and not math.isnan(result.loss):
+            right = f"{result.accuracy:.1%} of {result.tokens:,} tokens right"
+            say(f"held-out loss {result.loss:.4f} nats per token, {right}")
+        _say_where(path, result)
     return path
 
 
@@ -59,9 +63,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
     with _resumable(path):
         if resume:
-            folder = RunFolder.open(path)
-            reinforce.refuse_unprepared(folder)
-            _refuse_changes(wanted, reinforce.asked(folder), path)
+            _refuse_changes(wanted, reinforce.asked(RunFolder.open(path)), path)
         else:
             reinforce.prepare(reinforce.Wish(**wanted), path, say)
         with _watched(path) as observers:
@@ -72,7 +74,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
             f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
             f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
         )
-        say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
+        _say_where(path, result)
     return path
 
 
@@ -91,9 +93,7 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     path = _place(wanted, out, resume, kind, "a file of preferences")
     with _resumable(path):
         if resume:
-            folder = RunFolder.open(path)
-            preference.refuse_unprepared(folder)
-            _refuse_changes({**wanted, "kind": kind}, preference.asked(folder), path)
+            _refuse_changes({**wanted, "kind": kind}, preference.asked(RunFolder.open(path)), path)
         else:
             preference.prepare(preference.Wish(kind=kind, **wanted), path, say)
         with _watched(path) as observers:
@@ -102,7 +102,7 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
         best = max(exams, key=lambda event: event["mark"])
         measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
         say(f"{measured}, after step {best['step']:,}")
-        say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
+        _say_where(path, result)
     return path
 
 
@@ -145,15 +145,9 @@ def _watched(path: Path) -> Iterator[Callable[[RunFolder], Sequence[loop.Observe
         live.close()
 
 
-def _tune(path: Path, resume: bool) -> None:
-    """The run itself, and what is said of it."""
-    with _watched(path) as observers:
-        result = tune(path, resume, observers, say)
-    report = write_report(path)
-    if result is not None and not math.isnan(result.loss):
-        right = f"{result.accuracy:.1%} of {result.tokens:,} tokens right"
-        say(f"held-out loss {result.loss:.4f} nats per token, {right}")
-    say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {report}")
+def _say_where(path: Path, result: Evaluation | None) -> None:
+    """The last line; writes the report."""
+    say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
 
 
 def _refuse_changes(wanted: Mapping[str, Any], before: Any, path: Path) -> None:

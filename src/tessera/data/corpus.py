@@ -143,9 +143,10 @@ def _spool(
                 continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)
-            line = _line(document)
+            tree = _tree(document)
+            line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
-            content = document.text if _is_text(document) else _line(Document(document.segments)).decode()
+            content = tree["text"] if "text" in tree else _line(tree).decode()
             if repeat := seen.seen(content, alike=not there):
                 dropped[repeat] += 1
                 continue
@@ -212,39 +213,38 @@ def _hold_out_end(folder: Path, index: int, fraction: float) -> None:
     ]
     document = _parse(lines[0])
     text = document.text
-    if not _is_text(document) or len(text) < 2:
+    if "text" not in _tree(document) or len(text) < 2:
         raise UserError(
             f"source {index + 1} is one document that cannot be split for validation; give it at least two documents."
         )
     cut = max(1, round(len(text) * (1 - fraction)))
     cut = text.rfind("\n", 0, cut) + 1 or cut
     for split, part in (("train", text[:cut]), ("validation", text[cut:])):
-        (folder / _file(index, split)).write_bytes(_line(Document.of_text(part, document.source)))
+        (folder / _file(index, split)).write_bytes(_line({"text": part}, document.source))
 
 
 def _file(index: int, split: str) -> str:
     return f"{index}-{split}.jsonl"
 
 
-def _is_text(document: Document) -> bool:
-    return len(document.segments) == 1 and document.segments[0].kind == "text" and document.segments[0].learn
+def _tree(document: Document) -> dict[str, Any]:
+    """What a document says, for JSON; media ids as a list with their shape, pixels packed."""
+    if len(document.segments) == 1 and document.segments[0].kind == "text" and document.segments[0].learn:
+        return {"text": document.text}
+    segments = []
+    for s in document.segments:
+        content: Any = s.content
+        if isinstance(s.content, np.ndarray):
+            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) else None
+            body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
+            content = {**body, "shape": list(s.content.shape)}
+        segments.append([s.kind, content, s.learn])
+    return {"segments": segments}
 
 
-def _line(document: Document) -> bytes:
-    """A document as one line of JSON; media ids as a list with their shape, pixels packed."""
-    if _is_text(document):
-        tree: dict[str, Any] = {"text": document.text}
-    else:
-        segments = []
-        for s in document.segments:
-            content: Any = s.content
-            if isinstance(s.content, np.ndarray):
-                packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) else None
-                body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
-                content = {**body, "shape": list(s.content.shape)}
-            segments.append([s.kind, content, s.learn])
-        tree = {"segments": segments}
-    return json.dumps({**tree, "source": document.source}, ensure_ascii=False).encode() + b"\n"
+def _line(tree: dict[str, Any], source: str = "") -> bytes:
+    """A document as one line of JSON."""
+    return json.dumps({**tree, "source": source}, ensure_ascii=False).encode() + b"\n"
 
 
 def _parse(line: bytes) -> Document:

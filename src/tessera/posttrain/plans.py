@@ -1,10 +1,11 @@
-"""Settings of the stages whose batches are not made of one stream of tokens: each with its reason, the rest by the rules."""
+"""What all stages share: what was asked for and how it is kept, settings with their reasons, and what is held out."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tessera import device as devices
 from tessera import recipe as recipes
@@ -12,8 +13,45 @@ from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
+from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
+
+
+class Asked:
+    """Base of what somebody asks of a stage: a frozen dataclass with `settings`, kept in `run.json`."""
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """From what `asdict` gave and JSON kept."""
+        return cls(**{**plain, "settings": tuple(plain["settings"])})
+
+
+def asked(folder: RunFolder, key: str, otherwise: str) -> dict[str, Any]:
+    """What `run.json` keeps under `key` of what a run was asked for.
+
+    Raises:
+        UserError: the run was not prepared to the end, or is one of another stage, in the words of `otherwise`.
+    """
+    if not (folder.path / "recipe.yaml").is_file() or "prepared_seconds" not in folder.info:
+        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
+    if key not in folder.info:
+        raise UserError(f"{folder.path} is no {otherwise}.")
+    return dict(folder.info[key])
+
+
+def record(planned: rules.Plan, folder: RunFolder, say: Callable[[str], None], parts: tuple[str, ...] = ("train.",)) -> None:
+    """Keeps every setting with its reason in the run's folder, and says those of some parts of the recipe."""
+    for item in planned.derived:
+        if item.name.startswith(parts):
+            say(item.line)
+        folder.record({"event": "derived", **asdict(item)})
+
+
+def place_of(digest: int, seed: int) -> int:
+    """By which examples are put in order, so that those in front are held out: another order for each seed, the same for the same
+    example wherever it stands."""
+    return digest ^ (seed * 0x9E3779B97F4A7C15) % 2**64
 
 
 def intent(name: str, summary: str, uri: str, seed: int, settings: tuple[str, ...], optimizer: str = "adamw") -> Recipe:
@@ -46,6 +84,40 @@ def read_budget(text: str | None, wanted: Recipe) -> Budget | None:
     return Budget(seconds=budget.dollars / wanted.price_per_hour * 3600)
 
 
+class Choices:
+    """Settings of `train` that a stage chooses before the rules fill the rest; what somebody set stays as it is.
+
+    Args:
+        wanted: the recipe before the rules.
+    """
+
+    def __init__(self, wanted: Recipe) -> None:
+        self.wanted = wanted
+        self.train: dict[str, Any] = {}
+        self.said: dict[str, Derived] = {}
+
+    def __call__(self, key: str, value: Any, reason: str) -> Any:
+        """The recipe's own value of `key` if it has one, else this."""
+        given = getattr(self.wanted.train, key)
+        if given is None:
+            self.said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
+        self.train[key] = value if given is None else given
+        return self.train[key]
+
+    def resolve(self, shape: DecoderConfig, machine: Machine, peak: float, **changes: Any) -> rules.Plan:
+        """Every setting, `tokens` chosen before; `changes`: further parts of the recipe."""
+        train = self.wanted.train.model_copy(update=self.train)
+        page = self.wanted.model_copy(update={"budget": f"{self.train['tokens']}tok", "train": train, **changes})
+        facts = rules.Facts(
+            None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
+        )
+        return self.explain(rules.resolve(page, facts))
+
+    def explain(self, planned: rules.Plan) -> rules.Plan:
+        """The plan with the stage's own reasons in place of the rules'."""
+        return replace(planned, derived=tuple(self.said.get(item.name, item) for item in planned.derived))
+
+
 def plan(
     wanted: Recipe,
     shape: DecoderConfig,
@@ -66,33 +138,20 @@ def plan(
         evaluations: on the way.
         warmup: steps until the full rate, at most a quarter of the run.
     """
-    said: dict[str, Derived] = {}
-    train: dict[str, Any] = {}
-
-    def choose(key: str, value: Any, reason: str) -> Any:
-        given = getattr(wanted.train, key)
-        if given is None:
-            said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
-        train[key] = value if given is None else given
-        return train[key]
-
+    choose = Choices(wanted)
     for key, (value, reason) in values.items():
         choose(key, value, reason)
-    choose("short_context", train["context"], "whole rows from the first step on")
+    rows, context = choose.train["batch_rows"], choose.train["context"]
+    choose("short_context", context, "whole rows from the first step on")
     choose("compile", False, "rows have another length each time")
-    choose("tokens", steps * train["batch_rows"] * train["context"], f"{why_steps}; rows counted in full")
+    choose("tokens", steps * rows * context, f"{why_steps}; rows counted in full")
     choose("warmup_steps", min(warmup, steps // 4), "the moments are settled by then")
     choose("cooldown_steps", steps // 5, "the last fifth")
     choose("evaluate_every", max(1, steps // evaluations), f"{evaluations} times in a run")
     for key in ("evaluate_tokens", "final_tokens"):
         choose(key, 1, "what is held out is no stream of tokens")
     choose("weight_decay", 0.0, "the weights are good where they are")
-    page = wanted.model_copy(update={"budget": f"{train['tokens']}tok", "train": wanted.train.model_copy(update=train)})
-    facts = rules.Facts(
-        None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
-    )
-    planned = rules.resolve(page, facts)
-    return replace(planned, derived=tuple(said.get(item.name, item) for item in planned.derived))
+    return choose.resolve(shape, machine, peak)
 
 
 def rate_of(rate: float | None, rule: float, shape: DecoderConfig) -> dict[str, tuple[Any, str]]:
@@ -102,7 +161,7 @@ def rate_of(rate: float | None, rule: float, shape: DecoderConfig) -> dict[str, 
     return {"matrix_rate": (value, reason), "adam_rate": (value, reason)}
 
 
-def facts_of_data(uri: str, documents: int, path: Path | None = None) -> list[dict[str, Any]]:
-    """What `run.json` says of the data."""
+def facts_of_data(uri: str, documents: int, path: Path | None = None, skipped: int = 0) -> list[dict[str, Any]]:
+    """What `run.json` says of the data; `skipped`: documents that were left out."""
     size = 0 if path is None else path.stat().st_size
-    return [{"uri": uri, "documents": documents, "bytes": size, "skipped": 0, "exact_duplicates": 0, "near_duplicates": 0}]
+    return [{"uri": uri, "documents": documents, "bytes": size, "skipped": skipped, "exact_duplicates": 0, "near_duplicates": 0}]

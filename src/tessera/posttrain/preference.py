@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Wish(plans.Asked):
     """What somebody asks for; None: a rule decides.
 
     Args:
@@ -82,11 +82,6 @@ class Wish:
     hardened: bool = True
     seed: int = 0
     settings: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(plain: dict[str, Any]) -> Wish:
-        """From what `asdict` gave and JSON kept."""
-        return Wish(**plain | {"settings": tuple(plain["settings"])})
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.epochs is not None:
@@ -143,14 +138,16 @@ class Pairs:
         self.pad = pad
         self.seed = seed
         self._given = 0
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def next(self) -> Batch:
         """The next rows."""
         chosen = []
         for place in range(self._given, self._given + self.count):
             epoch, at = divmod(place, len(self.rows))
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
-            chosen.append(_with_one_worse(self.rows[int(order[at])], epoch + at))
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+            chosen.append(_with_one_worse(self.rows[int(self._order[at])], epoch + at))
         self._given += self.count
         return batch_of(chosen, self.pad)
 
@@ -241,10 +238,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     pairs = sum(len(question.better) for question in kept)
     say(f"{pairs:,} pairs of {len(kept):,} prompts, {len(held_out):,} prompts held out")
     say(_lengths(kept, vocabulary))
-    for item in planned.derived:
-        if item.name.startswith("train."):
-            say(item.line)
-        folder.record({"event": "derived", **asdict(item)})
+    plans.record(planned, folder, say)
     # Last: it says that the folder is prepared.
     folder.write_info({
         **origin(planned.recipe, machine, peak), "data": plans.facts_of_data(uri, pairs, Path(wish.data)),
@@ -270,9 +264,8 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
     """
     folder = RunFolder.open(path)
     folder.lock()
-    refuse_unprepared(folder)
-    vocabulary = Vocabulary.load(path / "tokenizer")
     wish = asked(folder)
+    vocabulary = Vocabulary.load(path / "tokenizer")
 
     def build(machine: Machine, told: Sequence[loop.Observer]) -> loop.Job:
         return _assemble(folder, folder.recipe, machine, vocabulary, wish, told)
@@ -290,17 +283,10 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
     return result
 
 
-def refuse_unprepared(folder: RunFolder) -> None:
-    """Raises UserError where a folder holds no run of this kind that was prepared to the end."""
-    if not folder.info:
-        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
-    if "preference" not in folder.info:
-        raise UserError(f"{folder.path} is no run of posttrain dpo or reward; go on with it by the command that began it.")
-
-
 def asked(folder: RunFolder) -> Wish:
-    """What a prepared run was asked for."""
-    return Wish.of(folder.info["preference"])
+    """What a prepared run was asked for; UserError where the folder holds none."""
+    other = "run of posttrain dpo or reward; go on with it by the command that began it"
+    return Wish.of(plans.asked(folder, "preference", other))
 
 
 def build_rows(questions: Sequence[Question], wish: Wish, vocabulary: Vocabulary, context: int) -> list[Row]:
@@ -471,7 +457,7 @@ def _parted(questions: list[Question], wish: Wish, left: int) -> tuple[list[Ques
     """What is trained on and what is held out, by the digest of the prompt."""
     if len(questions) < 2:
         raise UserError(f"{wish.data} holds {len(questions)} prompts that fit, too few to hold one out; give at least 2.")
-    order = sorted(questions, key=lambda question: question.digest ^ (wish.seed * 0x9E3779B97F4A7C15) % 2**64)
+    order = sorted(questions, key=lambda question: plans.place_of(question.digest, wish.seed))
     count = max(1, round(wish.validation_share * len(order)))
     hidden = {id(question) for question in order[:count]}
     return [q for q in questions if id(q) not in hidden], [q for q in questions if id(q) in hidden]

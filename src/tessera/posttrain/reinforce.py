@@ -63,7 +63,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Wish(plans.Asked):
     """What somebody asks for; None: a rule decides.
 
     Args:
@@ -109,11 +109,6 @@ class Wish:
     ptx_weight: float = 0.1
     seed: int = 0
     settings: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(plain: dict[str, Any]) -> Wish:
-        """From what `asdict` gave and JSON kept."""
-        return Wish(**plain | {"settings": tuple(plain["settings"])})
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.steps is not None:
@@ -190,10 +185,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     write_text(path / "recipe.yaml", planned.recipe.to_yaml())
     say(f"{len(pool.held_out)} tasks held out, {len(pool.levels)} level{'s' * (len(pool.levels) > 1)}, "
         f"{wish.groups} groups of {wish.group} answers of at most {wish.max_tokens} tokens a step")  # fmt: skip
-    for item in planned.derived:
-        if item.name.startswith("train."):
-            say(item.line)
-        folder.record({"event": "derived", **asdict(item)})
+    plans.record(planned, folder, say)
     # Last: it says that the folder is prepared.
     folder.write_info({**origin(planned.recipe, machine, peak), **info, "prepared_seconds": time.monotonic() - begin})
     folder.unlock()
@@ -221,7 +213,7 @@ def tune(
     """
     folder = RunFolder.open(path)
     folder.lock()
-    refuse_unprepared(folder)
+    wish = asked(folder)
     vocabulary = Vocabulary.load(path / "tokenizer")
 
     def told() -> list[loop.Observer]:
@@ -229,22 +221,14 @@ def tune(
         return [*everybody, Alarms(folder.info["machine"]["dtype"], everybody)]
 
     def build(machine: Machine, observers: Sequence[loop.Observer]) -> loop.Job:
-        return assemble(folder, folder.recipe, machine, vocabulary, observers, judge)
+        return assemble(folder, folder.recipe, machine, vocabulary, wish, observers, judge)
 
     return launch(folder, vocabulary, None, World(), resume, told, say, build, best=True)
 
 
-def refuse_unprepared(folder: RunFolder) -> None:
-    """Raises UserError where a folder holds no reinforcement run that was prepared to the end."""
-    if not (folder.path / "recipe.yaml").is_file() or "prepared_seconds" not in folder.info:
-        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
-    if "reinforce" not in folder.info:
-        raise UserError(f"{folder.path} is no run of posttrain grpo; go on with it by the command that began it.")
-
-
 def asked(folder: RunFolder) -> Wish:
-    """What a prepared run was asked for."""
-    return Wish.of(folder.info["reinforce"])
+    """What a prepared run was asked for; UserError where the folder holds none."""
+    return Wish.of(plans.asked(folder, "reinforce", "run of posttrain grpo; go on with it by the command that began it"))
 
 
 def assemble(
@@ -252,6 +236,7 @@ def assemble(
     recipe: Recipe,
     machine: Machine,
     vocabulary: Vocabulary,
+    wish: Wish,
     observers: Sequence[loop.Observer] = (),
     judge: Judge | None = None,
     writes: bool = True,
@@ -260,11 +245,11 @@ def assemble(
 
     Args:
         recipe: resolved.
-        machine, vocabulary, observers: of the run.
+        machine, vocabulary, wish, observers: of the run.
         judge: as of `tune`.
         writes: checkpoints are written.
     """
-    info, wish, path = folder.info, asked(folder), folder.path
+    info, path = folder.info, folder.path
     context = recipe.train.context
     assert context
     decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
@@ -444,7 +429,7 @@ def _bought(
         taken.append((event["event"], time.perf_counter()))
 
     vocabulary = Vocabulary.load(folder.path / "tokenizer")
-    job = assemble(folder, recipe.model_copy(update={"train": few}), machine, vocabulary, [note], writes=False)
+    job = assemble(folder, recipe.model_copy(update={"train": few}), machine, vocabulary, wish, [note], writes=False)
     begin = time.perf_counter()
     loop.train(job)
     exam_seconds = next(at for kind, at in taken if kind == "exam") - begin

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
+from tessera.posttrain import plans
 from tessera.posttrain.examples import Checked, check, read_examples
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
@@ -51,7 +51,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Wish(plans.Asked):
     """What somebody asks for; None: a rule decides.
 
     Args:
@@ -78,11 +78,6 @@ class Wish:
     seed: int = 0
     settings: tuple[str, ...] = ()
 
-    @staticmethod
-    def of(plain: dict[str, Any]) -> Wish:
-        """From what `asdict` gave and JSON kept."""
-        return Wish(**plain | {"settings": tuple(plain["settings"])})
-
     def __post_init__(self) -> None:
         if self.budget is not None and self.epochs is not None:
             raise UserError("give --budget or --epochs: either says how long to train.")
@@ -105,7 +100,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     shape = weights.read_config(model)
     vocabulary = Vocabulary.load(model, shape.vocab_size)
     intent = _intent(wish, path.name)
-    budget = _budget(wish, intent)
+    budget = plans.read_budget(wish.budget, intent)
     checked = check(Path(wish.data))
     held_out = None if wish.validation is None else check(Path(wish.validation))
     machine = devices.detect(intent.train.precision, intent.train.threads)
@@ -139,17 +134,11 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     vocabulary.save(path / "tokenizer", shape.context)
     with open(path / "skipped.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in reader.left_out)
-    for item in planned.derived:
-        if item.name.startswith(("train.", "data.")):
-            say(item.line)
-        folder.record({"event": "derived", **asdict(item)})
+    plans.record(planned, folder, say, ("train.", "data."))
     # Last: it says that the folder is prepared.
     folder.write_info({
         **origin(planned.recipe, machine, peak),
-        "data": [{
-            "uri": uri, "documents": sum(examples.values()), "bytes": Path(wish.data).stat().st_size, "skipped": left,
-            "exact_duplicates": 0, "near_duplicates": 0,
-        }],
+        "data": plans.facts_of_data(uri, sum(examples.values()), Path(wish.data), left),
         "init": str(model.resolve()),
         "dialogue": checked.dialogue,
         "asked": asdict(wish),
@@ -176,22 +165,14 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
     """
     folder = RunFolder.open(path)
     folder.lock()
-    refuse_unprepared(folder)
+    asked(folder)
     vocabulary, shards = Vocabulary.load(path / "tokenizer"), open_shards(path / "tokens")
     return launch(folder, vocabulary, shards, World(), resume, lambda: [folder.record, *observers(folder)], say)
 
 
-def refuse_unprepared(folder: RunFolder) -> None:
-    """Raises UserError where a folder holds no tuning run that was prepared to the end."""
-    if not folder.info:
-        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
-    if "asked" not in folder.info:
-        raise UserError(f"{folder.path} is no tuning run; go on with it by tessera train.")
-
-
 def asked(folder: RunFolder) -> Wish:
-    """What a prepared run was asked for."""
-    return Wish.of(folder.info["asked"])
+    """What a prepared run was asked for; UserError where the folder holds none."""
+    return Wish.of(plans.asked(folder, "asked", "tuning run; go on with it by tessera train"))
 
 
 @dataclass
@@ -234,24 +215,9 @@ def _intent(wish: Wish, name: str) -> Recipe:
     return recipes.assemble(tree, list(wish.settings), "of the tuning")
 
 
-def _budget(wish: Wish, intent: Recipe) -> Budget | None:
-    """What --budget says; None: epochs count."""
-    if wish.budget is None:
-        return None
-    try:
-        budget = Budget.parse(wish.budget)
-    except ValueError as error:
-        raise UserError(f"{error}.") from None
-    if budget.dollars is None:
-        return budget
-    if intent.price_per_hour is None:
-        raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
-    return Budget(seconds=budget.dollars / intent.price_per_hour * 3600)
-
-
 def _held_out(checked: Checked, wish: Wish) -> Collection[int]:
     """Digests of the examples to hold out: the smallest, so that one that is there twice is never on both sides."""
-    order = sorted(set(checked.digests), key=lambda digest: digest ^ (wish.seed * 0x9E3779B97F4A7C15) % 2**64)
+    order = sorted(set(checked.digests), key=lambda digest: plans.place_of(digest, wish.seed))
     if not wish.validation_share or len(order) < 2:
         return frozenset()
     return frozenset(order[: max(1, round(wish.validation_share * len(order)))])
@@ -266,16 +232,7 @@ def _plan(
     wish: Wish, intent: Recipe, budget: Budget | None, shape: DecoderConfig, shards: Shards, machine: Machine, peak: float
 ) -> rules.Plan:
     """Every setting with its reason: first those that examples ask for, then the rules of pre-training for the rest."""
-    said: dict[str, Derived] = {}
-    train: dict[str, Any] = {}
-
-    def choose(key: str, value: Any, reason: str) -> Any:
-        given = getattr(intent.train, key)
-        if given is None:
-            said[f"train.{key}"] = Derived(f"train.{key}", value, reason)
-        train[key] = value if given is None else given
-        return train[key]
-
+    choose = plans.Choices(intent)
     tokens, data = shards.sources[0].train, intent.data
     lengths = np.diff(tokens.offsets)
     count = len(lengths)
@@ -294,11 +251,11 @@ def _plan(
         packing, rows = "single", size
     per_batch = rows if packing == "single" else rows * per_row
     rows = choose("batch_rows", rows, f"{per_batch:.3g} examples, which leaves about {UPDATES} updates where they are enough")
-    if wish.batch_size is not None and "train.batch_rows" in said:
+    if wish.batch_size is not None and "train.batch_rows" in choose.said:
         reason = (
             f"{per_batch:.3g} examples, {per_row:.3g} to a row" if packing != "single" else "each example in a row of its own"
         )
-        said["train.batch_rows"] = Derived("train.batch_rows", rows, reason)
+        choose.said["train.batch_rows"] = Derived("train.batch_rows", rows, reason)
     epochs = passes if budget is None else None
     data = data.model_copy(update={"packing": packing, "sources": (source.model_copy(update={"epochs": epochs}),)})
 
@@ -308,12 +265,7 @@ def _plan(
         warmup = choose("warmup_steps", min(10, steps // 10), "a tenth of the steps, at most ten")
         choose("cooldown_steps", max(0, steps - warmup), "the rates fall from there to the end")
         choose("final_tokens", max(1, min(_MOST_FINAL_TOKENS, shards.validation_tokens * 2)), "all that is held out")
-        page = intent.model_copy(update={"budget": f"{train['tokens']}tok", "data": data})
-        page = page.model_copy(update={"train": intent.train.model_copy(update=train)})
-        facts = rules.Facts(
-            None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
-        )
-        return rules.resolve(page, facts)
+        return choose.resolve(shape, machine, peak, data=data)
 
     if budget is None:
         every = count_rows(shards, data, context, intent.train.seed, 2**62)
@@ -326,12 +278,12 @@ def _plan(
         first = resolved(rows * context * UPDATES, "a guess").recipe.train
         measured = speed.tokens_per_second(replace(shape, context=context), first, machine, seconds=1.0)
         for key in ("tokens", "warmup_steps", "cooldown_steps"):
-            said.pop(f"train.{key}", None)
+            choose.said.pop(f"train.{key}", None)
         planned = resolved(int(measured * budget.seconds * 0.9), f"{wish.budget} at a measured {measured:,.0f} tokens/s")
-    return _gentle(planned, intent, wish.rate_multiplier or 1.0, said)
+    return _gentle(planned, intent, wish.rate_multiplier or 1.0, choose)
 
 
-def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, said: dict[str, Derived]) -> rules.Plan:
+def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, choose: plans.Choices) -> rules.Plan:
     """The plan with rates that change a model which knows something already."""
     train = planned.recipe.train
     for key in ("matrix_rate", "adam_rate"):
@@ -339,6 +291,5 @@ def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, said: dict[s
             rate = getattr(train, key) * RATE_SHARE * multiplier
             train = train.model_copy(update={key: rate})
             times = "" if multiplier == 1 else f", times {multiplier:g}"
-            said[f"train.{key}"] = Derived(f"train.{key}", rate, f"{RATE_SHARE:g} of the rate of pre-training{times}")
-    derived = tuple(said.get(item.name, item) for item in planned.derived)
-    return replace(planned, recipe=planned.recipe.model_copy(update={"train": train}), derived=derived)
+            choose.said[f"train.{key}"] = Derived(f"train.{key}", rate, f"{RATE_SHARE:g} of the rate of pre-training{times}")
+    return choose.explain(replace(planned, recipe=planned.recipe.model_copy(update={"train": train})))
