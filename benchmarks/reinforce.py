@@ -216,7 +216,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             points = control["exams"]
             left.plot([e["step"] for e in points], [e["pass_at_1"] for e in points], "--", label=name)
     left.axhline(BAR, color="black", linewidth=0.5)
-    left.set(xlabel="step", ylabel="held-out pass@1 (grey: reward in training)", ylim=(0, 1))
+    left.set(xlabel="step", ylabel="held-out pass@1", title="grey: reward in training", ylim=(0, 1))
     right.set(xlabel="step", ylabel="entropy of a token, nats")
     left.legend(fontsize=7)
     figure.savefig(path, dpi=90)

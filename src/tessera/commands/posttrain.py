@@ -36,12 +36,7 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     """
     path = _place(wanted, out, resume, "sft", "a file of examples")
     with _resumable(path):
-        if resume:
-            _refuse_changes(wanted, tuning.asked(RunFolder.open(path)), path)
-        else:
-            tuning.prepare(tuning.Wish(**wanted), path, say)
-        with _watched(path) as observers:
-            result = tuning.tune(path, resume, observers, say)
+        result = _through(tuning, wanted, path, resume)
         if result is not None and not math.isnan(result.loss):
             right = f"{result.accuracy:.1%} of {result.tokens:,} tokens right"
             say(f"held-out loss {result.loss:.4f} nats per token, {right}")
@@ -62,12 +57,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     """
     path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
     with _resumable(path):
-        if resume:
-            _refuse_changes(wanted, reinforce.asked(RunFolder.open(path)), path)
-        else:
-            reinforce.prepare(reinforce.Wish(**wanted), path, say)
-        with _watched(path) as observers:
-            result = reinforce.tune(path, resume, observers, say)
+        result = _through(reinforce, wanted, path, resume)
         exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
         first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
         say(
@@ -92,12 +82,7 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     """
     path = _place(wanted, out, resume, kind, "a file of preferences")
     with _resumable(path):
-        if resume:
-            _refuse_changes({**wanted, "kind": kind}, preference.asked(RunFolder.open(path)), path)
-        else:
-            preference.prepare(preference.Wish(kind=kind, **wanted), path, say)
-        with _watched(path) as observers:
-            result = preference.tune(path, resume, observers, say)
+        result = _through(preference, {**wanted, "kind": kind}, path, resume)
         exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
         best = max(exams, key=lambda event: event["mark"])
         measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
@@ -126,6 +111,17 @@ def _resumable(path: Path) -> Iterator[None]:
             yield
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
+
+
+def _through(stage: Any, wanted: Mapping[str, Any], path: Path, resume: bool) -> Evaluation | None:
+    """A stage from its beginning, or from where it stopped, to its end; `stage`: its module."""
+    if resume:
+        _refuse_changes(wanted, stage.asked(RunFolder.open(path)), path)
+    else:
+        stage.prepare(stage.Wish(**wanted), path, say)
+    with _watched(path) as observers:
+        result: Evaluation | None = stage.tune(path, resume, observers, say)
+    return result
 
 
 @contextmanager

@@ -163,7 +163,7 @@ def _baseline(suite: Suite, tasks: Sequence[Task], sandbox: Sandbox | None) -> t
         answer, name = suite.naive, f"always {suite.naive.strip()!r}"
     else:
         gold, _ = Counter(extract(task.answer) for task in tasks).most_common(1)[0]
-        answer, name = f"#### {gold}" if suite.name == "gsm8k" else gold, f"always {gold!r}, the most frequent right answer"
+        answer, name = suite.written(gold), f"always {gold!r}, the most frequent right answer"
     judged = _judge(suite, tasks, [answer] * len(tasks), sandbox)
     return {judge: sum(right) / len(right) for judge, right in judged.items()}, name
 

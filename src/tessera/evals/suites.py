@@ -41,6 +41,7 @@ class Suite:
         stop: texts that end one.
         chance: of a blind guess, where that is defined.
         naive: an answer that anyone could always give, measured as the baseline; None: the most frequent right answer.
+        written: from what is extracted from a right answer to how a bare answer is written.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Suite:
     stop: tuple[str, ...] = ("\n",)
     chance: float | None = None
     naive: str | None = None
+    written: Callable[[str], str] = str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -185,6 +187,7 @@ def _gsm8k() -> Suite:
         lambda count, seed: read("text/math/gsm8k/train.jsonl.gz", count, seed),
         max_tokens=256,
         stop=("\nQuestion:",),
+        written="#### {}".format,
     )
 
 
