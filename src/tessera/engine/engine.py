@@ -116,6 +116,11 @@ class Engine:
         self._blocked = (~allowed_V).nonzero()[:, 0].to(self._device)
 
     @property
+    def context(self) -> int:
+        """Tokens that the model can look at."""
+        return self.decoder.config.context
+
+    @property
     def blocked(self) -> Tensor:
         """Ids, int64, that are never sampled where no constraint allows them: padding, and what has no text."""
         return self._blocked
