@@ -238,6 +238,11 @@ class SlotCache:
         hidden_BW = self._steps[:window] > positions_B[:, None]
         return positions_B, places_BK.view(-1), self._added(hidden_BW)[:, None, None]
 
+    def begin_each(self) -> list[int]:
+        """Prepares a pass over one new token of each open slot that finds its places itself; returns their positions."""
+        self._make_room(len(self.lengths), max(self.lengths) + 1)
+        return self.lengths
+
     def reserve(self) -> bool:
         """Grows to all rows of a full context at once, for graphs that know one shape only; False where the budget forbids."""
         if self._most_rows * self._config.context > self._most_tokens:
@@ -320,11 +325,13 @@ class SlotCache:
         starts = torch.arange(more_rows * self._config.kv_heads, device=self._device) * more_tokens
         self._first = starts.view(more_rows, self._config.kv_heads)
         self._steps = torch.arange(more_tokens, device=self._device)
-        for index, old in enumerate(olds):
+        grown = []
+        for old in olds:
             # Zeros, not garbage: a masked NaN would still spoil the sum over values.
             new = old.new_zeros((more_rows * self._config.kv_heads * more_tokens, self._config.head_size))
             self._view(new)[:kept_rows, :, :kept_tokens] = old
-            self.slots[index] = new
+            grown.append(new)
+        self.slots = grown
 
     def _grow_kept(self, blocks: int) -> None:
         have = len(self._kept[0])
