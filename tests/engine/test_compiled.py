@@ -113,7 +113,7 @@ def test_the_native_step_computes_what_the_decoder_does(shape: dict[str, Any]) -
                 at, places, mask = theirs.begin_decode(len(new))
                 rotary = (table[0][at], table[1][at])
                 wanted = decode(decoder, torch.tensor([new]), rotary, theirs.slots, places, mask, theirs.shape[1])
-                found = step(new, ours.begin_each(), ours.slots, ours.shape[1])
+                found = step(new, range(len(new)), ours)
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
                 for cache in caches:
                     cache.end([1] * len(new))

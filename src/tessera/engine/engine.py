@@ -390,8 +390,28 @@ class Engine:
 
     def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
         """Feeds `counts` pending ids of each row to the model; returns the logits of the rows that have none left, and these."""
-        if all(row.pending == 1 and row.computed >= row.prompt_tokens for row in rows):
-            return self._decode(rows), list(rows)
+        streams = [
+            slot
+            for slot, (row, count) in enumerate(zip(rows, counts, strict=True))
+            if count == row.pending == 1 and row.computed >= row.prompt_tokens
+        ]
+        step = self._native_step() if streams else None
+        if step is None:
+            return (self._decode(rows), list(rows)) if len(streams) == len(rows) else self._flat(rows, counts)
+        logits_BV = step([rows[slot].ids[-1] for slot in streams], streams, self._cache)
+        taken, going_on = [0] * len(rows), [rows[slot] for slot in streams]
+        for slot, row in zip(streams, going_on, strict=True):
+            taken[slot] = 1
+            row.computed += 1
+        self._cache.end(taken)
+        self._counts["steps"] += 1
+        if sum(counts) == len(streams):
+            return logits_BV, going_on
+        rest_BV, others = self._flat(rows, [count - one for count, one in zip(counts, taken, strict=True)])
+        return torch.cat((logits_BV, rest_BV)), going_on + others
+
+    def _flat(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
+        """`_forward` as one pass of the decoder's own code over a flat row of tokens."""
         new = [row.ids[row.computed : row.computed + count] for row, count in zip(rows, counts, strict=True)]
         ids_1N = torch.tensor([list(itertools.chain.from_iterable(new))], device=self._device)
         positions_N = self._cache.begin(counts)
@@ -407,7 +427,7 @@ class Engine:
             row.computed += count
             if count and row.computed >= row.prompt_tokens > row.computed - count:
                 self._remember(row)
-            if not row.pending:
+            if count and not row.pending:
                 sampling.append(row)
                 last.append(end - 1)
         self._counts["steps"] += 1
@@ -416,18 +436,14 @@ class Engine:
         return self.decoder.logits(hidden_ND), sampling
 
     def _decode(self, rows: Sequence[Row]) -> Tensor:
-        """`_forward` where every row has one token to go on from: compiled, if there is a step for so many rows."""
+        """`_forward` where every row has one token to go on from: compiled by torch, if there is a step for so many rows."""
         n = len(rows)
-        if (step := self._native_step()) is not None:
-            positions = self._cache.begin_each()
-            logits_BV = step([row.ids[-1] for row in rows], positions, self._cache.slots, self._cache.shape[1])
-        else:
-            size = self._compiled.bucket(n, self._cache.shape)
-            positions_B, places, mask = self._cache.begin_decode(size or n)
-            ready = None if size is None or mask.shape[-1] >= self._cache.shape[1] else self._compiled.ready[size]
-            ids_1B = torch.tensor([[row.ids[-1] for row in rows] + [0] * len(positions_B[n:])], device=self._device)
-            rotary = (self._rotary[0][positions_B], self._rotary[1][positions_B])
-            logits_BV = (ready or decode)(self.decoder, ids_1B, rotary, self._cache.slots, places, mask, self._cache.shape[1])
+        size = self._compiled.bucket(n, self._cache.shape)
+        positions_B, places, mask = self._cache.begin_decode(size or n)
+        step = decode if size is None or mask.shape[-1] >= self._cache.shape[1] else self._compiled.ready[size]
+        ids_1B = torch.tensor([[row.ids[-1] for row in rows] + [0] * len(positions_B[n:])], device=self._device)
+        rotary = (self._rotary[0][positions_B], self._rotary[1][positions_B])
+        logits_BV = step(self.decoder, ids_1B, rotary, self._cache.slots, places, mask, self._cache.shape[1])
         self._cache.end([1] * n)
         for row in rows:
             row.computed += 1

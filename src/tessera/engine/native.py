@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tessera.engine.cache import SlotCache
 from tessera.model.decoder import Block, Decoder, Rotary
 from tessera.run import cache_folder
 
@@ -78,7 +79,7 @@ def library() -> ctypes.CDLL | None:
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
     found.tessera_pack.argtypes = [pointer, whole, whole, whole, whole, whole, pointer]
     found.tessera_halves.argtypes, found.tessera_halves.restype = [pointer, whole], whole
-    found.tessera_step.argtypes = [pointer, whole, pointer, pointer, pointer]
+    found.tessera_step.argtypes = [pointer, whole, pointer, pointer, pointer, pointer]
     found.tessera_pack.restype = found.tessera_step.restype = None
     return found
 
@@ -111,7 +112,7 @@ def fits(decoder: Decoder) -> bool:
 
 
 class NativeStep:
-    """One new token of each of the first slots of a cache.
+    """One new token of each of some slots of a cache.
 
     Args:
         code: `library`.
@@ -167,26 +168,26 @@ class NativeStep:
             plain(decoder.model.norm.weight), embedding.data_ptr(), self._rotary[0].data_ptr(), self._rotary[1].data_ptr(),
             packed(decoder.head_weight), *embedding.stride(), config.norm_eps,
         )  # fmt: skip
-        self._slots: Sequence[Tensor] = ()
+        self._tensors: Sequence[Tensor] = ()
 
-    def __call__(self, ids: Sequence[int], positions: Sequence[int], slots: Sequence[Tensor], capacity: int) -> Tensor:
-        """Logits (B, V) after one new token of each of the first B slots, whose keys and values are written.
+    def __call__(self, ids: Sequence[int], slots: Sequence[int], cache: SlotCache) -> Tensor:
+        """Logits (B, V) after one new token of each of B slots, whose keys and values are written; `cache.end` is not called.
 
         Args:
             ids: B new tokens.
-            positions: of them, which is how many tokens each slot has already.
-            slots: as `SlotCache` keeps them.
-            capacity: tokens of a slot.
+            slots: of the cache, different ones.
         """
-        if self._slots is not slots or self._model.capacity != capacity:
+        positions = [cache.lengths[slot] for slot in slots]
+        cache.make_room(len(cache.lengths), max(positions) + 1)
+        if self._tensors is not cache.slots:
             for number, layer in enumerate(self._layers):
-                layer.keys, layer.values = slots[2 * number].data_ptr(), slots[2 * number + 1].data_ptr()
-            self._slots, self._model.capacity = slots, capacity
+                layer.keys, layer.values = cache.slots[2 * number].data_ptr(), cache.slots[2 * number + 1].data_ptr()
+            self._tensors, self._model.capacity = cache.slots, cache.shape[1]
         B = len(ids)
-        numbers = (ctypes.c_int64 * (2 * B))(*ids, *positions)
+        numbers = (ctypes.c_int64 * (3 * B))(*ids, *slots, *positions)
         logits_BV = torch.empty((B, self._decoder.config.vocab_size))
         first = ctypes.addressof(numbers)
-        self._code.tessera_step(ctypes.addressof(self._model), B, first, first + 8 * B, logits_BV.data_ptr())
+        self._code.tessera_step(ctypes.addressof(self._model), B, first, first + 8 * B, first + 16 * B, logits_BV.data_ptr())
         return logits_BV
 
 

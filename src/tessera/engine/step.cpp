@@ -227,9 +227,11 @@ int64_t tessera_halves(const float* from, int64_t count) {
     return lower == 0;
 }
 
-// Feeds ids (B) at positions (B), the tokens already in slots 0 ... B - 1, writes their keys and values there, and their scores
-// into logits (B, V).
-void tessera_step(const Model* m, int64_t B, const int64_t* ids, const int64_t* positions, float* logits) {
+// Feeds ids (B) to slots (B), which hold positions (B) tokens already, writes their keys and values there, and their scores into
+// logits (B, V).
+void tessera_step(
+    const Model* m, int64_t B, const int64_t* ids, const int64_t* slots, const int64_t* positions, float* logits
+) {
     const int64_t D = m->width, H = m->heads, K = m->kv_heads, S = m->head_size, M = m->mlp_width;
     const int threads = static_cast<int>(m->threads);
     const int64_t N = (H + 2 * K) * S;
@@ -254,7 +256,8 @@ void tessera_step(const Model* m, int64_t B, const int64_t* ids, const int64_t* 
             const int64_t b = pair / K, k = pair % K, at = positions[b];
             const float *cosines = m->cosines + at * S, *sines = m->sines + at * S;
             float *key = qkv + b * N + (H + k) * S, *value = key + K * S;
-            float *keys = layer.keys + pair * m->capacity * S, *values = layer.values + pair * m->capacity * S;
+            const int64_t place = (slots[b] * K + k) * m->capacity * S;
+            float *keys = layer.keys + place, *values = layer.values + place;
             if (layer.k_norm) normalise(key, layer.k_norm, m->eps, S, key);
             rotate(key, cosines, sines, S);
             std::memcpy(keys + at * S, key, S * sizeof(float));
