@@ -209,7 +209,10 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     without_keys: Annotated[bool, typer.Option("--without-keys", help="Let other machines in without a key.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="On a GPU or in bf16: let torch compile in the background what makes streams faster."
+        ),
     ] = True,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
