@@ -23,7 +23,19 @@ from tessera.recipe import Recipe
 
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
-    {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
+    {
+        "recipe.yaml",
+        "tokenizer",
+        "skipped.jsonl",
+        "metrics.jsonl",
+        "ladder.csv",
+        "forecast.json",
+        "tokens",
+        "stages.json",
+        "examples.jsonl",
+        "cold",
+        "sft",
+    }  # fmt: skip
 )
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 

@@ -122,9 +122,17 @@ def arithmetic(digits: int, dice: random.Random) -> Task:
     return Task(f"{a}{sign}{b}=", str(right), {"level": digits}, f"arithmetic-{a}{sign}{b}")
 
 
+def chain(numbers: int, dice: random.Random) -> Task:
+    """A sum of so many numbers of one digit."""
+    terms = [dice.randrange(1, 10) for _ in range(numbers)]
+    text = "+".join(map(str, terms))
+    return Task(f"{text}=", str(sum(terms)), {"level": numbers}, f"chain-{text}")
+
+
 BUILT_IN: dict[str, tuple[Callable[[int, random.Random], Task], tuple[int, int]]] = {
     "arithmetic": (arithmetic, (1, 3)),
     "reversal": (reversal, (2, 6)),
+    "chain": (chain, (3, 8)),
 }
 """Name -> what makes its tasks, and the levels it goes through unless `NAME:LOW-HIGH` says others."""
 
@@ -133,7 +141,7 @@ def open_pool(data: str, exam_tasks: int, seed: int) -> Pool:
     """The tasks that `--data` names.
 
     Args:
-        data: `arithmetic`, `reversal`, one of these with `:LOW-HIGH`, or the path of a file of tasks: JSON objects with `prompt`
+        data: `arithmetic`, `reversal`, `chain`, one of these with `:LOW-HIGH`, or the path of a file of tasks: JSON objects with `prompt`
             and, as far as the verifier needs them, `answer`, `data` and `id`; `data.level`, a number, sorts them into levels.
         exam_tasks: how many are held out; of a file at most a fifth.
         seed: of what is held out.
