@@ -236,6 +236,9 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; by default the suite's.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="none,low,medium,high or some of them: how long to think before each answer.")
+    ] = None,
     lengths: Annotated[str | None, typer.Option(help="LOW-HIGH: of generated tasks, instead of the suite's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and the samples.")] = 0,
     unsafe_local: Annotated[
@@ -248,7 +251,7 @@ def evaluate(
     from tessera.evals.answers import Settings
 
     settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local)
+    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local, effort)
 
 
 @app.command("import")
@@ -326,7 +329,7 @@ def sft(
 def grpo(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], chain[:3-8].")
+        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:4-8].")
     ] = None,
     verifier: Annotated[
         str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
@@ -383,7 +386,7 @@ def grpo(
 def reason(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="chain[:3-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: chain]")
+        str | None, typer.Option(help="dial[:4-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
     ] = None,
     examples: Annotated[
         str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")

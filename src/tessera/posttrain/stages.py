@@ -1,7 +1,8 @@
 """Several stages, one after the other, in one run's folder: what was asked for, and where each stage stands.
 
-The last stage's run is the folder itself, so that it is a model like any other; the earlier ones lie in it. `reason`: examples of
-thoughts -> supervised tuning (`cold/`) -> reinforcement. `chat`: examples of dialogue -> supervised tuning (`sft/`) -> preferences.
+The last stage's run is the folder itself, so that it is a model like any other; the earlier ones lie in it. `reason`: examples
+of thoughts -> supervised tuning (`cold/`) -> reinforcement. `chat`: examples of dialogue -> supervised tuning (`sft/`) ->
+preferences.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Reason:
     """
 
     model: str
-    data: str = "chain"
+    data: str = "dial"
     examples: str | None = None
     examples_count: int = EXAMPLES
     verifier: str = "exact"
@@ -123,7 +124,7 @@ class Reason:
                 "learn to think; give some, for several efforts."
             )
         pool = open_pool(self.data, 1, self.seed)
-        given = {"groups": self.groups, "group": self.group, "max_tokens": self.max_tokens}
+        given: dict[str, Any] = {"groups": self.groups, "group": self.group, "max_tokens": self.max_tokens}
         learned = reinforce.Wish(
             str(cold), self.data, self.verifier, budget=_share(self.budget, 1 - COLD_SHARE),
             steps=None if self.budget else self.steps or STEPS, efforts=efforts, level=len(pool.levels) - 1, seed=self.seed,
@@ -179,7 +180,7 @@ class Chat:
             return Stage(supervised, wish, first)
         if number > 1:
             return None
-        given = {} if self.beta is None else {"beta": self.beta}
+        given: dict[str, Any] = {} if self.beta is None else {"beta": self.beta}
         budget = _share(self.budget, 0.5)
         pairs = preference.Wish(
             model=str(first), data=self.pairs, kind="dpo", budget=budget, seed=self.seed, settings=self.settings, **given
@@ -198,6 +199,8 @@ def begin(name: str, wanted: Mapping[str, Any], path: Path) -> Reason | Chat:
         UserError: as `prepare` of the recipe; something is in the folder already.
     """
     RunFolder.refuse_occupied(path)
+    if (path / ASKED).is_file():
+        raise UserError(f"{path} exists already; give another --out, or --resume to go on with the stages that are in it.")
     wish = RECIPES[name](**wanted)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,8 @@ def asked(name: str, path: Path) -> Reason | Chat:
         raise UserError(f"{path} is no run of posttrain {name} ({ASKED} is missing); start one without --resume.") from None
     if (found := plain.pop("recipe")) != name:
         raise UserError(f"{path} is a run of posttrain {found}; go on with it by posttrain {found} --resume.")
-    return RECIPES[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    return RECIPES[name](**fields)
 
 
 def is_prepared(path: Path) -> bool:

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.posttrain.curriculum import Pool
+from tessera.posttrain.curriculum import Pool, dial_digits
 from tessera.posttrain.verifiers import Task
 from tessera.tokens import chat
-from tessera.tokens.chat import EFFORTS
 
-STRIDES = {"chain": {"low": 4, "medium": 2, "high": 1}, "arithmetic": {"low": 8, "medium": 2, "high": 1}}
-"""Numbers of a sum, or digits, that an effort takes in one step."""
+STRIDES = {"dial": {"low": 4, "medium": 2, "high": 1}, "arithmetic": {"low": 8, "medium": 2, "high": 1}}
+"""Moves of a dial, or digits, that an effort takes in one step."""
 UNTHOUGHT = ""
 """The effort of an answer that comes at once."""
+SHOWN = (UNTHOUGHT, "low", "medium", "medium", "medium", "high")
+"""Efforts of the examples, in turn: the larger a step, the more examples it takes to learn it."""
 
 
-def chain_steps(task: Task, stride: int) -> str:
-    """The sums on the way: `3+8+5+9=` with the stride 1: `11 16 25`."""
-    numbers = [int(part) for part in task.prompt.rstrip("=").split("+")]
-    ends = [*range(1 + stride, len(numbers), stride), len(numbers)]
-    return " ".join(str(sum(numbers[:end])) for end in ends)
+def dial_steps(task: Task, stride: int) -> str:
+    """The digits on the way: `dial 3*7+4*9=` with the stride 1: `1 5 5`, with 2: `5 5`."""
+    digits = dial_digits(task.prompt.removeprefix("dial ").removesuffix("="))
+    return " ".join([*digits[stride - 1 : -1 : stride], digits[-1]])
 
 
 def arithmetic_steps(task: Task, stride: int) -> str:
@@ -53,7 +53,7 @@ def arithmetic_steps(task: Task, stride: int) -> str:
     return ("-" if turned else "") + " ".join(steps)
 
 
-STEPS: dict[str, Callable[[Task, int], str]] = {"chain": chain_steps, "arithmetic": arithmetic_steps}
+STEPS: dict[str, Callable[[Task, int], str]] = {"dial": dial_steps, "arithmetic": arithmetic_steps}
 """Name of generated tasks -> what writes the working of one, from the task and the stride."""
 
 
@@ -72,17 +72,16 @@ class Example:
 
 
 def generate(name: str, pool: Pool, count: int, seed: int) -> Iterator[Example]:
-    """Examples of tasks that are not held out, levels and efforts in turn, as many of them without thought as of each effort.
+    """Examples of tasks that are not held out, levels in turn and efforts as SHOWN.
 
     Args:
         name: of STEPS.
         pool: of that name.
     """
     dice = random.Random(f"worked {seed}")
-    efforts = (UNTHOUGHT, *EFFORTS)
     for number in range(count):
-        (task,) = pool.draw(number // len(efforts) % len(pool.levels), 1, dice)
-        effort = efforts[number % len(efforts)]
+        (task,) = pool.draw(number // len(SHOWN) % len(pool.levels), 1, dice)
+        effort = SHOWN[number % len(SHOWN)]
         yield Example(task, effort, STEPS[name](task, STRIDES[name][effort]) if effort else "")
 
 

@@ -3,9 +3,10 @@
 The layout is one turn after the other, each opened by its role's control token and closed by `<|end_turn|>`:
 
     <|user|>text<|end_turn|>
-    <|assistant|><|effort_low|><|think|>reasoning<|/think|>text<|tool_call|>{"name": "f", "arguments": {}}<|/tool_call|><|end_turn|>
+    <|assistant|><|effort_low|><|think|>reasoning<|/think|>text
+    <|tool_call|>{"name": "f", "arguments": {}}<|/tool_call|><|end_turn|>
 
-without the line break. How much to think is said behind `<|assistant|>`, by whoever asks and for this turn only. The layout is
+without the line breaks. How much to think is said behind `<|assistant|>`, by whoever asks and for this turn only. The layout is
 append-only: a longer conversation begins with exactly the segments of the shorter one, what its messages hold of effort and
 reasoning included, so that ids and caches stay valid from turn to turn. The model learns what the assistant writes and the
 token that ends its turn; role tokens, the effort and everybody else's turns are only read.
