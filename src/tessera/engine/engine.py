@@ -28,6 +28,7 @@ from tessera.engine.request import Busy, Completion, Event, Failed, Finished, Fi
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
+from tessera.engine.thinking import ThoughtProgress
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, rotary_table
@@ -490,7 +491,9 @@ class Engine:
                 continue
             with _caught(row, ended):
                 if not self._force(row, ended):
-                    allowed_V = None if row.progress is None else row.progress.allowed().to(self._device)
+                    allowed_V = None if row.progress is None else row.progress.allowed()
+                    if allowed_V is not None:
+                        allowed_V = allowed_V.to(self._device)
                     draws.append(Draw(row.request.params, uniform(row.seed, row.draws), row.history, allowed_V))
                     drawn.append(index)
         if not draws:
@@ -526,7 +529,9 @@ class Engine:
         if row.history is not None:
             row.history.add(token)
         stops = token in row.stop_ids
-        text = "" if stops else row.stream.feed(self.vocabulary.bytes_of([token]))
+        # A thought is no part of the text, and no stop string in it counts.
+        hidden = isinstance(row.progress, ThoughtProgress) and row.progress.thinking
+        text = "" if stops or hidden else row.stream.feed(self.vocabulary.bytes_of([token]))
         complete = row.progress is not None and not stops and row.progress.accept(token)
         if stops or complete or row.stream.stopped:
             ended[row] = "stop"
