@@ -1,4 +1,4 @@
-"""A corpus -> the tokenizer of its pictures, and the texts that a text tokenizer should know."""
+"""A corpus -> the tokenizer of its pictures, its films, and the texts that a text tokenizer should know."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.corpus import Corpus, Split
+from tessera.data.film_tasks import film_documents
 from tessera.data.picture_tasks import task_documents
 from tessera.tokens.document import Document
+from tessera.tokens.films import films_of
 from tessera.tokens.palette import Palette, psnr
 from tessera.tokens.pictures import pictures_of
 from tessera.tokens.vocabulary import Vocabulary
@@ -39,16 +41,25 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
 
 
 def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
-    """The text of every document of a split, as a model will meet it: with pictures, that of some of their tasks."""
-    if data.pictures is None or not corpus.pictures:
+    """The text of every document of a split, as a model will meet it: with pictures and films, that of some of their tasks."""
+    if not corpus.pictures and not corpus.films:
         yield from corpus.texts(split)
         return
     for index, source in enumerate(corpus.sources):
         documents: Iterator[Document] = corpus.documents(split, index)
-        if source.pictures:
+        if source.pictures and data.pictures is not None:
             documents = task_documents(documents, data.pictures, data.seed, _TEXT_VIEWS, None)
+        if source.films and data.films is not None:
+            documents = film_documents(documents, data.films, data.seed)
         for document in documents:
             yield from (str(segment.content) for segment in document.segments if segment.kind == "text")
+
+
+def films(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    """The frames of each film of a split."""
+    for index in range(len(corpus.sources)):
+        for document in corpus.documents(split, index):
+            yield from films_of(document)
 
 
 def _pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
