@@ -441,13 +441,27 @@ def reward(
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
+    of: Annotated[str, typer.Option(help="text; pictures or films: a quantizer (docs/films.md).")] = "text",
     size: Annotated[int, typer.Option(min=257, help="Text entries, 256 bytes included.")] = 8192,
     pretokenizer: Annotated[str, typer.Option(help="How text is split into words: gpt-2 or qwen2.")] = "qwen2",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of a quantizer: steps, stride, levels, width, ...; repeatable."),
+    ] = None,
 ) -> None:
-    """Train a tokenizer on documents."""
-    from tessera.commands.tokenizer import train as run
+    """Train a tokenizer on documents, pictures or films."""
+    _stop_in_words()
+    from tessera.commands.tokenizer import train, train_quantizer
+    from tessera.errors import UserError
 
-    run(sources, size, pretokenizer, out)
+    if of in ("pictures", "films"):
+        train_quantizer(sources, of, settings or [], out)
+    elif of != "text":
+        raise UserError(f"--of {of} is none of text, pictures and films.")
+    elif settings:
+        raise UserError("--set is for a quantizer: give --of pictures or --of films with it.")
+    else:
+        train(sources, size, pretokenizer, out)
 
 
 @tokenizers.command("inspect")
@@ -456,7 +470,7 @@ def inspect_tokenizer(
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many ids a tokenizer has and how it cuts a text."""
+    """Show how many ids a tokenizer has and how it cuts a text, or what a quantizer is made of."""
     from tessera.commands.tokenizer import inspect as run
 
     run(model, text, as_json)

@@ -13,7 +13,7 @@ import math
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -129,6 +129,9 @@ class Films(Part):
     """How films become ids and tasks (docs/films.md)."""
 
     quantizer: Quantizer = Quantizer()
+    trained: str | None = None
+    """Folder of `tessera tokenizer train --of films`, a run or a model, whose quantizer is taken; left out: one is trained as
+    `quantizer` says."""
     most_pixels: int = Field(1024, ge=1)
     """Larger frames are scaled down to about so many pixels, in their proportions."""
     most_frames: int = Field(9, ge=1)
@@ -405,7 +408,9 @@ def _known_keys(error: Any) -> str:
         if isinstance(name, int):
             continue
         part = part.model_fields[name].annotation
-        part = Source if "Source" in str(part) else Pictures if "Pictures" in str(part) else part
+        # Of `tuple[Source, ...]` and `Films | None` what is a part of a recipe.
+        inner = (a for a in get_args(part) if isinstance(a, type) and issubclass(a, Part))
+        part = next(inner, part)
     return f"; known here: {', '.join(part.model_fields)}"
 
 

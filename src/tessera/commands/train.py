@@ -55,6 +55,7 @@ from tessera.report import write_report
 from tessera.run import RunFolder, cache_folder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.document import Document
+from tessera.tokens.quantizer import find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
@@ -503,6 +504,8 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
         settings += f" {recipe.data.pictures.model_dump_json()} {recipe.data.seed}"
     if recipe.data.films is not None:
         settings += f" {recipe.data.films.model_dump_json()} {recipe.data.seed}"
+        if recipe.data.films.trained:
+            settings += find_quantizer(recipe.data.films.trained).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)

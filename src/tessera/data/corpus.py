@@ -23,6 +23,7 @@ import numpy as np
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
 from tessera.data.files import NO_FILMS, NO_PICTURES
+from tessera.data.film_tasks import quantizer_config
 from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
@@ -283,15 +284,19 @@ def _parse(line: bytes) -> Document:
 
 def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> Iterator[Document]:
     """The documents with films at the rate, the size and of the length that a recipe wants; a long one becomes several."""
+    if settings is None:
+        yield from documents
+        return
+    config = quantizer_config(settings)
     for document in documents:
         found = film_parts(document)
-        if settings is None or found is None:
+        if found is None:
             yield document
             continue
-        (parts, per_second), q = found, settings.quantizer
+        parts, per_second = found
         frames = resampled(parts.pixels, per_second, settings.per_second)
-        frames = fitted_film(frames, settings.most_pixels, q.stride)
-        for film in cut_film(frames, settings.most_frames, q.time_stride):
+        frames = fitted_film(frames, settings.most_pixels, config.stride)
+        for film in cut_film(frames, settings.most_frames, config.time_stride):
             yield captioned_film(film, parts.caption, settings.per_second, document.source)
 
 

@@ -7,6 +7,7 @@ Of each film `views` documents are made, each with a task chosen by its content 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -16,23 +17,26 @@ from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, content_rng, views_
 from tessera.data.pictures import Parts
 from tessera.tokens.document import Document
 from tessera.tokens.films import QUESTION, Geometry, to_film, to_tell, tokens_of_film
-from tessera.tokens.quantizer import QuantizerConfig
+from tessera.tokens.quantizer import QuantizerConfig, find_quantizer
 
 
 def quantizer_config(settings: recipe.Films) -> QuantizerConfig:
-    """What a recipe asks for."""
-    q = settings.quantizer
-    return QuantizerConfig(
-        "video", q.levels, q.stride, q.time_stride, q.width, q.encoder_layers, q.decoder_layers
-    )  # fmt: skip
+    """Of the quantizer that a recipe asks for."""
+    return find_quantizer(settings.trained).config if settings.trained else config_of("video", settings.quantizer)
+
+
+def config_of(kind: Literal["image", "video"], q: recipe.Quantizer) -> QuantizerConfig:
+    """The same of a quantizer that is to be trained."""
+    time_stride = q.time_stride if kind == "video" else 1
+    return QuantizerConfig(kind, q.levels, q.stride, time_stride, q.width, q.encoder_layers, q.decoder_layers)
 
 
 def least_film_context(documents: Iterable[Document], settings: recipe.Films) -> int:
     """T that holds any task made of these documents, a multiple of 32; 0 where there is no film."""
-    longest = 0
+    longest, config = 0, quantizer_config(settings)
     for document in documents:
         if (found := film_parts(document)) is not None:
-            longest = max(longest, _tokens(*found, settings))
+            longest = max(longest, _tokens(*found, config, bool(settings.tasks.tell)))
     return -(-longest // 32) * 32
 
 
@@ -74,9 +78,9 @@ def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Ite
             yield Document(to_tell(parts.pixels, per_second, [(QUESTION, parts.caption)]), document.source)
 
 
-def _tokens(parts: Parts, per_second: float, settings: recipe.Films) -> int:
+def _tokens(parts: Parts, per_second: float, config: QuantizerConfig, told: bool) -> int:
     """Of the longest task, roughly and on the high side."""
     frames, height, width = parts.pixels.shape[:3]
-    grid = quantizer_config(settings).grid(frames, height, width)
-    asked = len(parts.caption) + (len(QUESTION) if settings.tasks.tell else 0)
+    grid = config.grid(frames, height, width)
+    asked = len(parts.caption) + (len(QUESTION) if told else 0)
     return tokens_of_film(grid, Geometry(frames, height, width, per_second)) + round(asked / CHARACTERS_PER_TOKEN) + 4

@@ -29,10 +29,10 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
     """
     if data.pictures is None or not corpus.pictures:
         return vocabulary
-    palette = Palette.fit(itertools.islice(_pictures(corpus, "train"), 1 << 20), data.pictures.colours, data.seed)
+    palette = Palette.fit(itertools.islice(pictures(corpus, "train"), 1 << 20), data.pictures.colours, data.seed)
     fidelity = [
         psnr(palette.decode(palette.encode(picture)), picture)
-        for picture in itertools.islice(_pictures(corpus, "validation"), _MEASURED_PICTURES)
+        for picture in itertools.islice(pictures(corpus, "validation"), _MEASURED_PICTURES)
     ]
     finite = [value for value in fidelity if np.isfinite(value)]
     how = f"{np.mean(finite):.1f} dB on held-out pictures" if finite else "held-out pictures come back exactly"
@@ -62,7 +62,8 @@ def films(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
             yield from films_of(document)
 
 
-def _pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+def pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    """Each picture of a split, (H, W, 3)."""
     for index in range(len(corpus.sources)):
         for document in corpus.documents(split, index):
             yield from (picture[..., :3] for picture in pictures_of(document))

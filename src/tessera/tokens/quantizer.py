@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tessera.errors import UserError
+from tessera.tokens.document import Kind
 from tessera.tokens.media import StreamingDecoder
 
 CHANNELS = 3
@@ -341,9 +343,29 @@ class _Steps:
         return new if film or not len(new) else new[0]
 
 
+def find_quantizer(folder: str | Path, kind: Kind = "video") -> Quantizer:
+    """The quantizer for a medium that lies in a folder: of `tessera tokenizer train`, of a run, or of a model.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    for place in (Path(folder), Path(folder) / "model", Path(folder) / "tokenizer"):
+        path = place / f"{kind}_tokenizer.json"
+        if not path.is_file():
+            continue
+        try:
+            page = json.loads(path.read_text(encoding="utf-8"))
+            if page["name"] != Quantizer.name:
+                raise ValueError(f"a {page['name']}, not a quantizer")
+            return Quantizer.from_json(page)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error!r}.") from None
+    raise UserError(f"{folder} has no quantizer for {kind} ({kind}_tokenizer.json); train one by `tessera tokenizer train`.")
+
+
 def as_frames(pixels: np.ndarray) -> Tensor:
     """(N, H, W, 3) or (N, T, H, W, 3) uint8 -> (N, T, H, W, 3) float in -1 ... 1."""
-    frames = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+    frames = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
     return frames if pixels.ndim == 5 else frames[:, None]
 
 

@@ -22,7 +22,7 @@ from tessera.data.loader import Batch
 from tessera.data.media import films
 from tessera.device import Machine
 from tessera.model.decoder import Decoder
-from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig, commonest
+from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig, commonest, find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
 from tessera.train.objectives import Objective
@@ -154,6 +154,8 @@ def with_films(
     """
     if data.films is None or not corpus.films:
         return vocabulary
+    if data.films.trained:
+        return vocabulary.add_media(find_quantizer(data.films.trained))
     config, settings = quantizer_config(data.films), data.films.quantizer
 
     def tell(event: dict[str, Any]) -> None:
