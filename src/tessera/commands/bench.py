@@ -28,6 +28,7 @@ SCRIPTS = {
     "soak": "soak.py",
     "digits": "digits.py",
     "reinforce": "reinforce.py",
+    "thinking": "thinking.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 
