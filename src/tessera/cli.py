@@ -167,20 +167,26 @@ def generate(
     min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
-    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file.")] = None,
-    image: Annotated[str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary.")] = None,
+    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file, or make a film: GIF, MP4, WebM.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary, or first frame of a film.")
+    ] = None,
+    video: Annotated[str | None, typer.Option(help="Film to ask about; with --out to go on with.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a film; with --video, that are new. By default as learned.")] = None,
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3]")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films: 2]")
+    ] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Complete a prompt; draw, edit, vary or look at a picture."""
+    """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or look at a film."""
     from tessera.commands.generate import generate as run
     from tessera.commands.pictures import Asked
 
-    asked = Asked(out, image, mask, variation, guidance, best_of, size)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames)
     run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked)
 
 
@@ -212,7 +218,10 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     without_keys: Annotated[bool, typer.Option("--without-keys", help="Let other machines in without a key.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="On a GPU or in bf16: let torch compile in the background what makes streams faster."
+        ),
     ] = True,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
@@ -510,13 +519,27 @@ def reward(
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
+    of: Annotated[str, typer.Option(help="text; pictures or films: a quantizer (docs/films.md).")] = "text",
     size: Annotated[int, typer.Option(min=257, help="Text entries, 256 bytes included.")] = 8192,
     pretokenizer: Annotated[str, typer.Option(help="How text is split into words: gpt-2 or qwen2.")] = "qwen2",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of a quantizer: steps, stride, levels, width, ...; repeatable."),
+    ] = None,
 ) -> None:
-    """Train a tokenizer on documents."""
-    from tessera.commands.tokenizer import train as run
+    """Train a tokenizer on documents, pictures or films."""
+    _stop_in_words()
+    from tessera.commands.tokenizer import train, train_quantizer
+    from tessera.errors import UserError
 
-    run(sources, size, pretokenizer, out)
+    if of in ("pictures", "films"):
+        train_quantizer(sources, of, settings or [], out)
+    elif of != "text":
+        raise UserError(f"--of {of} is none of text, pictures and films.")
+    elif settings:
+        raise UserError("--set is for a quantizer: give --of pictures or --of films with it.")
+    else:
+        train(sources, size, pretokenizer, out)
 
 
 @tokenizers.command("inspect")
@@ -525,7 +548,7 @@ def inspect_tokenizer(
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many ids a tokenizer has and how it cuts a text."""
+    """Show how many ids a tokenizer has and how it cuts a text, or what a quantizer is made of."""
     from tessera.commands.tokenizer import inspect as run
 
     run(model, text, as_json)

@@ -27,6 +27,7 @@ SCRIPTS = {
     "serve": "serve.py",
     "soak": "soak.py",
     "digits": "digits.py",
+    "film": "film.py",
     "reinforce": "reinforce.py",
     "thinking": "thinking.py",
 }

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +22,15 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
-from tessera.data.files import NO_PICTURES
+from tessera.data.files import NO_FILMS, NO_PICTURES
+from tessera.data.film_tasks import quantizer_config
+from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
 from tessera.data.sources import Skipped, documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.films import films_of, is_film
 from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
 
 Split = Literal["train", "validation"]
@@ -45,7 +48,7 @@ class SourceSummary:
         exact_duplicates: dropped because an earlier document was equal.
         near_duplicates: dropped because an earlier document was nearly equal.
         skipped: files and rows that could not be read.
-        pictures: in these documents.
+        pictures, films: in these documents.
     """
 
     uri: str
@@ -55,6 +58,7 @@ class SourceSummary:
     near_duplicates: int
     skipped: tuple[Skipped, ...]
     pictures: int = 0
+    films: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class Corpus:
     def pictures(self) -> int:
         """In all documents of both splits."""
         return sum(source.pictures for source in self.sources)
+
+    @property
+    def films(self) -> int:
+        """In all documents of both splits."""
+        return sum(source.films for source in self.sources)
 
     def texts(self, split: Split) -> Iterator[str]:
         """The text of every document of a split, source after source."""
@@ -133,13 +142,17 @@ def _spool(
     dropped = {"exact": 0, "near": 0}
     # Each document's place between 0 and 1: those below the fraction are held out.
     places: dict[Split, list[float]] = {"train": [], "validation": []}
-    total_bytes, pictures, next_line = 0, 0, time.monotonic() + _SAY_SECONDS
+    total_bytes, pictures, films, next_line = 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        for document in documents(uri, skipped, say, data.pictures is not None):
+        found = documents(uri, skipped, say, data.pictures is not None, data.films is not None)
+        for document in _fit_films(found, data.films):
             there = pictures_of(document)
             if there and data.pictures is None:
                 skipped.append(Skipped(document.source, NO_PICTURES))
+                continue
+            if films_of(document) and data.films is None:
+                skipped.append(Skipped(document.source, NO_FILMS))
                 continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)
@@ -147,10 +160,11 @@ def _spool(
             line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
             content = tree["text"] if "text" in tree else _line(tree).decode()
-            if repeat := seen.seen(content, alike=not there):
+            if repeat := seen.seen(content, alike=not there and not films_of(document)):
                 dropped[repeat] += 1
                 continue
             pictures += len(there)
+            films += len(films_of(document))
             place = _place(content, data.seed)
             split: Split = "validation" if place < data.validation_fraction else "train"
             places[split].append(place)
@@ -161,7 +175,10 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        raise UserError(f"source {uri} has nothing but pictures, and the recipe has no data.pictures; train draw, see or pixels.")
+        raise UserError(
+            f"source {uri} has nothing but pictures or films, and the recipe has no data.pictures or data.films for them; "
+            "train draw, see, pixels or film."
+        )
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
@@ -173,14 +190,15 @@ def _spool(
         _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
     elif not places["train"]:
         _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
-    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures)
+    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures, films)
 
 
 def _describe(summary: SourceSummary) -> str:
     return (
         f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB"
-        + (f", {summary.pictures:,} pictures; " if summary.pictures else "; ")
-        + f"dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
+        + (f", {summary.pictures:,} pictures" if summary.pictures else "")
+        + (f", {summary.films:,} films" if summary.films else "")
+        + f"; dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
         f"skipped {len(summary.skipped):,}"
     )
 
@@ -235,9 +253,11 @@ def _tree(document: Document) -> dict[str, Any]:
     for s in document.segments:
         content: Any = s.content
         if isinstance(s.content, np.ndarray):
-            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) else None
+            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) or is_film(s) else None
             body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
             content = {**body, "shape": list(s.content.shape)}
+            if s.per_second:
+                content["per_second"] = s.per_second
         segments.append([s.kind, content, s.learn])
     return {"segments": segments}
 
@@ -253,12 +273,31 @@ def _parse(line: bytes) -> Document:
         return Document.of_text(tree["text"], tree["source"])
     segments = []
     for kind, content, learn in tree["segments"]:
+        per_second = content.get("per_second", 0.0) if isinstance(content, dict) else 0.0
         if isinstance(content, dict) and "pixels" in content:
             content = np.frombuffer(zlib.decompress(base64.b64decode(content["pixels"])), np.uint8).reshape(content["shape"])
         elif isinstance(content, dict):
             content = np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
-        segments.append(Segment(kind, content, learn))
+        segments.append(Segment(kind, content, learn, per_second))
     return Document(tuple(segments), tree["source"])
+
+
+def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> Iterator[Document]:
+    """The documents with films at the rate, the size and of the length that a recipe wants; a long one becomes several."""
+    if settings is None:
+        yield from documents
+        return
+    config = quantizer_config(settings)
+    for document in documents:
+        found = film_parts(document)
+        if found is None:
+            yield document
+            continue
+        parts, per_second = found
+        frames = resampled(parts.pixels, per_second, settings.per_second)
+        frames = fitted_film(frames, settings.most_pixels, config.stride)
+        for film in cut_film(frames, settings.most_frames, config.time_stride):
+            yield captioned_film(film, parts.caption, settings.per_second, document.source)
 
 
 def _fit_pictures(document: Document, most_pixels: int) -> Document:

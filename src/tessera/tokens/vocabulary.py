@@ -27,8 +27,11 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tessera.errors import UserError
 from tessera.tokens.chat import chat_template
 from tessera.tokens.document import Document, Kind, Segment, TokenRecord
-from tessera.tokens.palette import MediaTokenizer, media_tokenizer
+from tessera.tokens.films import encode_film, is_film
+from tessera.tokens.media import MediaTokenizer
+from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import encode_picture, is_picture
+from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
 END, PAD, END_TURN = "<|endoftext|>", "<|pad|>", "<|end_turn|>"
@@ -400,6 +403,8 @@ class Vocabulary:
         elif is_picture(segment):
             tokenizer, offset = self.media_tokenizer("image"), self.block("image").offset
             return encode_picture(self, np.asarray(segment.content), tokenizer, offset, segment.learn)
+        elif is_film(segment):
+            return encode_film(self, segment, self.media_tokenizer("video"), self.block("video").offset)
         else:
             block = self.block(segment.kind)
             ids = np.asarray(segment.content).reshape(-1)
@@ -488,6 +493,15 @@ def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> 
     if vocabulary.hash != ours["hash"]:
         raise UserError(f"tokenizer.json and {_OURS} in {folder} do not belong together; one of them was changed.")
     return vocabulary
+
+
+def media_tokenizer(page: dict[str, Any]) -> MediaTokenizer:
+    """The tokenizer that a JSON page from `to_json` describes; ValueError where there is no such one."""
+    if page.get("name") == Palette.name:
+        return Palette.from_json(page)
+    if page.get("name") == Quantizer.name:
+        return Quantizer.from_json(page)
+    raise ValueError(f"a media tokenizer of the kind {page.get('name')!r}, which this version does not know")
 
 
 def _media_file(kind: str) -> str:

@@ -1,0 +1,125 @@
+"""`tessera generate` with films: made by a caption, from a first frame, gone on with, or told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tessera.commands import terminal
+from tessera.commands.pictures import Asked, read_size, report
+from tessera.data.films import WRITTEN, film_file, read_film, resampled
+from tessera.data.pictures import on_white, read_picture, resized
+from tessera.data.reasons import Unreadable
+from tessera.engine.engine import Engine
+from tessera.engine.films import GUIDANCE, FilmWish, make_films, quantizer_of, tell
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.run import write_bytes, writing
+
+
+def speaks_of_films(asked: Asked) -> bool:
+    """Whether what is asked for is a film, not a picture."""
+    return asked.video is not None or asked.frames is not None or (asked.out is not None and _ending(asked.out) in WRITTEN)
+
+
+def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+    """Makes a film into a file, or answers about one.
+
+    Raises:
+        UserError: options that contradict each other, a file that cannot be read or written, a model without films.
+    """
+    refuse_contradictions(asked)
+    quantizer = quantizer_of(engine)
+    frames, height, width = quantizer.shape
+    height, width = (height, width) if asked.size is None else read_size(asked.size)
+    quantizer.grid((1, height, width))
+    start = time.perf_counter()
+    if asked.out is None:
+        assert asked.video is not None
+        film = _whole_steps(_read(asked.video, quantizer.per_second, height, width), quantizer.config.time_stride)
+        completion = tell(engine, [film[:frames]], prompt, replace(params, max_tokens=64))[0]
+        if as_json:
+            report(completion, [], start)
+        else:
+            terminal.write(completion.text.strip(), end="\n")
+        return
+    before = np.empty((0, height, width, 3), np.uint8)
+    beginning = None
+    stride = quantizer.config.time_stride
+    if asked.image is not None:
+        beginning = _first_frame(asked.image, height, width)[None]
+    elif asked.video is not None:
+        film = _read(asked.video, quantizer.per_second, height, width)
+        # As much of its end as leaves room for what is new; the frame before each whole step stands alone.
+        kept = min(len(film), max(1, frames - (asked.frames or stride)))
+        kept = (kept - 1) // stride * stride + 1
+        before, beginning = film[:-kept], film[-kept:]
+    given = 0 if beginning is None else len(beginning)
+    if asked.video is not None:
+        frames = given + -(-(asked.frames or max(stride, frames - given)) // stride) * stride
+    elif asked.frames is not None:
+        frames = asked.frames
+    guidance = GUIDANCE if asked.guidance is None else asked.guidance
+    made = make_films(engine, [FilmWish(prompt.strip(), (frames, height, width), beginning, guidance)], params)[0]
+    shown = made.frames
+    if beginning is not None:
+        # What was given stays as it was given, not as the quantizer has it.
+        shown = np.concatenate([before, beginning, made.frames[given:]])
+    path = Path(asked.out)
+    with writing(path):
+        write_bytes(path, film_file(shown, made.per_second, _ending(asked.out)))
+    if as_json:
+        report(made.completion, [str(path)], start)
+    else:
+        what = f" of {prompt.strip()!r}" if prompt.strip() else ""
+        new = f", {len(shown) - len(before) - given} of them new" if given else ""
+        print(
+            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {made.completion.seed}, "
+            f"{time.perf_counter() - start:.1f} s"
+        )
+
+
+def refuse_contradictions(asked: Asked) -> None:
+    """Raises UserError where options do not belong together."""
+    if asked.out is None and asked.video is None:
+        raise UserError("--frames is for films: give --out FILE.gif to make one.")
+    if asked.out is not None and _ending(asked.out) not in WRITTEN:
+        endings = ", ".join(f".{ending}" for ending in WRITTEN)
+        raise UserError(f"--out {asked.out}: films are written as {endings}; give a name that ends in one of them.")
+    if asked.image is not None and asked.video is not None:
+        raise UserError("--image is the first frame of a film, --video a film to go on with; give one of them.")
+    if asked.mask or asked.variation or asked.best_of is not None:
+        raise UserError("--mask, --variation and --best-of are for pictures, not for films.")
+    if asked.frames is not None and asked.frames < 1:
+        raise UserError(f"--frames must be at least 1, not {asked.frames}.")
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix.lower().removeprefix(".")
+
+
+def _whole_steps(film: np.ndarray, stride: int) -> np.ndarray:
+    return film[: (len(film) - 1) // stride * stride + 1]
+
+
+def _first_frame(path: str, height: int, width: int) -> np.ndarray:
+    if not Path(path).is_file():
+        raise UserError(f"there is no picture {path}.")
+    try:
+        return resized(on_white(read_picture(Path(path), alpha=True)), height, width)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+def _read(path: str, per_second: float, height: int, width: int) -> np.ndarray:
+    """A film's frames at the rate and the size of the model's."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no film {path}.")
+    try:
+        frames, rate = read_film(Path(path))
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    return np.stack([resized(frame, height, width) for frame in resampled(frames, rate, per_second)])
