@@ -10,6 +10,7 @@ there, with the loop of all stages; the model that is kept is the best on tasks 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,7 @@ class Wish(plans.Asked):
         steps: updates, instead of a budget.
         group, groups: answers to a task, tasks in a batch.
         max_tokens: of an answer, beside its thought.
-        efforts: with which the model thinks before it answers; none: it answers at once.
+        efforts: with which the model thinks before it answers, one drawn for each task; none: it answers at once.
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
         level: of the curriculum at the start, counted from 0.
@@ -173,8 +174,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         if effort not in budgets:
             raise UserError(refusal(budgets, effort))
     if wish.efforts:
-        held_out = (with_effort(task, wish.efforts[i % len(wish.efforts)]) for i, task in enumerate(pool.held_out))
-        pool = with_held_out(pool, tuple(held_out))
+        each = itertools.cycle(dict.fromkeys(wish.efforts))
+        pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
     wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue, max((budgets[e] + 3 for e in wish.efforts), default=0))
 
     folder = RunFolder.create(path, wanted)

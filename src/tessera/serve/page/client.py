@@ -96,6 +96,8 @@ class Client:
             Refused: before or while it came.
         """
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        if "messages" in body:
+            body["include_reasoning"] = True
         try:
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code >= 400:
