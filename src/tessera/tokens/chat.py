@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.pictures import picture_segment
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -37,7 +40,8 @@ class ToolCall:
 class Message:
     """One turn. Only the assistant's may carry `reasoning` and `tool_calls`; a `tool` turn is the result of a call.
 
-    `learn` counts for the assistant's turns: False if it is only read.
+    `learn` counts for the assistant's turns: False if it is only read. `pictures`, (H, W, 3) uint8 each, stand before the
+    content, as they do where a model learns to look.
     """
 
     role: str
@@ -45,6 +49,7 @@ class Message:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     learn: bool = True
+    pictures: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
 
 def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -109,6 +114,7 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
         segments.append(Segment("control", f"<|{message.role}|>", learn=False))
         if message.reasoning:
             segments += _marked("<|think|>", message.reasoning, "<|/think|>", mine)
+        segments += [picture_segment(picture, learn=False) for picture in message.pictures]
         if message.content:
             segments.append(Segment("text", message.content, learn=mine))
         for call in message.tool_calls:
