@@ -26,6 +26,7 @@ from tessera.serve import (
     errors,
     files,
     fine_tuning,
+    graders,
     images,
     model_routes,
     responses,
@@ -115,7 +116,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     app.include_router(absent.router)
     for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images):
         app.include_router(room.router)
-    for room in (files, uploads, batches, fine_tuning):
+    for room in (files, uploads, batches, fine_tuning, graders):
         app.include_router(room.router)
     for room in (chats, runs):
         app.include_router(room.router)
