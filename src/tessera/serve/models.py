@@ -71,6 +71,7 @@ class Kept:
     created: int
     context: int
     tuned: bool
+    draws: bool = False
 
 
 class Models:

@@ -231,11 +231,11 @@ class Work:
                 self._offer(called, f"-{step}", place)
             self._server.store.put(self._owner, CHECKPOINT, self._checkpoint(step, called, steps, measured), parent=self._id)
         self._server.models.get(name, self._owner)
+        if best != steps[-1]["step"]:
+            self.say(f"The model is that of step {best}, the best on what is held out", key="best")
         self.say(f"New fine-tuned model created: {name}", key="created")
         self.say("The job has successfully completed", key="completed")
         results = {"fine_tuned_model": name, "trained_tokens": steps[-1]["tokens"], "finished_at": now()}
-        if best != steps[-1]["step"]:
-            self.say(f"The model is that of step {best}, the best on what is held out", key="best")
         self._note(status="succeeded", estimated_finish=None, **results)
         # Last: as long as they are there, a job that is cut off here ends the same way.
         for left in (self._run.checkpoints, self._run.path / "tokens"):
@@ -243,12 +243,14 @@ class Work:
 
     def _offer(self, name: str, suffix: str, folder: Path) -> None:
         """Lets a model answer by its name."""
+        vocabulary = Vocabulary.load(folder)
         body: dict[str, Any] = {
             "id": self._id + suffix,
             "name": name,
             "created": now(),
             "context": weights.read_config(folder).context,
-            "dialogue": speaks_dialogue(str(folder), Vocabulary.load(folder)),
+            "dialogue": speaks_dialogue(str(folder), vocabulary),
+            "pictures": "image" in vocabulary.media,
             "folder": str(folder.relative_to(self._server.data)),
         }
         self._server.store.put(self._owner, MODEL, body)
@@ -337,7 +339,8 @@ def forget_model(server: Server, model: Served | Kept) -> None:
 def _kept(server: Server, record: Record) -> Kept:
     """A model as the store has it."""
     body = record.body
-    return Kept(body["name"], server.data / body["folder"], record.owner, body["created"], body["context"], body["dialogue"])
+    folder, draws = server.data / body["folder"], body.get("pictures", False)
+    return Kept(body["name"], folder, record.owner, body["created"], body["context"], body["dialogue"], draws)
 
 
 def _csv(kind: Kind, steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]) -> Iterator[bytes]:

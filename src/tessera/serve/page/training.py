@@ -153,6 +153,7 @@ class TuningPanel:
         self._rows: list[tuple[str, ...]] = []
         self._curves = Curves("")
         self._drawn: tuple[int, bool] = (0, False)
+        self._made: set[str] = set()
         with ui.element("div").classes("sheet"):
             with ui.element("div").classes("card"):
                 ui.label("Fine-tuning jobs").classes("card-title")
@@ -170,8 +171,11 @@ class TuningPanel:
                     "A thumb up and a thumb down under answers to the same question make a pair: prompt, chosen, rejected."
                 ).classes("dim")
                 self._pairs = ui.element("div").classes("pairs")
-                self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download, color=None)
-                self._export.props("outline no-caps")
+                with ui.row().classes("head"):
+                    self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download, color=None)
+                    self._export.props("outline no-caps")
+                    self._tune = ui.button("Tune on these pairs", icon="auto_fix_high", on_click=self._begin, color=None)
+                    self._tune.props("outline no-caps")
 
     async def show(self) -> None:
         """The tab is looked at."""
@@ -183,6 +187,7 @@ class TuningPanel:
             self._page.say(refused.message)
             return
         self._export.set_visibility(bool(pairs))
+        self._tune.set_visibility(bool(pairs))
         self._pairs.clear()
         with self._pairs:
             if not pairs:
@@ -204,6 +209,10 @@ class TuningPanel:
             jobs = []
         else:
             self._said.text = "" if jobs else "None yet. Jobs are started through the API: client.fine_tuning.jobs.create(...)."
+        made = {job["fine_tuned_model"] for job in jobs} - {None}
+        if made - self._made:
+            self._made |= made
+            await self._page.load_models()
         rows = [_job_row(job) for job in jobs]
         if rows != self._rows:
             self._rows = rows
@@ -248,6 +257,23 @@ class TuningPanel:
             self._chart.options.clear()
             self._chart.options.update(loss_chart(self._curves.as_run(), DARK if dark else LIGHT, "steps"))
             self._chart.update()
+
+    async def _begin(self) -> None:
+        """A preference job on all pairs, of the first model that is chosen."""
+        names = self._page.chat.models
+        if not names:
+            self._page.say("Choose the model that is to be tuned, at the top.", "warning")
+            return
+        try:
+            lines = (await self._page.client.text("/tessera/preferences.jsonl")).encode()
+            file = (await self._page.client.upload("preferences.jsonl", "fine-tune", lines))["id"]
+            body = {"model": names[0], "training_file": file, "method": {"type": "dpo"}, "suffix": "thumbs"}
+            self._job = (await self._page.client.post("/v1/fine_tuning/jobs", body))["id"]
+        except Refused as refused:
+            self._page.say(refused.message)
+            return
+        self._page.say(f"{names[0]} learns from the pairs; the new model will answer beside the others.", "positive")
+        await self.refresh()
 
     async def _download(self) -> None:
         try:
