@@ -253,7 +253,7 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
     [
         ("POST", "/videos"),
         ("GET", "/videos/video_1/content"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
-        ("POST", "/moderations"), ("POST", "/evals"), ("GET", "/evals/e/runs"),
+        ("POST", "/moderations"),
         ("POST", "/content_provenance_checks"),
     ],
 )  # fmt: skip

@@ -27,6 +27,8 @@ from tessera.tokens.vocabulary import Vocabulary
 Kind = Literal["supervised", "dpo", "reinforcement"]
 KINDS: tuple[Kind, ...] = ("supervised", "dpo", "reinforcement")
 SPLITS = (("train", "the training file"), ("validation", "the validation file"))
+TASKS = {"train": "tasks.jsonl", "validation": "held_out.jsonl"}
+"""What the rows of `reinforcement` are written to, as its stage reads them."""
 _SETTINGS = ("train.threads=1", "train.checkpoint_seconds=15")
 _GROUP = 8
 """Answers to a task where `compute_multiplier` says nothing else."""
@@ -95,7 +97,7 @@ def write_wish(
     else:
         every = [f"train.evaluate_every={chosen['eval_interval']}"] if chosen["eval_interval"] else []
         wish = reinforce.Wish(
-            str(base), str(folder / "tasks.jsonl"), "grader", validation=held and str(folder / "held_out.jsonl"),
+            str(base), str(folder / TASKS["train"]), "grader", validation=held and str(folder / TASKS["validation"]),
             group=max(2, round(_GROUP * (chosen["compute_multiplier"] or 1.0))), groups=chosen["batch_size"] or 16,
             rate=_rate(reinforce.RATE, chosen, base), max_tokens=chosen["max_tokens"], exam_samples=chosen["eval_samples"] or 4,
             seed=seed, settings=(*_SETTINGS, *every),
@@ -122,7 +124,7 @@ def check_files(folder: Path) -> None:
             _named(read_questions, path, name, Vocabulary.load(page["wish"]["model"]))
         else:
             tasks = _named(_tasks, path, name, page["grader"])
-            write_tasks(folder / ("tasks.jsonl" if split == "train" else "held_out.jsonl"), tasks)
+            write_tasks(folder / TASKS[split], tasks)
             if split == "train" and page["epochs"]:
                 # Only now it is known how many there are.
                 page["wish"]["steps"] = max(1, math.ceil(page["epochs"] * len(tasks) / page["wish"]["groups"]))

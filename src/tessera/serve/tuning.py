@@ -24,7 +24,7 @@ from tessera.run import Follower, RunFolder
 from tessera.serve.context import Server, in_thread, wholly
 from tessera.serve.errors import invalid
 from tessera.serve.files import keep
-from tessera.serve.methods import NAMES, SPLITS, Kind, best_step, check_files, told, used, write_wish
+from tessera.serve.methods import NAMES, SPLITS, TASKS, Kind, best_step, check_files, told, used, write_wish
 from tessera.serve.models import Kept, Served, now
 from tessera.serve.store import Record, new_id
 from tessera.tokens.vocabulary import Vocabulary
@@ -277,7 +277,8 @@ class Work:
         if code in (1, 2) and "Traceback (most recent call last):" not in said:
             message = said[-1]
             for split, called in SPLITS:
-                message = message.replace(str(self.folder / f"{split}.jsonl"), called)
+                for file in (f"{split}.jsonl", TASKS[split]):
+                    message = message.replace(str(self.folder / file), called)
             message = message.replace(str(self.folder), "the job")
             self._fail(
                 "invalid_training_file" if code == 2 else "training_failed", message, "training_file" if code == 2 else None

@@ -126,13 +126,16 @@ def check(grader: Any, where: str = "grader") -> None:
             raise UserError(f"{where}.source has to define grade(sample, item).")
 
 
-def grade(grader: Mapping[str, Any], answer: str, item: Mapping[str, Any]) -> Grade:
+def grade(grader: Mapping[str, Any], answer: str, item: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Grade:
     """What a grader that was checked says of an answer.
+
+    Args:
+        more: what else a template finds under `sample`.
 
     Raises:
         RunFailed: a `python` grader where no sandbox holds.
     """
-    sample: dict[str, Any] = {"output_text": answer}
+    sample: dict[str, Any] = {**(more or {}), "output_text": answer}
     with contextlib.suppress(ValueError, RecursionError):
         sample["output_json"] = json.loads(answer)
     try:
@@ -167,7 +170,7 @@ def graded(task: Task, answer: str) -> float:
 def _one(grader: Mapping[str, Any], sample: Mapping[str, Any], item: Mapping[str, Any]) -> float:
     if grader["type"] == "python":
         return _run(str(grader["source"]), sample, item)
-    text, reference = (_filled(grader[key], sample, item) for key in ("input", "reference"))
+    text, reference = (filled(grader[key], sample, item) for key in ("input", "reference"))
     if grader["type"] == "string_check":
         return float(_OPERATIONS[grader["operation"]](text, reference))
     return MEASURES[grader["evaluation_metric"]](text, reference)
@@ -181,7 +184,7 @@ def _inner(grader: Mapping[str, Any]) -> Mapping[str, Any]:
     return graders if isinstance(graders, Mapping) else {}
 
 
-def _filled(template: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> str:
+def filled(template: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> str:
     """A template with its variables put in.
 
     Raises:

@@ -27,8 +27,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Delta:
-    """What came of an answer. `tokens` is how many the whole of it has, where that is known already; `picture` is a `data:` URL of all
-    that is drawn so far."""
+    """What came of an answer. `tokens` is how many the whole of it has, where that is known already; `picture` is a `data:` URL
+    of all that is drawn so far."""
 
     text: str = ""
     picture: str = ""

@@ -255,7 +255,8 @@ class TuningPanel:
         if self._curves.losses and drawn != self._drawn:
             self._drawn = drawn
             self._chart.options.clear()
-            self._chart.options.update(loss_chart(self._curves.as_run(), DARK if dark else LIGHT, "steps"))
+            colours = DARK if dark else LIGHT
+            self._chart.options.update(loss_chart(self._curves.as_run(), colours, "steps", self._curves.what, self._curves.unit))
             self._chart.update()
 
     async def _begin(self) -> None:
@@ -285,11 +286,14 @@ class TuningPanel:
 
 
 class Curves:
-    """The losses of a fine-tuning job as its events tell them; each time only the new ones are read.
+    """The losses of a fine-tuning job as its events tell them, or the rewards of one that is paid by a grader; each time only the
+    new ones are read.
 
     Args:
         job: its id.
     """
+
+    what, unit = "loss", "nats per token"
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -326,21 +330,33 @@ class Curves:
 
     def _take(self, data: Mapping[str, Any]) -> None:
         self.steps = data["total_steps"]
-        if data.get("train_loss") is not None:
-            self.losses.append([data["step"], data["train_loss"]])
-        for name in ("valid_loss", "full_valid_loss"):
+        if "train_reward_mean" in data or "valid_reward_mean" in data:
+            self.what, self.unit = "reward_mean", "mean"
+        elif "train_preference_accuracy" in data or "valid_preference_accuracy" in data:
+            self.unit = "nats per pair"
+        if data.get(f"train_{self.what}") is not None:
+            self.losses.append([data["step"], data[f"train_{self.what}"]])
+        for name in (f"valid_{self.what}", f"full_valid_{self.what}"):
             if data.get(name) is not None:
                 self.held_out.append({"tokens": data["step"], "loss": data[name]})
 
 
-def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = "training tokens") -> dict[str, Any]:
+def loss_chart(
+    run: Mapping[str, Any],
+    colours: Mapping[str, str],
+    along: str = "training tokens",
+    what: str = "loss",
+    unit: str = "nats per token",
+) -> dict[str, Any]:
     """The options of an ECharts chart: training loss, held-out loss, and the band in which it was foretold to go.
 
     Args:
         run: as `/tessera/runs/NAME` shows it.
         colours: of the page.
         along: what the horizontal axis counts.
+        what, unit: of the vertical axis.
     """
+    what = what.split("_")[0]
     dim, rule = {"color": colours["dim"]}, {"lineStyle": {"color": colours["rule"]}}
     thin = {
         "type": "line",
@@ -368,8 +384,10 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = 
                 "stackStrategy": "all",
             }
         )
-    series.append(_line("training loss", losses, colours["accent"], 1.2))
-    series.append(_line("held-out loss", held, colours["second"], 2) | {"showSymbol": True, "symbolSize": 6, "symbol": "circle"})
+    series.append(_line(f"training {what}", losses, colours["accent"], 1.2))
+    series.append(
+        _line(f"held-out {what}", held, colours["second"], 2) | {"showSymbol": True, "symbolSize": 6, "symbol": "circle"}
+    )
     values = [y for _, y in losses[len(losses) // 20 :] + held] + [row[end] for row in run["band"] for end in ("low", "high")]
     bounds = {"min": _floor(min(values)), "max": _ceil(max(values))} if values else {}
     formatter = "v => v >= 1e9 ? v / 1e9 + 'G' : v >= 1e6 ? v / 1e6 + 'M' : v >= 1e3 ? v / 1e3 + 'k' : v"
@@ -406,7 +424,7 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = 
         },
         "yAxis": {
             "type": "value",
-            "name": "loss (nats per token)",
+            "name": f"{what} ({unit})",
             "nameLocation": "middle",
             "nameGap": 36,
             "nameTextStyle": dim,
