@@ -73,6 +73,7 @@ class Kept:
     created: int
     context: int
     tuned: bool
+    draws: bool = False
 
 
 class Models:
