@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -155,7 +156,7 @@ def with_films(
     if data.films is None or not corpus.films:
         return vocabulary
     if data.films.trained:
-        return vocabulary.add_media(find_quantizer(data.films.trained))
+        return vocabulary.add_media(replace(find_quantizer(data.films.trained), per_second=data.films.per_second))
     config, settings = quantizer_config(data.films), data.films.quantizer
 
     def tell(event: dict[str, Any]) -> None:
