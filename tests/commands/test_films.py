@@ -36,7 +36,7 @@ def run(corner, quantizer: Path) -> Path:  # type: ignore[no-untyped-def]
         "train.workers=1", "train.compile=false", "train.final_tokens=512", "train.evaluate_tokens=512",
     )  # fmt: skip
     code, said = corner.call(
-        "train", "film", "--out", str(out), "--budget", "5ktok", "--no-forecast", *(w for s in settings for w in ("--set", s))
+        "train", "film", "--out", str(out), "--budget", "8ktok", "--no-forecast", *(w for s in settings for w in ("--set", s))
     )
     assert code == 0 and "24 films" in said, said
     return Path(out)
