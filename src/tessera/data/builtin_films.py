@@ -1,8 +1,8 @@
 """Captioned films that every machine has, drawn here: a thing of one colour that moves, hops, or comes back from a wall.
 
 "a red ball bounces to the left, at night": thing, colour, motion with its direction, and style are all in the caption; where it
-begins is not. The physics goes on beyond the last frame as it was before: a thing keeps its speed, hops under
-gravity, and comes back from a wall as from a mirror, so that any later stretch of a film is what must follow from its beginning.
+begins is not. The physics goes on beyond the last frame as it was before: a thing keeps its speed, hops under gravity, and comes
+back from a wall as from a mirror, so that any later stretch of a film is what must follow from its beginning.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MOVES = {"moves": ("to the left", "to the right", "up", "down"), "bounces": ("to
          "bounces off": ("the left wall", "the right wall")}  # fmt: skip
 MOTIONS = tuple(f"{verb} {where}" for verb, places in MOVES.items() for where in places)
 SPEED = 2
-"""Pixels from frame to frame. All places are multiples of it: with two frames to an id and four pixels, what moves comes to lie in its
-patches as before, which a small quantizer learns in minutes (docs/LOG.md, 2026-11-29, "Films")."""
+"""Pixels from frame to frame. All places are multiples of it: with two frames and four pixels to an id, what moves comes to lie
+in its patches as before, which a small quantizer learns in minutes (docs/LOG.md, 2026-11-29, "Films")."""
 HOP_FRAMES, HOP_HEIGHT = 8, 12
 """Of one hop from the ground to the ground."""
 _LINE = 2

@@ -1,7 +1,8 @@
 """Reads back from frames what a drawn film shows: thing, colour, motion, style, and where the thing is in each frame.
 
-It knows the forms and colours of `data.builtin_films` and nothing of how a film came about: the ground is the commonest tone, the
-colour the one in whose direction most pixels lie from it, the form the template that explains most of what is left, wherever it lies best.
+It knows the forms and colours of `data.builtin_films` and nothing of how a film came about: the ground is the commonest tone,
+the colour the one in whose direction most pixels lie from it, the form the template that explains most of what is left, wherever
+it lies best.
 """
 
 from __future__ import annotations
