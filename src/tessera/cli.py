@@ -215,7 +215,10 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     without_keys: Annotated[bool, typer.Option("--without-keys", help="Let other machines in without a key.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="On a GPU or in bf16: let torch compile in the background what makes streams faster."
+        ),
     ] = True,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
@@ -242,6 +245,9 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; by default the suite's.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="none,low,medium,high or some of them: how long to think before each answer.")
+    ] = None,
     lengths: Annotated[str | None, typer.Option(help="LOW-HIGH: of generated tasks, instead of the suite's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and the samples.")] = 0,
     unsafe_local: Annotated[
@@ -254,7 +260,7 @@ def evaluate(
     from tessera.evals.answers import Settings
 
     settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local)
+    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local, effort)
 
 
 @app.command("import")
@@ -332,7 +338,7 @@ def sft(
 def grpo(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6].")
+        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:4-8].")
     ] = None,
     verifier: Annotated[
         str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
@@ -342,6 +348,9 @@ def grpo(
     group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
     groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
     exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
     exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
@@ -373,12 +382,78 @@ def grpo(
 
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
-        "max_tokens": max_tokens, "rate": rate, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
+        "max_tokens": max_tokens, "efforts": tuple(effort.split(",")) if effort else None, "rate": rate,
+        "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
         "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run({name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command()
+def reason(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="dial[:4-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
+    ] = None,
+    examples: Annotated[
+        str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")
+    ] = None,
+    examples_count: Annotated[int | None, typer.Option(help="How many are generated.  [default: 40,000]")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m; instead of epochs and steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples of the cold start.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the reinforcement.  [default: 100]")] = None,
+    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
+    groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer, beside its thought.")] = None,
+    rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the cold start.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of examples, tasks and samples.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reason.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
+    ] = False,
+) -> None:
+    """A model that thinks before it answers: worked examples in three efforts, then reinforcement."""
+    _stop_in_words()
+    from tessera.commands.posttrain import staged as run
+
+    asked = {
+        "model": model, "data": data, "examples": examples, "examples_count": examples_count, "verifier": verifier,
+        "budget": budget, "epochs": epochs, "steps": steps, "group": group, "groups": groups, "max_tokens": max_tokens,
+        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("reason", {name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command("chat")
+def tune_chat(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
+    pairs: Annotated[str | None, typer.Option(help="File of preferences (docs/preference.md).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples.")] = None,
+    beta: Annotated[float | None, typer.Option(help="How strongly DPO holds the model to its start.  [default: 0.1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-chat.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
+    ] = False,
+) -> None:
+    """An assistant: supervised tuning on examples, then preferences."""
+    _stop_in_words()
+    from tessera.commands.posttrain import staged as run
+
+    asked = {
+        "model": model, "data": data, "pairs": pairs, "budget": budget, "epochs": epochs, "beta": beta, "seed": seed,
+        "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("chat", {name: value for name, value in asked.items() if value is not None}, out, resume)
 
 
 @posttrain.command()

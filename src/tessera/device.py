@@ -149,7 +149,7 @@ def can_compile(machine: Machine) -> bool:
     return machine.kind == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line for line in lines if line.startswith("flags")), "")
@@ -158,7 +158,7 @@ def _cpu_flags() -> str:
 
 
 def _cpu_has(*names: str) -> bool:
-    return bool(set(names) & set(_cpu_flags().split()))
+    return bool(set(names) & set(cpu_flags().split()))
 
 
 def _cpu_name() -> str:

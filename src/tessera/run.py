@@ -24,6 +24,7 @@ from tessera.recipe import Recipe
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
     {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
+    | {"stages.json", "examples.jsonl", "cold", "sft"}
 )
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 

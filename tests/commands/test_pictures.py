@@ -114,7 +114,7 @@ def test_eval_gives_bits_per_pixel_with_n_and_error(  # type: ignore[no-untyped-
         (("--size", "8x8"), "give --out FILE.png to draw one"),
         (("--out", "{tmp}/a.jpg"), "ends in .png"),
         (("--out", "{tmp}/a.png", "--size", "8"), "not HEIGHTxWIDTH"),
-        (("--out", "{tmp}/a.png", "--size", "90x90"), "give a smaller --size"),
+        (("--out", "{tmp}/a.png", "--size", "90x90"), "give a smaller size"),
         (("--out", "{tmp}/a.png", "--mask", "{digit}"), "give --image FILE"),
         (("--out", "{tmp}/a.png", "--image", "{digit}"), "nothing is to be drawn"),
         (("--out", "{tmp}/a.png", "--image", "{digit}", "--mask", "{digit}", "--variation"), "give one of them"),

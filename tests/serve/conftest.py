@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
@@ -27,14 +28,21 @@ from tessera.serve.app import Settings, build
 from tessera.serve.door import Door
 from tessera.serve.metrics import Log
 from tessera.serve.models import Models, Served
+from tessera.tokens.palette import Palette
 from tessera.tokens.vocabulary import Vocabulary
 
 CONTEXT = 1024
 
 
-def make_model(folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT) -> Path:
+COLOURS = np.array([[v, v, 255 - v] for v in range(0, 250, 50)], np.uint8)
+"""Of the pictures that `make_model` teaches nothing of; most of them are 4 pixels high and 6 wide."""
+
+
+def make_model(folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False) -> Path:
     """A random model with a byte-level vocabulary, whose distributions are far from uniform."""
     vocabulary = Vocabulary.train(["a byte is enough"], 256)
+    if draws:
+        vocabulary = vocabulary.add_media(Palette(COLOURS, (4, 6)))
     config = DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=context)
     decoder = Decoder(config)
     generator = torch.Generator().manual_seed(seed)

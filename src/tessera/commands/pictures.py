@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from tessera.commands import terminal
-from tessera.data.pictures import fitted, on_white, png, read_picture, resized
+from tessera.data.pictures import hole, on_white, png, read_picture, sized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
-from tessera.engine.pictures import GUIDANCE, Drawing, Wish, draw, look
+from tessera.engine.pictures import GUIDANCE, MOST_WORDS, Drawing, Wish, draw, look, named, pasted, run
 from tessera.engine.request import Completion
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
@@ -55,18 +55,15 @@ def generate_picture(engine: Engine, prompt: str, asked: Asked, params: Sampling
     start = time.perf_counter()
     if asked.out is None:
         assert picture is not None
-        completion = look(engine, [_prepared(engine, picture, size)[..., :3]], prompt, replace(params, max_tokens=64))[0]
+        completion = look(engine, [_prepared(engine, picture, size)[..., :3]], prompt, replace(params, max_tokens=MOST_WORDS))[0]
         if as_json:
             report(completion, [], start)
         else:
             terminal.write(completion.text.strip(), end="\n")
         return
-    wish = _wish(engine, prompt, asked, picture, size, params)
+    wish = run(engine, named(engine, _wish(engine, prompt, asked, picture, size)))
     drawing = draw(engine, [wish], params)[0]
-    pixels = drawing.pixels
-    if wish.known is not None and wish.hidden is not None:
-        # What is kept is kept exactly, not as the palette has it.
-        pixels = np.where(wish.hidden[..., None], pixels, wish.known)
+    pixels = pasted(wish, drawing.pixels)
     path = Path(asked.out)
     with writing(path):
         write_bytes(path, png(pixels))
@@ -106,44 +103,27 @@ def read_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _wish(
-    engine: Engine, prompt: str, asked: Asked, picture: np.ndarray | None, size: tuple[int, int] | None, params: SamplingParams
-) -> Wish:
+def _wish(engine: Engine, prompt: str, asked: Asked, picture: np.ndarray | None, size: tuple[int, int] | None) -> Wish:
     """What is to be drawn."""
     guidance = GUIDANCE if asked.guidance is None else asked.guidance
     wish = Wish(prompt.strip(), size, guidance=guidance, best_of=asked.best_of or 1)
     if picture is None:
         return wish
     if asked.variation:
-        source = on_white(_prepared(engine, picture, size))
-        # In words first: what the picture shows is what its variation shows.
-        caption = wish.caption or look(engine, [source], "", SamplingParams(max_tokens=64, temperature=0.0))[0].text.strip()
-        return replace(wish, caption=caption, source=source)
-    hidden = picture[..., 3] < 128
-    if asked.mask is not None:
-        mask = _read(asked.mask)
-        if mask.shape != picture.shape:
-            raise UserError(
-                f"{asked.mask} is {mask.shape[0]} x {mask.shape[1]} pixels and {asked.image} {picture.shape[0]} x "
-                f"{picture.shape[1]}; a mask has the size of its picture."
-            )
-        # As in OpenAI's API, transparent pixels are to be drawn; in a mask without any, the white ones.
-        hidden = mask[..., 3] < 128 if (mask[..., 3] < 128).any() else mask[..., :3].mean(-1) >= 128
-    if not hidden.any():
-        raise UserError(
-            "nothing is to be drawn: give --mask FILE with the region white or transparent, or --variation for another picture."
-        )
-    known = np.concatenate([picture[..., :3], np.where(hidden, 0, 255).astype(np.uint8)[..., None]], -1)
-    known = _prepared(engine, known, size)
-    return replace(wish, shape=None, known=np.ascontiguousarray(known[..., :3]), hidden=known[..., 3] < 255)
+        return replace(wish, source=on_white(_prepared(engine, picture, size)))
+    mask = None if asked.mask is None else _read(asked.mask)
+    known, hidden = hole(picture, mask, size, _most_pixels(engine))
+    return replace(wish, shape=None, known=known, hidden=hidden)
 
 
 def _prepared(engine: Engine, picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """(H, W, 4) at the size that was asked for, or no larger than most pictures that the model knows."""
-    if size is not None:
-        return resized(picture, *size)
+    return sized(picture, size, _most_pixels(engine))
+
+
+def _most_pixels(engine: Engine) -> int:
     height, width = engine.vocabulary.media_tokenizer("image").shape
-    return fitted(picture, height * width)
+    return height * width
 
 
 def _read(path: str) -> np.ndarray:

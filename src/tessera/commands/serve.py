@@ -14,6 +14,7 @@ import uvicorn
 
 from tessera.commands.generate import open_engine
 from tessera.device import can_compile, detect
+from tessera.engine import native
 from tessera.engine.engine import speaks_dialogue
 from tessera.engine.service import Service
 from tessera.errors import UserError
@@ -133,7 +134,7 @@ def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
     def load(name: str, folder: Path) -> Served:
         engine = open_engine(str(folder))
         machine = detect(threads=threads)
-        if compiled and can_compile(machine):
+        if native.fits(engine.decoder) or (compiled and can_compile(machine)):
             engine.compile()
         service = Service(engine)
         service.start()

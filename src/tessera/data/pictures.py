@@ -15,11 +15,13 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tessera.data.reasons import Unreadable, words
+from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.pictures import picture_segment
 
@@ -101,10 +103,59 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), way))
 
 
+def hole(picture: np.ndarray, mask: np.ndarray | None, size: tuple[int, int] | None, most_pixels: int) -> tuple[Any, Any]:
+    """What is kept of a picture that is to be edited, at the size at which that is done.
+
+    Args:
+        picture: (H, W, 4) uint8; without a mask its transparent pixels are to be drawn.
+        mask: (H, W, 4): as in OpenAI's API its transparent pixels are to be drawn; in one without any, the white ones.
+        size: height and width to work at; None: the picture's own, scaled down to at most `most_pixels`.
+
+    Returns:
+        (h, w, 3) uint8 pixels, and (h, w) bool, which of them are to be drawn.
+
+    Raises:
+        UserError: the mask has another size; nothing is to be drawn.
+    """
+    hidden = picture[..., 3] < 128
+    if mask is not None:
+        if mask.shape != picture.shape:
+            raise UserError(
+                f"the mask is {mask.shape[0]} x {mask.shape[1]} pixels and the picture {picture.shape[0]} x {picture.shape[1]}; "
+                "a mask has the size of its picture."
+            )
+        hidden = mask[..., 3] < 128 if (mask[..., 3] < 128).any() else mask[..., :3].mean(-1) >= 128
+    if not hidden.any():
+        raise UserError("nothing is to be drawn: give a mask with the region white or transparent, or ask for a variation.")
+    known = np.concatenate([picture[..., :3], np.where(hidden, 0, 255).astype(np.uint8)[..., None]], -1)
+    known = sized(known, size, most_pixels)
+    return np.ascontiguousarray(known[..., :3]), known[..., 3] < 255
+
+
+def sized(pixels: np.ndarray, size: tuple[int, int] | None, most_pixels: int) -> np.ndarray:
+    """A picture at a size, height and width, or without one `fitted` to at most so many pixels."""
+    return resized(pixels, *size) if size is not None else fitted(pixels, most_pixels)
+
+
 def png(pixels: np.ndarray) -> bytes:
     """(H, W, 3) or (H, W, 4) uint8 as a PNG file."""
+    return encoded(pixels, "png")
+
+
+def encoded(pixels: np.ndarray, kind: str, quality: int = 100) -> bytes:
+    """(H, W, 3) or (H, W, 4) uint8 as a file.
+
+    Args:
+        kind: `png`, `jpeg` (three channels) or `webp`.
+        quality: of 100; a WebP of the highest loses nothing.
+    """
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    options: dict[str, Any] = {} if kind == "png" else {"quality": quality}
+    if kind == "jpeg":
+        options["subsampling"] = 0 if quality > 90 else 2
+    elif kind == "webp":
+        options["lossless"] = quality == 100
+    Image.fromarray(pixels).save(file, kind.upper(), **options)
     return file.getvalue()
 
 

@@ -3,12 +3,16 @@
 A picture is drawn token by token with all logits outside of the palette masked, in exactly as many tokens as its size needs.
 Pixels that are known are forced, in raster order, so a hole is filled from what lies before it; what lies behind it is heeded by
 drawing several and keeping the one after which the known pixels are likeliest. Guidance takes a paired row of the batch.
+
+What takes several rounds of the engine is written as `Steps`: it gives requests out and is sent their completions, so that one
+and the same code runs on an engine that it steps itself (`run`) and in a server, beside everybody else's requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -26,10 +30,30 @@ from tessera.tokens.pictures import (
     to_see,
     to_vary,
 )
+from tessera.tokens.vocabulary import Vocabulary
 
 GUIDANCE = 3.0
 """Where none is asked for: the best on digits, where 5 is too much (docs/pictures.md)."""
+MOST_WORDS = 64
+"""Tokens of what is said of a picture."""
 _NOTHING = np.zeros((1, 1, 3), np.uint8)
+
+T = TypeVar("T")
+Steps = Generator[list[Request], list[Completion], T]
+
+
+class Reader(Protocol):
+    """What has to be known of a model to ask it; an engine is one."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its ids."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens it can look at."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,23 @@ class Drawing:
 
 
 def draw(engine: Engine, wishes: Sequence[Wish], params: SamplingParams) -> list[Drawing]:
-    """One picture for each wish.
+    """One picture for each wish; see `drawing`."""
+    return run(engine, drawing(engine, wishes, params))
+
+
+def run(engine: Engine, steps: Steps[T]) -> T:
+    """What comes of steps on an engine that nobody else steps."""
+    try:
+        requests = next(steps)
+        while True:
+            requests = steps.send(engine.complete(requests))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def drawing(reader: Reader, wishes: Sequence[Wish], params: SamplingParams) -> Steps[list[Drawing]]:
+    """One picture for each wish. The first requests draw: `best_of` for each wish, one wish after the other.
 
     Args:
         params: temperature, top_k and the like; the pictures that are drawn, all candidates of all wishes one after the other,
@@ -80,17 +120,17 @@ def draw(engine: Engine, wishes: Sequence[Wish], params: SamplingParams) -> list
     Raises:
         UserError: the model knows no pictures; a size that is none, or too large for its context; a hole without a picture.
     """
-    grids = [_grid(engine, wish) for wish in wishes]
+    grids = [_grid(reader, wish) for wish in wishes]
     requests: list[Request] = []
     for wish, grid in zip(wishes, grids, strict=True):
-        requests += _requests(engine, wish, grid, params, len(requests))
-    made = iter(engine.complete(requests))
+        requests += _requests(reader, wish, grid, params, len(requests))
+    made = iter((yield requests))
     candidates = [[next(made) for _ in range(wish.best_of)] for wish in wishes]
-    scores = _scores(engine, wishes, grids, candidates)
+    scores = yield from _scores(reader, wishes, grids, candidates)
     drawings = []
     for grid, drawn, scored in zip(grids, candidates, scores, strict=True):
         best = drawn[int(np.argmax(scored))] if scored else drawn[0]
-        drawings.append(Drawing(_pixels(engine, grid, best), best, tuple(scored)))
+        drawings.append(Drawing(_pixels(reader, grid, best), best, tuple(scored)))
     return drawings
 
 
@@ -100,18 +140,49 @@ def look(engine: Engine, pictures: Sequence[np.ndarray], question: str, params: 
     Raises:
         UserError: the model knows no pictures, or one does not fit into its context.
     """
-    return engine.generate([_seeing(engine, picture, question) for picture in pictures], params)
+    return engine.complete([Request(tuple(seeing(engine, picture, question)), params) for picture in pictures])
 
 
-def _seeing(engine: Engine, picture: np.ndarray, question: str) -> list[int]:
-    """The prompt that asks about a picture."""
-    ids = prompt(engine.vocabulary, to_see(picture, [(question.strip() or QUESTION, "")], learn=False))
-    _refuse_long(engine, len(ids) + 1, picture.shape[:2])
+def named(reader: Reader, wish: Wish) -> Steps[Wish]:
+    """A wish for a variation, with a caption: what its source shows is what the variation shows."""
+    if wish.source is None or wish.caption:
+        return wish
+    params = SamplingParams(max_tokens=MOST_WORDS, temperature=0.0)
+    (completion,) = yield [Request(tuple(seeing(reader, wish.source, "")), params)]
+    return replace(wish, caption=completion.text.strip())
+
+
+def seeing(reader: Reader, picture: np.ndarray, question: str) -> list[int]:
+    """The prompt that asks about a picture.
+
+    Raises:
+        UserError: as `look`.
+    """
+    ids = prompt(reader.vocabulary, to_see(picture, [(question.strip() or QUESTION, "")], learn=False))
+    _refuse_long(reader, len(ids) + 1, picture.shape[:2])
     return ids
 
 
-def _grid(engine: Engine, wish: Wish) -> PictureGrid:
-    vocabulary = engine.vocabulary
+def pasted(wish: Wish, pixels: np.ndarray) -> np.ndarray:
+    """A finished picture in which what was kept of another is kept exactly, not as the palette has it."""
+    if wish.known is None or wish.hidden is None:
+        return pixels
+    return np.where(wish.hidden[..., None], pixels, wish.known)
+
+
+def unfinished(reader: Reader, grid: PictureGrid, ids: Sequence[int]) -> np.ndarray:
+    """(H, W, 3) uint8: a picture of which only the first ids are there, the rest white but for what is known."""
+    height, width = grid.known.shape
+    place = np.full(height * (width + 1), -1)
+    place[: min(len(ids), len(place))] = np.asarray(ids[: len(place)], np.int64) - grid.start
+    drawn = place.reshape(height, width + 1)[:, :-1]
+    there = np.where(drawn < 0, grid.known, drawn)
+    pixels = reader.vocabulary.media_tokenizer("image").decode(np.maximum(there, 0))
+    return np.where((there < 0)[..., None], np.uint8(255), pixels)
+
+
+def _grid(reader: Reader, wish: Wish) -> PictureGrid:
+    vocabulary = reader.vocabulary
     tokenizer, block = vocabulary.media_tokenizer("image"), vocabulary.block("image")
     if wish.best_of < 1:
         raise UserError(f"best-of must be at least 1, not {wish.best_of}.")
@@ -120,29 +191,30 @@ def _grid(engine: Engine, wish: Wish) -> PictureGrid:
             raise UserError("the mask has to have the size of the picture.")
         known = np.where(wish.hidden, -1, tokenizer.encode(wish.known))
     else:
-        height, width = _shape_of(engine, wish)
+        height, width = _shape_of(reader, wish)
         if height < 1 or width < 1:
             raise UserError(f"a picture of {height} x {width} pixels is none; give a size like 32x32.")
+        _refuse_long(reader, height * (width + 1) + 1, (height, width))
         known = np.full((height, width), -1)
     return PictureGrid(block.offset, block.size, vocabulary.control(ROW), vocabulary.control(IMAGE_END), known)
 
 
-def _shape_of(engine: Engine, wish: Wish) -> tuple[int, int]:
+def _shape_of(reader: Reader, wish: Wish) -> tuple[int, int]:
     """Height and width of what will be drawn."""
     if wish.shape is not None:
         return wish.shape
     if wish.source is not None:
         return wish.source.shape[0], wish.source.shape[1]
-    height, width = engine.vocabulary.media_tokenizer("image").shape
+    height, width = reader.vocabulary.media_tokenizer("image").shape
     return height, width
 
 
-def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:
+def _requests(reader: Reader, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:
     shape = (grid.known.shape[0], grid.known.shape[1])
-    vocabulary = engine.vocabulary
+    vocabulary = reader.vocabulary
     layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
     asked, bare = (prompt(vocabulary, segments, shape) for segments in (layout, to_draw("", _NOTHING)))
-    _refuse_long(engine, len(asked) + grid.tokens, shape)
+    _refuse_long(reader, len(asked) + grid.tokens, shape)
     guidance = Guidance(wish.guidance, tuple(bare)) if wish.guidance != 1 and asked != bare else None
     # The end of the picture ends the completion; no other id can come.
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=())
@@ -150,15 +222,15 @@ def _requests(engine: Engine, wish: Wish, grid: PictureGrid, params: SamplingPar
     return [Request(tuple(asked), replace(exact, seed=seed), grid, guidance=guidance) for seed in seeds]
 
 
-def _pixels(engine: Engine, grid: PictureGrid, completion: Completion) -> np.ndarray:
+def _pixels(reader: Reader, grid: PictureGrid, completion: Completion) -> np.ndarray:
     height, width = grid.known.shape
     ids = completion.ids[:-1].reshape(height, width + 1)[:, :-1].astype(np.int64) - grid.start
-    return engine.vocabulary.media_tokenizer("image").decode(ids)
+    return reader.vocabulary.media_tokenizer("image").decode(ids)
 
 
 def _scores(
-    engine: Engine, wishes: Sequence[Wish], grids: Sequence[PictureGrid], candidates: Sequence[Sequence[Completion]]
-) -> list[list[float]]:
+    reader: Reader, wishes: Sequence[Wish], grids: Sequence[PictureGrid], candidates: Sequence[Sequence[Completion]]
+) -> Steps[list[list[float]]]:
     """Nats of what each candidate should make likely; empty where only one was drawn, or nothing tells them apart."""
     counted: list[np.ndarray] = []
     requests: list[Request] = []
@@ -171,13 +243,13 @@ def _scores(
                 ids = completion.record.ids
                 counts = np.concatenate([np.zeros(completion.prompt_tokens, bool), behind])
             else:
-                start = prompt(engine.vocabulary, to_see(_pixels(engine, grid, completion), [(QUESTION, "")], learn=False))
-                caption = engine.vocabulary.encode_text(wish.caption)
+                start = prompt(reader.vocabulary, to_see(_pixels(reader, grid, completion), [(QUESTION, "")], learn=False))
+                caption = reader.vocabulary.encode_text(wish.caption)
                 ids, counts = np.array([*start, *caption]), np.repeat([False, True], [len(start), len(caption)])
-                _refuse_long(engine, len(ids), (grid.known.shape[0], grid.known.shape[1]))
+                _refuse_long(reader, len(ids), (grid.known.shape[0], grid.known.shape[1]))
             requests.append(Request(tuple(ids.tolist()), SamplingParams(max_tokens=0), prompt_logprobs=True))
             counted.append(counts)
-    found = iter(zip(engine.complete(requests), counted, strict=True)) if requests else iter(())
+    found = iter(zip((yield requests), counted, strict=True)) if requests else iter(())
     scores = []
     for there, drawn in zip(told, candidates, strict=True):
         scored = []
@@ -196,10 +268,10 @@ def _behind_the_hole(grid: PictureGrid) -> np.ndarray:
     return np.concatenate([np.pad(later, ((0, 0), (0, 1))).ravel(), [False]])
 
 
-def _refuse_long(engine: Engine, tokens: int, shape: tuple[int, ...]) -> None:
-    context = engine.decoder.config.context
+def _refuse_long(reader: Reader, tokens: int, shape: tuple[int, ...]) -> None:
+    context = reader.context
     if tokens > context:
         raise UserError(
             f"a picture of {shape[0]} x {shape[1]} pixels with its prompt comes to {tokens} tokens, "
-            f"and the model reads {context}; give a smaller --size."
+            f"and the model reads {context}; give a smaller size."
         )

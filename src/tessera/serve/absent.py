@@ -10,7 +10,6 @@ from tessera.serve.errors import not_here
 
 router = APIRouter(tags=["not in this version"])
 
-_PICTURES = "pictures", "the recipe `draw` brings the models that make them"
 _FILMS = "films", "the recipe `film` brings the models that make them"
 _SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
 _MODERATION = "moderation", "the issue on safety brings the model that it needs"
@@ -22,9 +21,6 @@ _STORES = "vector stores", "search over files is not planned yet; embed texts by
 _CONTAINERS = "containers", "code runs in no container here"
 
 ABSENT: dict[str, tuple[str, str]] = {
-    "/images/generations": _PICTURES,
-    "/images/edits": _PICTURES,
-    "/images/variations": _PICTURES,
     "/videos": _FILMS,
     "/videos/{rest:path}": _FILMS,
     "/audio/{rest:path}": _SOUND,

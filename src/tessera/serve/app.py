@@ -26,6 +26,7 @@ from tessera.serve import (
     errors,
     files,
     fine_tuning,
+    images,
     model_routes,
     responses,
     runs,
@@ -112,7 +113,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images):
         app.include_router(room.router)
     for room in (files, uploads, batches, fine_tuning):
         app.include_router(room.router)

@@ -19,6 +19,8 @@ router = APIRouter(tags=["files"])
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _KIND, _WHAT = "file", "file"
+_HOLDERS = (_KIND, "upload.part", "batch", "picture")
+"""Kinds of objects that have contents on the disk."""
 _LONGEST_LIFE = 30 * 24 * 3600
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
@@ -131,7 +133,9 @@ def forget_bytes(server: Server, digest: str) -> None:
     """Removes contents that no file has any more."""
 
     def referred() -> bool:
-        return any(server.store.everywhere(kind, private={"digest": digest}) for kind in (_KIND, "upload.part", "batch"))
+        return any(
+            server.store.everywhere(kind, private={"digest": digest}) for kind in (_KIND, "upload.part", "batch", "picture")
+        )
 
     server.blobs.forget(digest, referred)
 

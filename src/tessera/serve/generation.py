@@ -17,7 +17,7 @@ from starlette.types import Receive
 
 from tessera.engine import request as requests
 from tessera.engine.constraints import Constraint
-from tessera.engine.request import Busy, Event, Failed, Finished, Token
+from tessera.engine.request import Busy, Event, Failed, Finished, Guidance, Token
 from tessera.engine.sampling import SamplingParams
 from tessera.serve.errors import ApiError, too_busy
 from tessera.serve.metrics import Metrics
@@ -36,6 +36,7 @@ class Order:
     params: SamplingParams
     constraint: Constraint | None = None
     prompt_logprobs: bool = False
+    guidance: Guidance | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,13 @@ class Usage:
                 "rejected_prediction_tokens": 0,
             },
         }
+
+    def add(self, other: Usage) -> None:
+        """Counts what another generation took too."""
+        self.prompt += other.prompt
+        self.cached += other.cached
+        self.completion += other.completion
+        self.reasoning += other.reasoning
 
     def of_response(self) -> dict[str, Any]:
         """As responses and decisions show it."""
@@ -198,6 +206,7 @@ class Generation:
             order.params,
             constraint=order.constraint,
             prompt_logprobs=order.prompt_logprobs,
+            guidance=order.guidance,
             priority=self.caller.priority,
             salt=self.caller.owner,
             on_event=on_event,

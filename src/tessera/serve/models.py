@@ -46,6 +46,11 @@ class Served:
         return Grammars(self.vocabulary, self.end_of_answer)
 
     @property
+    def draws(self) -> bool:
+        """Whether it has learned pictures."""
+        return "image" in self.vocabulary.media
+
+    @property
     def end_of_answer(self) -> int:
         """The id that closes what the model says."""
         return self.vocabulary.end_turn_id if self.tuned else self.vocabulary.end_id

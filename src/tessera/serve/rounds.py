@@ -1,0 +1,91 @@
+"""What takes several rounds of the engine, as `engine.pictures` has it, in a server: beside everybody else's requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Generic, TypeVar
+
+from tessera.engine.pictures import Steps
+from tessera.engine.request import Completion, Finished, Request, Token
+from tessera.serve.context import in_thread
+from tessera.serve.generation import Caller, Generation, Order, Usage
+from tessera.serve.models import Served
+
+T = TypeVar("T")
+
+
+class Rounds(Generic[T]):
+    """Steps on a served model. The result is there when `tokens` has come to its end.
+
+    Args:
+        served: the model.
+        steps: that ask it.
+        caller: on whose behalf.
+    """
+
+    def __init__(self, served: Served, steps: Steps[T], caller: Caller) -> None:
+        self.usage = Usage()
+        self.completions: list[Completion] = []
+        """Of all rounds so far."""
+        self._served = served
+        self._steps = steps
+        self._caller = caller
+        self._requests: Sequence[Request] = ()
+        self._generation: Generation | None = None
+        self._results: list[T] = []
+
+    @property
+    def result(self) -> T:
+        """What came of it."""
+        return self._results[0]
+
+    async def start(self) -> None:
+        """Begins the first round.
+
+        Raises:
+            UserError: the steps cannot be taken.
+            ApiError: 429, there is no room.
+        """
+        await self._go_on(None)
+
+    async def tokens(self) -> AsyncIterator[tuple[int, Request, Token]]:
+        """Every token as it comes, with its request and the number of that in its round.
+
+        Raises:
+            ApiError: 500, the engine failed.
+        """
+        while self._generation is not None:
+            done: dict[int, Completion] = {}
+            async with self._generation as generation:
+                async for index, happened in generation.events():
+                    if isinstance(happened, Finished):
+                        done[index] = happened.completion
+                    else:
+                        yield index, self._requests[index], happened
+            self.usage.add(generation.usage)
+            made = [done[index] for index in range(len(self._requests))]
+            self.completions += made
+            await self._go_on(made)
+
+    async def finish(self) -> T:
+        """The result, whatever comes on the way."""
+        async for _ in self.tokens():
+            pass
+        return self.result
+
+    async def _go_on(self, made: list[Completion] | None) -> None:
+        self._generation = None
+        requests = await in_thread(self._advance, made)
+        if requests is not None:
+            self._requests = requests
+            orders = [Order(r.prompt, r.params, r.constraint, r.prompt_logprobs, r.guidance) for r in requests]
+            self._generation = Generation.start(self._served, orders, self._caller)
+            self._generation.usage.prompt = sum(len(request.prompt) for request in requests)
+
+    def _advance(self, made: list[Completion] | None) -> list[Request] | None:
+        """The requests of the next round; None: there is a result. A `StopIteration` would not get out of a thread."""
+        try:
+            return next(self._steps) if made is None else self._steps.send(made)
+        except StopIteration as done:
+            self._results.append(done.value)
+            return None

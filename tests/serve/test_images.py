@@ -1,0 +1,174 @@
+"""Pictures by the SDK: drawn, edited, varied, streamed and fetched; and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from openai import OpenAI
+from PIL import Image
+
+from tessera.data.pictures import png, read_picture
+from tessera.serve.app import Settings
+from tessera.serve.keys import read_keys
+
+from .conftest import COLOURS, Running, make_model, serving
+
+PALETTE = {tuple(colour) for colour in COLOURS.tolist()}
+KEY = "sk-alice-0123456789"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[Running]:
+    """Behind a key: a model without pictures and one with them."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "keys.txt").write_text(f"{KEY} name=alice\n")
+    with serving(
+        Settings(folder, keys=read_keys(folder / "keys.txt")), model_folder, make_model(folder / "painter", False, draws=True)
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> OpenAI:
+    return server.client(KEY)
+
+
+def pixels(datum: Any) -> np.ndarray:
+    return read_picture(base64.b64decode(datum.b64_json))
+
+
+def colours(picture: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+
+
+def test_pictures_have_the_size_that_was_asked_for_and_the_same_for_a_seed(client: OpenAI) -> None:
+    made = client.images.generate(model="painter", prompt="a dot", n=2, size="5x3", extra_body={"seed": 7, "best_of": 2})
+    assert made.data is not None and len(made.data) == 2 and made.size == "5x3" and made.output_format == "png"
+    for datum in made.data:
+        assert pixels(datum).shape == (3, 5, 3) and colours(pixels(datum)) <= PALETTE
+    again = client.images.generate(prompt="a dot", size="5x3", extra_body={"seed": 7, "best_of": 2})
+    assert again.data is not None and (pixels(again.data[0]) == pixels(made.data[0])).all(), "the first model that draws"
+    usage = again.usage
+    assert usage is not None and usage.input_tokens_details.text_tokens > 0 and usage.total_tokens > usage.input_tokens
+    assert usage.output_tokens_details is not None and usage.output_tokens_details.image_tokens == 2 * 15
+    usual = client.images.generate(model="painter", prompt="a dot")
+    assert usual.size == "6x4" and usual._request_id
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_an_address_shows_the_file_without_a_key_and_other_addresses_nothing(client: OpenAI, kind: Any) -> None:
+    made = client.images.generate(model="painter", prompt="a dot", response_format="url", output_format=kind)
+    assert made.data is not None and made.data[0].url is not None and made.data[0].b64_json is None
+    shown = httpx2.get(made.data[0].url)
+    assert shown.status_code == 200 and shown.headers["content-type"] == f"image/{kind}"
+    assert Image.open(io.BytesIO(shown.content)).format == kind.upper()
+    other = made.data[0].url.rpartition("img_")[0] + f"img_{'0' * 24}.{kind}"
+    assert httpx2.get(other).status_code == 404 and httpx2.get(other).json()["error"]["code"] == "not_found"
+
+
+def test_a_stream_shows_unfinished_pictures_and_ends_with_the_whole_one(client: OpenAI) -> None:
+    asked: Any = {"model": "painter", "prompt": "a dot", "size": "6x6"}
+    events = list(client.images.generate(**asked, stream=True, partial_images=2, extra_body={"seed": 3}))
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]
+    whole = client.images.generate(**asked, extra_body={"seed": 3})
+    assert whole.data is not None and (pixels(events[2]) == pixels(whole.data[0])).all()
+    first = pixels(events[0])
+    assert (first[:1] == pixels(events[2])[:1]).all() and (first[4:] == 255).all()
+    assert events[2].usage.output_tokens > 36 and events[2].size == "6x6"  # type: ignore[union-attr]
+
+
+def test_an_edit_keeps_every_pixel_that_the_mask_does_not_name(client: OpenAI) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)  # no colour of it is in the palette
+    hidden = np.zeros((4, 6), bool)
+    hidden[2:, :3] = True
+    mask = np.dstack([np.zeros_like(photo), np.where(hidden, 0, 255).astype(np.uint8)])
+    made = client.images.edit(model="painter", image=("a.png", png(photo)), mask=("m.png", png(mask)), prompt="a dot", n=2)
+    assert made.data is not None and len(made.data) == 2
+    for datum in made.data:
+        assert (pixels(datum)[~hidden] == photo[~hidden]).all() and colours(pixels(datum)[hidden]) <= PALETTE
+    # Without a mask its own transparent pixels are the hole; as one of several it goes by another name.
+    own = png(np.dstack([photo, mask[..., 3]]))
+    events = list(client.images.edit(model="painter", image=[("a.png", own)], prompt="a dot", stream=True, partial_images=1))
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert (pixels(events[1])[~hidden] == photo[~hidden]).all()
+
+
+def test_a_variation_tells_what_it_took_the_picture_for(client: OpenAI) -> None:
+    photo = png(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    made = client.images.create_variation(model="painter", image=("a.png", photo), n=2, extra_body={"seed": 1})
+    assert made.data is not None and [pixels(datum).shape for datum in made.data] == [(4, 6, 3)] * 2
+    assert made.usage is not None and made.usage.input_tokens_details.image_tokens >= 24
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"model": "tiny"}, "model", "tessera train draw"),
+        ({"size": "1024x1024"}, "size", "give a smaller size"),
+        ({"size": "large"}, "size", "pattern"),
+        ({"size": "0x3"}, "size", "pattern"),
+        ({"n": 11}, "n", "10"),
+        ({"n": "2"}, "n", "integer"),
+        ({"prompt": ""}, "prompt", "character"),
+        ({"background": "transparent"}, "background", "opaque"),
+        ({"output_format": "svg"}, "output_format", "png"),
+        ({"partial_images": 2}, "partial_images", "stream"),
+        ({"extra_body": {"guidance": -1}}, "guidance", "greater"),
+        ({"extra_body": {"n": 10, "best_of": 16}}, "best_of", "64"),
+        ({"extra_body": {"colour": "red"}}, "colour", "Unrecognized"),
+    ],
+)
+def test_fields_are_checked(client: OpenAI, change: dict[str, Any], param: str, words: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as refused:
+        client.images.generate(**{"model": "painter", "prompt": "a dot"} | change)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "param", "words"),
+    [
+        (b"no picture", None, "image", "not a PNG"),
+        (bomb(), None, "image", "3,?600,?000,?000|60000 x 60000|pixels"),
+        (png(np.zeros((4, 6, 3), np.uint8))[:40], None, "image", "cannot be read"),
+        (b"", None, "image", "not a PNG"),
+        (png(np.zeros((4, 6, 3), np.uint8)), None, "mask", "Nothing is to be drawn"),
+        (png(np.zeros((4, 6, 3), np.uint8)), png(np.zeros((3, 6, 3), np.uint8)), "mask", "has the size of its picture"),
+        (png(np.zeros((4, 6, 3), np.uint8)), b"x", "mask", "not a PNG"),
+    ],
+)
+def test_uploads_are_checked(client: OpenAI, image: bytes, mask: bytes | None, param: str, words: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as refused:
+        client.images.edit(
+            model="painter", image=("a.png", image), prompt="a dot", **({} if mask is None else {"mask": ("m.png", mask)})
+        )
+    assert refused.value.param == param
+
+
+def test_two_pictures_none_and_a_form_without_one_are_refused(client: OpenAI, server: Running) -> None:
+    with pytest.raises(openai.BadRequestError, match="one picture at a time"):
+        client.images.edit(model="painter", image=[("a.png", b"x"), ("b.png", b"y")], prompt="a dot")
+    headers = {"authorization": f"Bearer {KEY}"}
+    for sent in ({"data": {"prompt": "x"}}, {"json": {"prompt": "x"}}):
+        refused = httpx2.post(f"{server.url}/images/edits", headers=headers, **sent)  # type: ignore[arg-type]
+        assert refused.status_code == 400 and set(refused.json()["error"]) == {"message", "type", "param", "code"}
