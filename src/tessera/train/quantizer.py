@@ -86,7 +86,6 @@ def train_quantizer(
     network = network.to(machine.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = _Batches(signals, settings.batch, config, seed)
     recipe = _recipe(settings, math.prod(config.grid(*_three(shape))), seed)
-    result = Quantizer(network, shape, per_second)
     loop.train(
         loop.Job(
             recipe=recipe,
@@ -104,7 +103,7 @@ def train_quantizer(
             exam=loop.Exam(lambda: measure(Quantizer(network, shape), measured), "psnr"),
         )
     )
-    return Quantizer(network.cpu().eval(), result.shape, per_second)
+    return Quantizer(network.cpu().eval(), shape, per_second)
 
 
 def measure(quantizer: Quantizer, signals: Sequence[np.ndarray]) -> dict[str, float]:
