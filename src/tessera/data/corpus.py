@@ -182,10 +182,9 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        raise UserError(
-            f"source {uri} has nothing but pictures or films, and the recipe has no data.pictures or data.films for them; "
-            "train draw, see, pixels or film."
-        )
+        films_left = any(s.reason == NO_FILMS for s in skipped)
+        what, use = ("films", "film") if films_left else ("pictures", "draw, see or pixels")
+        raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
