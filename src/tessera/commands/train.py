@@ -46,13 +46,13 @@ from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
-from tessera.device import Machine
+from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
-from tessera.run import RunFolder, cache_folder, disk_may_be_full
+from tessera.run import RunFolder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.document import Document, Kind
 from tessera.tokens.quantizer import find_quantizer

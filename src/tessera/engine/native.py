@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tessera.device import cache_folder, cpu_flags
 from tessera.engine.cache import SlotCache
 from tessera.model.decoder import Block, Decoder, Rotary
-from tessera.run import cache_folder
 
 _PANEL = 16
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
@@ -100,8 +100,6 @@ def _build(compiler: str, source: bytes, path: Path) -> None:
 
 def _processor() -> str:
     """What `-march=native` depends on."""
-    from tessera.device import cpu_flags
-
     return f"{platform.machine()} {platform.processor()} {cpu_flags()}"
 
 
