@@ -133,9 +133,8 @@ def forget_bytes(server: Server, digest: str) -> None:
     """Removes contents that no file has any more."""
 
     def referred() -> bool:
-        return any(
-            server.store.everywhere(kind, private={"digest": digest}) for kind in (_KIND, "upload.part", "batch", "picture")
-        )
+        kinds = (_KIND, "upload.part", "batch", "picture", "video")
+        return any(server.store.everywhere(kind, private={"digest": digest}) for kind in kinds)
 
     server.blobs.forget(digest, referred)
 
