@@ -197,11 +197,14 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="none, low, medium or high: how long a model that thinks may do so.  [default: medium]")
+    ] = None,
 ) -> None:
     """Talk to a model on the terminal."""
     from tessera.commands.chat import chat as run
 
-    run(model, max_tokens, temperature, top_p, seed)
+    run(model, max_tokens, temperature, top_p, seed, effort)
 
 
 @app.command()
@@ -338,7 +341,7 @@ def sft(
 def grpo(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:4-8].")
+        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8].")
     ] = None,
     verifier: Annotated[
         str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
@@ -395,7 +398,7 @@ def grpo(
 def reason(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="dial[:4-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
+        str | None, typer.Option(help="dial[:3-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
     ] = None,
     examples: Annotated[
         str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")

@@ -15,7 +15,7 @@ from tessera.posttrain import reinforce
 from tessera.run import RunFolder
 
 SMALL = (
-    "--data", "dial:2-3", "--examples-count", "120", "--steps", "2", "--groups", "2", "--group", "2", "--set", "train.threads=1",
+    "--data", "dial:5-6", "--examples-count", "120", "--steps", "2", "--groups", "2", "--group", "2", "--set", "train.threads=1",
 )  # fmt: skip
 Tessera = Callable[..., tuple[int, str]]
 
@@ -30,9 +30,9 @@ def test_both_stages_of_reason_make_one_model_that_thinks_and_go_on_where_they_s
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(whole))
     assert code == 0, said
-    assert "thoughts of at most so many tokens: 1 at the effort low, 3 at the effort medium, 5 at the effort high" in said
+    assert "thoughts of at most so many tokens: 3 at the effort low, 7 at the effort medium, 11 at the effort high" in said
     assert "stage 1: supervised" in said and "stage 2: reinforce" in said and "by effort: low " in said
-    assert budgets_of(str(whole)) == {"low": 1, "medium": 3, "high": 5}
+    assert budgets_of(str(whole)) == {"low": 3, "medium": 7, "high": 11}
     exam = next(event for event in RunFolder(whole).events() if event["event"] == "exam")
     assert {"pass_at_1_low", "pass_at_1_medium", "pass_at_1_high"} <= exam.keys()
 

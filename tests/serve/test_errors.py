@@ -251,9 +251,9 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     "method,path",
     [
-        ("POST", "/images/generations"), ("POST", "/images/edits"), ("POST", "/images/variations"), ("POST", "/videos"),
+        ("POST", "/videos"),
         ("GET", "/videos/video_1/content"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
-        ("POST", "/moderations"), ("POST", "/fine_tuning/alpha/graders/run"), ("POST", "/evals"), ("GET", "/evals/e/runs"),
+        ("POST", "/moderations"),
         ("POST", "/content_provenance_checks"),
     ],
 )  # fmt: skip

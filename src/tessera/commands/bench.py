@@ -29,6 +29,7 @@ SCRIPTS = {
     "digits": "digits.py",
     "film": "film.py",
     "reinforce": "reinforce.py",
+    "thinking": "thinking.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -201,7 +201,7 @@ def _refuse_changes(wanted: Mapping[str, Any], before: Any, path: Path) -> None:
     """A resumed run goes on as it began."""
     for name, value in wanted.items():
         if (kept := getattr(before, name)) != value:
-            option = "set" if name == "settings" else name.replace("_", "-")
+            option = {"settings": "set", "efforts": "effort"}.get(name, name.replace("_", "-"))
             raise UserError(
                 f"--{option} is {value} here and {kept} in the run at {path}; leave it as it was, "
                 "or start a new run with another --out."

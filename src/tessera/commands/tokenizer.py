@@ -21,9 +21,10 @@ from tessera.data.corpus import Split, gather
 from tessera.data.film_tasks import config_of
 from tessera.data.films import fitted_film
 from tessera.data.sources import Skipped, documents
+from tessera.device import cache_folder
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.run import cache_folder, write_bytes, writing
+from tessera.run import write_bytes, writing
 from tessera.tokens.document import Kind
 from tessera.tokens.quantizer import Quantizer, find_quantizer
 from tessera.tokens.vocabulary import Vocabulary

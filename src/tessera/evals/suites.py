@@ -115,7 +115,7 @@ GENERATED: dict[str, tuple[Maker, tuple[int, int], tuple[int, int]]] = {
     "reversing": (reversing, (2, 6), (7, 10)),
     "sorting": (sorting, (2, 5), (6, 9)),
     "counting": (counting, (2, 8), (9, 14)),
-    "dial": (dial, (4, 8), (9, 12)),
+    "dial": (dial, (3, 8), (9, 12)),
 }
 """Name -> what makes a task of a length, the lengths taken for trained, and those beyond them."""
 _CHANCE = {"dial": 0.1}

@@ -151,7 +151,7 @@ def dial_digits(text: str) -> str:
 BUILT_IN: dict[str, tuple[Callable[[int, random.Random], Task], tuple[int, int]]] = {
     "arithmetic": (arithmetic, (1, 3)),
     "reversal": (reversal, (2, 6)),
-    "dial": (dial, (4, 8)),
+    "dial": (dial, (3, 8)),
 }
 """Name -> what makes its tasks, and the levels it goes through unless `NAME:LOW-HIGH` says others."""
 

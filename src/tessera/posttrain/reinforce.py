@@ -10,6 +10,7 @@ there, with the loop of all stages; the model that is kept is the best on tasks 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +78,10 @@ class Wish(plans.Asked):
         steps: updates, instead of a budget.
         group, groups: answers to a task, tasks in a batch.
         max_tokens: of an answer, beside its thought.
-        efforts: with which the model thinks before it answers; none: it answers at once.
+        efforts: with which the model thinks before it answers, one drawn for each task; none: it answers at once.
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
+        validation: file of tasks to hold the exam with, instead of some of `data`.
         level: of the curriculum at the start, counted from 0.
         refills, updates, std: as in `rollouts.Sampling`.
         punish_truncated: its `punish`; None: where all answers are known and short.
@@ -114,6 +116,7 @@ class Wish(plans.Asked):
     ptx_weight: float = 0.1
     seed: int = 0
     settings: tuple[str, ...] = ()
+    validation: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.steps is not None:
@@ -159,7 +162,11 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     shape = weights.read_config(model)
     vocabulary = Vocabulary.load(model, shape.vocab_size)
     load_verifier(wish.verifier)
-    pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
+    if wish.validation is None:
+        pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
+    else:
+        names, by_name = by_level(read_tasks(Path(wish.data)))
+        pool = Pool(names, tuple(read_tasks(Path(wish.validation))[: wish.exam_tasks]), by_name)
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
@@ -173,8 +180,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         if effort not in budgets:
             raise UserError(refusal(budgets, effort))
     if wish.efforts:
-        held_out = (with_effort(task, wish.efforts[i % len(wish.efforts)]) for i, task in enumerate(pool.held_out))
-        pool = with_held_out(pool, tuple(held_out))
+        each = itertools.cycle(dict.fromkeys(wish.efforts))
+        pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
     wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue, max((budgets[e] + 3 for e in wish.efforts), default=0))
 
     folder = RunFolder.create(path, wanted)
@@ -322,7 +329,13 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
         )
         done = [c for group in groups for c in group]
         by_task = right_GK.mean(1)
+        earned = [
+            r if c.finish_reason == "stop" else 0.0
+            for given, group in zip(rewards, groups, strict=True)
+            for r, c in zip(given, group, strict=True)
+        ]
         return {
+            "reward": sum(earned) / len(earned),
             "pass_at_1": float(by_task.mean()),
             "standard_error": float(by_task.std(ddof=1) / len(by_task) ** 0.5) if len(by_task) > 1 else math.nan,
             "pass_at_k": float(right_GK.any(1).mean()),
@@ -333,7 +346,8 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             **by_effort(tasks, by_task),
         }
 
-    return loop.Exam(take, "pass_at_1")
+    # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
+    return loop.Exam(take, "reward")
 
 
 def by_effort(tasks: Sequence[Task], success: Sequence[float]) -> dict[str, float]:

@@ -117,7 +117,8 @@ class Reason:
             return Stage(supervised, wish, cold)
         if number > 1:
             return None
-        efforts = tuple(budgets_of(str(cold)))
+        # Where little thought is allowed most right answers are lucky, and nothing is learned from those.
+        efforts = tuple(e for place, e in enumerate(budgets_of(str(cold))) for _ in range(2**place))
         if not efforts:
             raise UserError(
                 f"{self.examples} has no assistant message with reasoning_content and reasoning_effort, from which a model could "

@@ -1,7 +1,8 @@
-"""Tasks with their working written out, in coarser or finer steps: what a model learns to think from.
+"""Tasks with their working written out, as far as an effort allows: what a model learns to think from.
 
-An effort says how much is done in one step, so more of it means more and easier steps: the working is longer, and each part of it
-is likelier to be right. The steps of an effort are as long as the tasks make them; how long at most is its budget.
+An effort says how many steps may be taken before the answer has to be given. Where they do not lead to the end, the rest has to
+be found at once, which seldom is right: the more a task needs, the more effort it takes. How many tokens the steps of an effort
+take at most is its budget.
 """
 
 from __future__ import annotations
@@ -17,44 +18,52 @@ from tessera.posttrain.curriculum import Pool, dial_digits
 from tessera.posttrain.verifiers import Task
 from tessera.tokens import chat
 
-STRIDES = {"dial": {"low": 4, "medium": 2, "high": 1}, "arithmetic": {"low": 8, "medium": 2, "high": 1}}
-"""Moves of a dial, or digits, that an effort takes in one step."""
+TAKEN: dict[str, dict[str, int | None]] = {
+    "dial": {"low": 2, "medium": 4, "high": None},
+    "arithmetic": {"low": 1, "medium": 2, "high": None},
+}
+"""Steps of a task that an effort takes; None: all."""
 UNTHOUGHT = ""
 """The effort of an answer that comes at once."""
-SHOWN = (UNTHOUGHT, "low", "medium", "medium", "medium", "high")
-"""Efforts of the examples, in turn: the larger a step, the more examples it takes to learn it."""
+SHOWN = (UNTHOUGHT, "low", "medium", "high", "high")
+"""Efforts of the examples, in turn."""
 
 
-def dial_steps(task: Task, stride: int) -> str:
-    """The digits on the way: `dial 3*7+4*9=` with the stride 1: `1 5 5`, with 2: `5 5`."""
-    digits = dial_digits(task.prompt.removeprefix("dial ").removesuffix("="))
-    return " ".join([*digits[stride - 1 : -1 : stride], digits[-1]])
+def dial_steps(task: Task) -> list[str]:
+    """The digits on the way: `dial 3*7+4*9=`: `1`, `5`, `5`."""
+    return list(dial_digits(task.prompt.removeprefix("dial ").removesuffix("=")))
 
 
-def arithmetic_steps(task: Task, stride: int) -> str:
-    """`478+356=` with the stride 1: `8+6=14 7+5+1=13 4+3+1=8`; a difference below 0 the other way round, behind a minus."""
+def arithmetic_steps(task: Task) -> list[str]:
+    """Digit by digit from the right, `478+356=`: `8+6=14`, `7+5+1=13`, `4+3+1=8`; a difference below 0 the other way round,
+    behind a minus."""
     expression = task.prompt.rstrip("=")
     sign = "+" if "+" in expression else "-"
     first, second = map(int, expression.split(sign))
     turned = sign == "-" and first < second
     if turned:
         first, second = second, first
-    base, carry = 10**stride, 0
+    carry = 0
     steps: list[str] = []
     while first or second or not steps:
-        a, b = first % base, second % base
+        a, b = first % 10, second % 10
         found = a + b + carry if sign == "+" else a - b - carry
         step = f"{a}{sign}{b}" + (f"{sign}{carry}" if carry else "") + f"={found}"
         if found < 0:
-            step += f"+{base}={found + base}"
+            step += f"+10={found + 10}"
         steps.append(step)
-        carry = int(found >= base if sign == "+" else found < 0)
-        first, second = first // base, second // base
-    return ("-" if turned else "") + " ".join(steps)
+        carry = int(found >= 10 if sign == "+" else found < 0)
+        first, second = first // 10, second // 10
+    return ["-" * turned + steps[0], *steps[1:]]
 
 
-STEPS: dict[str, Callable[[Task, int], str]] = {"dial": dial_steps, "arithmetic": arithmetic_steps}
-"""Name of generated tasks -> what writes the working of one, from the task and the stride."""
+STEPS: dict[str, Callable[[Task], list[str]]] = {"dial": dial_steps, "arithmetic": arithmetic_steps}
+"""Name of generated tasks -> what writes the working of one."""
+
+
+def thought_of(name: str, task: Task, effort: str) -> str:
+    """The steps that an effort takes; none where it is UNTHOUGHT."""
+    return " ".join(STEPS[name](task)[: TAKEN[name][effort]]) if effort else ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def generate(name: str, pool: Pool, count: int, seed: int) -> Iterator[Example]:
     for number in range(count):
         (task,) = pool.draw(number // len(SHOWN) % len(pool.levels), 1, dice)
         effort = SHOWN[number % len(SHOWN)]
-        yield Example(task, effort, STEPS[name](task, STRIDES[name][effort]) if effort else "")
+        yield Example(task, effort, thought_of(name, task, effort))
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

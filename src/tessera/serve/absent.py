@@ -13,8 +13,6 @@ router = APIRouter(tags=["not in this version"])
 _FILMS = "films", "the recipe `film` brings the models that make them"
 _SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
 _MODERATION = "moderation", "the issue on safety brings the model that it needs"
-_GRADERS = "graders", "the issue on reinforcement learning brings them"
-_EVALS = "evals", "the issue on evaluation brings them; `tessera eval` measures models already"
 _PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
 _PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
 _STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
@@ -25,10 +23,7 @@ ABSENT: dict[str, tuple[str, str]] = {
     "/videos/{rest:path}": _FILMS,
     "/audio/{rest:path}": _SOUND,
     "/moderations": _MODERATION,
-    "/fine_tuning/alpha/graders/{rest:path}": _GRADERS,
     "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
-    "/evals": _EVALS,
-    "/evals/{rest:path}": _EVALS,
     "/content_provenance_checks": _PROVENANCE,
     "/vector_stores": _STORES,
     "/vector_stores/{rest:path}": _STORES,

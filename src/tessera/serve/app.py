@@ -24,8 +24,10 @@ from tessera.serve import (
     decisions,
     embeddings,
     errors,
+    evals,
     files,
     fine_tuning,
+    graders,
     images,
     model_routes,
     responses,
@@ -94,6 +96,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
         await batches.resume(server, app)
         await responses.resume(server)
         await tuning.resume(server)
+        await evals.resume(server, app)
         yield
         await server.stop()
         store.close()
@@ -115,7 +118,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     app.include_router(absent.router)
     for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images):
         app.include_router(room.router)
-    for room in (files, uploads, batches, fine_tuning):
+    for room in (files, uploads, batches, fine_tuning, graders, evals):
         app.include_router(room.router)
     for room in (chats, runs):
         app.include_router(room.router)
