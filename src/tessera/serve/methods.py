@@ -19,7 +19,7 @@ from tessera.posttrain import examples, preference, reinforce, supervised
 from tessera.posttrain.curriculum import write_tasks
 from tessera.posttrain.pairs import read_questions
 from tessera.posttrain.verifiers import Task
-from tessera.posttrain.verifiers.graders import grade
+from tessera.posttrain.verifiers.graders import missing
 from tessera.recipe import Recipe
 from tessera.tokens import chat
 from tessera.tokens.vocabulary import Vocabulary
@@ -209,7 +209,7 @@ def _tasks(path: Path, grader: Mapping[str, Any]) -> list[Task]:
             chat.render(turns, add_generation_prompt=True)
             if turns[-1].role == "assistant":
                 raise UserError("the last message is the assistant's; end with what it is asked.")
-            if wrong := grade(grader, "", row).variable:
+            if wrong := missing(grader, row):
                 raise UserError(f"{wrong}, which the grader asks for.")
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

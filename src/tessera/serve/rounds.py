@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Generic, TypeVar
 
 from tessera.engine.pictures import Steps
@@ -48,7 +48,7 @@ class Rounds(Generic[T]):
         """
         await self._go_on(None)
 
-    async def tokens(self) -> AsyncIterator[tuple[int, Request, Token]]:
+    async def tokens(self) -> AsyncGenerator[tuple[int, Request, Token]]:
         """Every token as it comes, with its request and the number of that in its round.
 
         Raises:
