@@ -338,7 +338,7 @@ def grpo(
     groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File of tasks to hold the exam with, instead of some of --data.")] = None,
+    validation: Annotated[str | None, typer.Option(help="File of tasks for the exam, instead of some of --data.")] = None,
     exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
     exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
     level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
@@ -369,8 +369,9 @@ def grpo(
 
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
-        "max_tokens": max_tokens, "rate": rate, "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
-        "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
+        "max_tokens": max_tokens, "rate": rate, "validation": validation, "exam_tasks": exam_tasks,
+        "exam_samples": exam_samples, "level": level, "refills": refills, "updates": updates,
+        "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
@@ -401,8 +402,8 @@ def dpo(
 
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
-        "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor, "seed": seed,
-        "settings": tuple(settings) if settings else None,
+        "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor,
+        "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run("dpo", {name: value for name, value in asked.items() if value is not None}, out, resume)
 
