@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.posttrain import examples, preference, reinforce, supervised
-from tessera.posttrain.curriculum import write_tasks
+from tessera.posttrain.curriculum import open_pool, write_tasks
 from tessera.posttrain.pairs import read_questions
 from tessera.posttrain.verifiers import Task
 from tessera.posttrain.verifiers.graders import missing
@@ -125,6 +125,8 @@ def check_files(folder: Path) -> None:
         else:
             tasks = _named(_tasks, path, name, page["grader"])
             write_tasks(folder / TASKS[split], tasks)
+            if split == "train" and page["wish"]["validation"] is None:
+                _named(lambda file: open_pool(str(file), 1, 0), folder / TASKS[split], name)  # enough to hold some out
             if split == "train" and page["epochs"]:
                 # Only now it is known how many there are.
                 page["wish"]["steps"] = max(1, math.ceil(page["epochs"] * len(tasks) / page["wish"]["groups"]))
