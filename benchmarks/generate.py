@@ -1,11 +1,11 @@
 """Tokens per second of generation: tessera's engine against transformers' `generate`, the same checkpoint, 1, 4 and 16 streams.
 
-    python benchmarks/generate.py [--shapes 8M,75M] [--streams 1,4,16] [--rounds 5] [--threads 1] [--compile]
+    python benchmarks/generate.py [--shapes 8M,75M] [--streams 1,4,16] [--rounds 5] [--threads 1]
 
 A folder is written by tessera's own weights writer and opened by both. Each peer has a process of its own and answers all streams
 of one round before the other takes its turn, in a new order every round. Both are float32 and greedy, and their ids are
 compared. Prompts have 32 tokens, completions 128; the prompt's time counts. transformers is eager, as `generate` is by default;
-tessera is eager and, with `--compile`, a third peer with its compiled step, whose compilation is over before the first round.
+tessera's step is compiled before the first round.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ SHAPES = {
     "75M": (12, 640, 10, 5, 1920, 24_576),
 }
 PEERS = ("tessera", "transformers")
-COMPILED = "tessera, compiled"
 PROMPT = 32
 CONTEXT = 1024
 
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128, help="of each completion")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="tessera with its compiled step beside the eager one")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -88,7 +86,7 @@ def write_model(name: str, folder: Path, context: int = CONTEXT) -> None:
 
 def measure(name: str, folder: str, streams: list[int], clock: str, options: argparse.Namespace) -> dict[str, Any]:
     """Rounds in turn; prints one line per number of streams."""
-    labels = [*PEERS, *([COMPILED] if options.compile else [])]
+    labels = PEERS
     workers = {label: Process(label, folder, options) for label in labels}
     samples: dict[str, dict[str, list[dict[str, Any]]]] = {str(n): {label: [] for label in labels} for n in streams}
     order = random.Random(0)
@@ -213,9 +211,7 @@ def tessera_peer(options: argparse.Namespace) -> Complete:
     most = max(int(n) for n in options.streams.split(","))
     # Without the prefix cache: the same prompts come in every round.
     engine = Engine(decoder.eval(), vocabulary, Limits(rows=most, step_tokens=max(256, 2 * most), prefix_tokens=0))
-    if options.peer == COMPILED:
-        thread = engine.compile(sorted({min(most, size) for size in (1, 4, 16)}))
-        assert thread is not None
+    if (thread := engine.compile()) is not None:
         thread.join()
     params = SamplingParams(options.tokens, temperature=0, stop_ids=())
     return lambda prompts: [c.ids.tolist() for c in engine.generate(prompts, params)]

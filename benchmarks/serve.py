@@ -5,7 +5,7 @@
 One random checkpoint, one `tessera serve` in a process of its own, and clients that speak HTTP over plain sockets from one thread
 (`served.py`), whose processor time is reported. Parts:
 
-* start: from `tessera serve` to the first answer, eager and with the compilation in the background
+* start: from `tessera serve` to the first answer
 * http: tokens per second of streams through HTTP against the bare engine in another process, in turn, same threads
 * first: time to first token with streams in a closed loop, prompts of 32, 256 and 1,024 tokens mixed, and each length alone
 * tuning: time between tokens of chats with and without a fine-tuning job beside them, in turn (the job is paused)
@@ -39,7 +39,7 @@ BARS = {
     "first": "32 tokens mixed <= 3 x alone",
     "tuning": "<= 3 x without",
     "prefix": ">= 0.95 saved",
-    "start": "<= 5 s eager",
+    "start": "<= 5 s",
     "steps": "no worse than linear",
 }
 PARTS = tuple(BARS)
@@ -94,15 +94,13 @@ def main() -> None:
 
 def start(model: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds from the start of the process to the first answer, each time with an empty data folder."""
-    found: dict[str, list[float]] = {"eager": [], "compiling": []}
-    for number in range(min(options.rounds, 3)):
-        for name, settings in (("eager", ("--no-compile",)), ("compiling", ())):
-            with ServerProcess(model, scratch / f"start-{name}-{number}", settings, options.threads) as server:
-                server.answer("/v1/completions", {"model": NAME, "prompt": "def", "max_tokens": 1})
-                found[name].append(time.perf_counter() - server.began)
-    told = {name: spread(values) for name, values in found.items()}
-    for name, values in told.items():
-        print(f"start to first answer, {name}: {values['median']:.2f} s ({values['min']:.2f}..{values['max']:.2f})")
+    found = []
+    for number in range(options.rounds):
+        with ServerProcess(model, scratch / f"start-{number}", (), options.threads) as server:
+            server.answer("/v1/completions", {"model": NAME, "prompt": "def", "max_tokens": 1})
+            found.append(time.perf_counter() - server.began)
+    told = spread(found)
+    print(f"start to first answer: {told['median']:.2f} s ({told['min']:.2f}..{told['max']:.2f})")
     return {"seconds": told, "samples": found}
 
 
@@ -260,7 +258,7 @@ def steps(model: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def server_for(model: Path, data: Path, options: argparse.Namespace) -> ServerProcess:
-    """Eager, so that nothing is compiled while something is measured."""
+    """So that torch compiles nothing while something is measured."""
     return ServerProcess(model, data, ("--no-compile",), options.threads)
 
 

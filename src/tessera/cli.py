@@ -168,20 +168,26 @@ def generate(
     min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
-    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file.")] = None,
-    image: Annotated[str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary.")] = None,
+    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file, or make a film: GIF, MP4, WebM.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary, or first frame of a film.")
+    ] = None,
+    video: Annotated[str | None, typer.Option(help="Film to ask about; with --out to go on with.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a film; with --video, that are new. By default as learned.")] = None,
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3]")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films: 2]")
+    ] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Complete a prompt; draw, edit, vary or look at a picture."""
+    """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or look at a film."""
     from tessera.commands.generate import generate as run
     from tessera.commands.pictures import Asked
 
-    asked = Asked(out, image, mask, variation, guidance, best_of, size)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames)
     run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked)
 
 
@@ -192,11 +198,14 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="none, low, medium or high: how long a model that thinks may do so.  [default: medium]")
+    ] = None,
 ) -> None:
     """Talk to a model on the terminal."""
     from tessera.commands.chat import chat as run
 
-    run(model, max_tokens, temperature, top_p, seed)
+    run(model, max_tokens, temperature, top_p, seed, effort)
 
 
 @app.command()
@@ -210,7 +219,10 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute.")] = None,
     without_keys: Annotated[bool, typer.Option("--without-keys", help="Let other machines in without a key.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile in the background what makes streams faster.")
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="On a GPU or in bf16: let torch compile in the background what makes streams faster."
+        ),
     ] = True,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
@@ -237,6 +249,9 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; by default the suite's.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="none,low,medium,high or some of them: how long to think before each answer.")
+    ] = None,
     lengths: Annotated[str | None, typer.Option(help="LOW-HIGH: of generated tasks, instead of the suite's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and the samples.")] = 0,
     unsafe_local: Annotated[
@@ -249,7 +264,7 @@ def evaluate(
     from tessera.evals.answers import Settings
 
     settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local)
+    run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local, effort)
 
 
 @app.command("import")
@@ -327,7 +342,7 @@ def sft(
 def grpo(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6].")
+        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8].")
     ] = None,
     verifier: Annotated[
         str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
@@ -337,6 +352,9 @@ def grpo(
     group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
     groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
     validation: Annotated[str | None, typer.Option(help="File of tasks for the exam, instead of some of --data.")] = None,
     exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
@@ -369,13 +387,78 @@ def grpo(
 
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
-        "max_tokens": max_tokens, "rate": rate, "validation": validation, "exam_tasks": exam_tasks,
-        "exam_samples": exam_samples, "level": level, "refills": refills, "updates": updates,
-        "punish_truncated": punish_truncated, "std": std,
+        "max_tokens": max_tokens, "efforts": tuple(effort.split(",")) if effort else None, "rate": rate,
+        "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
+        "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run({name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command()
+def reason(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="dial[:3-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
+    ] = None,
+    examples: Annotated[
+        str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")
+    ] = None,
+    examples_count: Annotated[int | None, typer.Option(help="How many are generated.  [default: 40,000]")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m; instead of epochs and steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples of the cold start.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the reinforcement.  [default: 100]")] = None,
+    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
+    groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer, beside its thought.")] = None,
+    rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the cold start.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of examples, tasks and samples.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reason.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
+    ] = False,
+) -> None:
+    """A model that thinks before it answers: worked examples in three efforts, then reinforcement."""
+    _stop_in_words()
+    from tessera.commands.posttrain import staged as run
+
+    asked = {
+        "model": model, "data": data, "examples": examples, "examples_count": examples_count, "verifier": verifier,
+        "budget": budget, "epochs": epochs, "steps": steps, "group": group, "groups": groups, "max_tokens": max_tokens,
+        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("reason", {name: value for name, value in asked.items() if value is not None}, out, resume)
+
+
+@posttrain.command("chat")
+def tune_chat(
+    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
+    pairs: Annotated[str | None, typer.Option(help="File of preferences (docs/preference.md).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples.")] = None,
+    beta: Annotated[float | None, typer.Option(help="How strongly DPO holds the model to its start.  [default: 0.1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-chat.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
+    ] = False,
+) -> None:
+    """An assistant: supervised tuning on examples, then preferences."""
+    _stop_in_words()
+    from tessera.commands.posttrain import staged as run
+
+    asked = {
+        "model": model, "data": data, "pairs": pairs, "budget": budget, "epochs": epochs, "beta": beta, "seed": seed,
+        "settings": tuple(settings) if settings else None,
+    }  # fmt: skip
+    run("chat", {name: value for name, value in asked.items() if value is not None}, out, resume)
 
 
 @posttrain.command()
@@ -440,13 +523,27 @@ def reward(
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
+    of: Annotated[str, typer.Option(help="text; pictures or films: a quantizer (docs/films.md).")] = "text",
     size: Annotated[int, typer.Option(min=257, help="Text entries, 256 bytes included.")] = 8192,
     pretokenizer: Annotated[str, typer.Option(help="How text is split into words: gpt-2 or qwen2.")] = "qwen2",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of a quantizer: steps, stride, levels, width, ...; repeatable."),
+    ] = None,
 ) -> None:
-    """Train a tokenizer on documents."""
-    from tessera.commands.tokenizer import train as run
+    """Train a tokenizer on documents, pictures or films."""
+    _stop_in_words()
+    from tessera.commands.tokenizer import train, train_quantizer
+    from tessera.errors import UserError
 
-    run(sources, size, pretokenizer, out)
+    if of in ("pictures", "films"):
+        train_quantizer(sources, of, settings or [], out)
+    elif of != "text":
+        raise UserError(f"--of {of} is none of text, pictures and films.")
+    elif settings:
+        raise UserError("--set is for a quantizer: give --of pictures or --of films with it.")
+    else:
+        train(sources, size, pretokenizer, out)
 
 
 @tokenizers.command("inspect")
@@ -455,7 +552,7 @@ def inspect_tokenizer(
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many ids a tokenizer has and how it cuts a text."""
+    """Show how many ids a tokenizer has and how it cuts a text, or what a quantizer is made of."""
     from tessera.commands.tokenizer import inspect as run
 
     run(model, text, as_json)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,7 +37,7 @@ class Source(Part):
     """Where documents come from."""
 
     uri: str
-    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, prose, digits or shapes, `python:package.module.function`."""
+    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, prose, digits, shapes, films, `python:package.module.function`."""
     weight: float | None = Field(None, gt=0)
     """Share of the training rows, relative to the other sources; left out: its share of the tokens."""
     epochs: float | None = Field(None, gt=0)
@@ -79,6 +80,71 @@ class Pictures(Part):
     """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
 
 
+class Quantizer(Part):
+    """An autoencoder that turns pictures or films into ids (docs/films.md); it is trained before the model."""
+
+    levels: tuple[int, ...] = Field((8, 5, 5, 5), min_length=1, max_length=8)
+    """Of each number of a code; their product is how many ids there are (arXiv 2309.15505, table 1)."""
+    stride: int = Field(4, ge=1, le=32)
+    """Side in pixels of what becomes one id."""
+    time_stride: int = Field(2, ge=1, le=16)
+    """Frames that become one id; films have k times as many and 1."""
+    width: int = Field(48, ge=4)
+    """Channels inside."""
+    encoder_layers: int = Field(1, ge=0)
+    decoder_layers: int = Field(3, ge=0)
+    steps: int = Field(2500, ge=1)
+    """Updates that it is trained for."""
+    batch: int = Field(8, ge=1)
+    """Pictures or films in one update."""
+    rate: float = Field(3e-3, gt=0)
+    """Learning rate of AdamW at both ends; Muon's inside is 3 times as large."""
+
+    @field_validator("levels")
+    @classmethod
+    def _few_enough(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(2 <= level <= 64 for level in value):
+            raise ValueError("each number of a code has 2 to 64 levels")
+        if math.prod(value) > 1 << 16:
+            raise ValueError(f"these levels make {math.prod(value):,} ids; give at most {1 << 16:,}")
+        return value
+
+
+class FilmTasks(Part):
+    """What captioned films teach: the share of each, relative to the other."""
+
+    film: float = Field(0.85, ge=0)
+    """Caption -> film. One that begins with a given frame, or is gone on with, is the same with its beginning given."""
+    tell: float = Field(0.15, ge=0)
+    """Film -> caption."""
+
+    @model_validator(mode="after")
+    def _something(self) -> FilmTasks:
+        if not self.film and not self.tell:
+            raise ValueError("both tasks have a share of 0; give film or tell more")
+        return self
+
+
+class Films(Part):
+    """How films become ids and tasks (docs/films.md)."""
+
+    quantizer: Quantizer = Quantizer()
+    trained: str | None = None
+    """Folder of `tessera tokenizer train --of films`, a run or a model, whose quantizer is taken; left out: one is trained as
+    `quantizer` says."""
+    most_pixels: int = Field(1024, ge=1)
+    """Larger frames are scaled down to about so many pixels, in their proportions."""
+    most_frames: int = Field(9, ge=1)
+    """Longer films are cut into several."""
+    per_second: float = Field(8.0, gt=0)
+    """Frames in a second that films are brought to."""
+    tasks: FilmTasks = FilmTasks()
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the films to make that come without their caption, for classifier-free guidance (arXiv 2207.12598)."""
+    views: int | None = Field(None, ge=1)
+    """Documents made of each film; left out: as many as come to about 4M tokens, at most 64."""
+
+
 class Data(Part):
     """The documents and how they become rows."""
 
@@ -92,6 +158,8 @@ class Data(Part):
     """Share of training documents turned into prefix-suffix-middle (arXiv 2207.14255), for completing code in place."""
     pictures: Pictures | None = None
     """Pictures among the documents become tokens; left out: they are passed over."""
+    films: Films | None = None
+    """Films among the documents become tokens; left out: they are passed over."""
     packing: Literal["best_fit", "single", "stream"] = "best_fit"
     """`best_fit` packs whole documents into rows (arXiv 2404.10830); `single` gives each a row of its own; `stream` cuts one
     endless stream."""
@@ -340,7 +408,9 @@ def _known_keys(error: Any) -> str:
         if isinstance(name, int):
             continue
         part = part.model_fields[name].annotation
-        part = Source if "Source" in str(part) else Pictures if "Pictures" in str(part) else part
+        # Of `tuple[Source, ...]` and `Films | None` what is a part of a recipe.
+        inner = (a for a in get_args(part) if isinstance(a, type) and issubclass(a, Part))
+        part = next(inner, part)
     return f"; known here: {', '.join(part.model_fields)}"
 
 

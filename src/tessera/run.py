@@ -24,14 +24,9 @@ from tessera.recipe import Recipe
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
     {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
+    | {"stages.json", "examples.jsonl", "cold", "sft"}
 )
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
-
-
-def cache_folder() -> Path:
-    """Where token shards and other things that can be made again are kept: $TESSERA_CACHE, or ~/.cache/tessera."""
-    named = os.environ.get("TESSERA_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tessera"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,9 @@ def test_generated_tasks_repeat_by_seed_differ_from_each_other_and_are_right(nam
             "reversing": lambda words=words: words[1][::-1],
             "sorting": lambda words=words: " ".join(sorted(words[1:], key=int)),
             "counting": lambda words=words: str(words[3].count(words[1])),
+            "dial": lambda words=words: reduce(
+                lambda d, move: str(eval(d + move))[-1], re.findall(r"[+*]\d", words[1]), words[1][0]
+            ),
         }[name]()
         assert task.answer == right
 
@@ -151,4 +156,4 @@ def test_the_command_prints_every_number_with_its_settings(
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(folder), **asked)  # type: ignore[arg-type]
-    assert len(NAMES) == 15
+    assert len(NAMES) == 17

@@ -22,6 +22,7 @@ from openai import OpenAI
 from tessera.commands.generate import open_engine
 from tessera.engine.engine import DEFAULT_LIMITS, Limits, speaks_dialogue
 from tessera.engine.service import Service
+from tessera.engine.thinking import budgets_of
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.serve.app import Settings, build
@@ -133,7 +134,8 @@ def start_server(settings: Settings, *folders: Path, limits: Limits = DEFAULT_LI
         service = Service(engine)
         service.start()
         tuned = speaks_dialogue(str(folder), engine.vocabulary)
-        return Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, 1_700_000_000)
+        context, thinking = engine.decoder.config.context, budgets_of(str(folder))
+        return Served(name, folder, service, engine.vocabulary, context, tuned, 1_700_000_000, thinking=thinking)
 
     models = Models(load)
     for folder in folders:

@@ -152,6 +152,23 @@ def test_the_template_gives_our_ids_on_any_text(  # type: ignore[no-untyped-def]
     assert_same_ids(vocabulary, theirs, conversation, prompt)
 
 
+def test_the_effort_stands_behind_the_assistants_mark_in_the_template_too(vocabulary: Vocabulary, theirs) -> None:  # type: ignore[no-untyped-def]
+    asked = (Message("user", "2+2?"),)
+    answered = (*asked, Message("assistant", "4", "2 and 2", effort="high"), Message("user", "3+3?"))
+    begun = vocabulary.encode(render(asked, add_generation_prompt=True, effort="high")).ids.tolist()
+    assert begun[-2:] == [vocabulary.control("<|assistant|>"), vocabulary.control("<|effort_high|>")]
+    record = vocabulary.encode(render(answered))
+    # Append-only: what was generated from goes on in what is rendered later; the effort is read, the thought learned.
+    assert record.ids.tolist()[: len(begun)] == begun and not record.learn[len(begun) - 1] and record.learn[len(begun)]
+    assert read(write(answered)) == answered
+    for conversation, effort in ((asked, "high"), (answered, "low"), (answered, "")):
+        ours = vocabulary.encode(render(conversation, add_generation_prompt=True, effort=effort)).ids.tolist()
+        given = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+        assert theirs.apply_chat_template(write(conversation), reasoning_effort=effort, **given)["input_ids"] == ours
+    with pytest.raises(UserError, match="no effort 'heroic'"):
+        render(asked, add_generation_prompt=True, effort="heroic")
+
+
 def test_the_template_marks_what_we_learn(vocabulary: Vocabulary, theirs) -> None:  # type: ignore[no-untyped-def]
     # Transformers finds tokens by character position, so this comparison keeps to one byte per character.
     conversation = tuple(Message(m.role, ascii(m.content), m.reasoning) for m in WEATHER if m.role != "tool")

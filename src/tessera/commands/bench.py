@@ -27,7 +27,9 @@ SCRIPTS = {
     "serve": "serve.py",
     "soak": "soak.py",
     "digits": "digits.py",
+    "film": "film.py",
     "reinforce": "reinforce.py",
+    "thinking": "thinking.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -4,6 +4,7 @@ bits per pixel of pictures."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -15,13 +16,15 @@ from tessera.commands.generate import open_engine
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
+from tessera.device import cache_folder
 from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.evals import answers, likelihood, suites
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
-from tessera.run import RunFolder, cache_folder
+from tessera.run import RunFolder
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 
@@ -47,6 +50,7 @@ def evaluate(
     settings: answers.Settings | None = None,
     lengths: str | None = None,
     unsafe_local: bool = False,
+    effort: str | None = None,
 ) -> None:
     """Measures a model and prints every number.
 
@@ -60,6 +64,7 @@ def evaluate(
         shots: numbers of examples, separated by commas: one measurement each.
         settings: of the answers; samples, tasks, shots and dialogue are taken from here.
         lengths: of the generated suites, LOW-HIGH instead of their own.
+        effort: efforts or `none`, separated by commas: one measurement each.
         unsafe_local: runs programs without isolation; see `sandbox.box.open_sandbox`.
 
     Raises:
@@ -75,12 +80,18 @@ def evaluate(
     sandbox = open_sandbox(unsafe_local) if any(not suite.judges for suite in chosen.values()) else None
     if unsafe_local:
         print("warning: programs that a model wrote run on this machine without isolation.", file=sys.stderr)
+    budgets = budgets_of(model)
+    efforts = [""] if effort is None else ["" if word.strip() == "none" else word.strip() for word in effort.split(",")]
+    for word in efforts:
+        if word and word not in budgets:
+            raise UserError(f"--effort {effort}: {refusal(budgets, word)}")
     engine = open_engine(model, "float32")
     settings = dataclasses.replace(
         settings or answers.Settings(),
         samples=samples or 1,
         tasks=tasks or 100,
         dialogue=speaks_dialogue(model, engine.vocabulary),
+        budgets=budgets,
     )
     for name in names:
         if name == "bits":
@@ -89,8 +100,8 @@ def evaluate(
             read, count = READING[name], tasks or 10**9
             _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023
         else:
-            for count in counts:
-                each = dataclasses.replace(settings, shots=count)
+            for count, word in itertools.product(counts, efforts):
+                each = dataclasses.replace(settings, shots=count, effort=word)
                 _report(model, lambda: answers.measure(engine, chosen[name], each, sandbox), as_json)  # noqa: B023
 
 

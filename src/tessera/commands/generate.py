@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tessera.commands import terminal
+from tessera.commands import films, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
 from tessera.device import detect
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
@@ -46,7 +46,7 @@ def generate(
     as_json: bool = False,
     pictures: Asked = _NO_PICTURES,
 ) -> None:
-    """Completes `prompt` and prints prompt and completion, or draws and looks at pictures.
+    """Completes `prompt` and prints prompt and completion, or makes and looks at pictures and films.
 
     Args:
         model: a run's folder or a Hugging Face folder.
@@ -64,10 +64,11 @@ def generate(
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = sys.stdin.read() if prompt == "-" else prompt
     if pictures.any:
-        refuse_contradictions(pictures)
+        film = films.speaks_of_films(pictures)
+        (films.refuse_contradictions if film else refuse_contradictions)(pictures)
         if suffix is not None:
-            raise UserError("--suffix fills a gap in a text; it does not go with pictures.")
-        generate_picture(open_engine(model), text, pictures, params, as_json)
+            raise UserError("--suffix fills a gap in a text; it does not go with pictures and films.")
+        (films.generate_film if film else generate_picture)(open_engine(model), text, pictures, params, as_json)
         return
     engine = open_engine(model)
     context = engine.decoder.config.context

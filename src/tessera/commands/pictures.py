@@ -24,7 +24,7 @@ from tessera.run import write_bytes, writing
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `generate` that speak of pictures; see `tessera generate --help`."""
+    """The options of `generate` that speak of pictures and films; see `tessera generate --help`."""
 
     out: str | None = None
     image: str | None = None
@@ -33,6 +33,8 @@ class Asked:
     guidance: float | None = None
     best_of: int | None = None
     size: str | None = None
+    video: str | None = None
+    frames: int | None = None
 
     @property
     def any(self) -> bool:
@@ -55,7 +57,7 @@ def generate_picture(engine: Engine, prompt: str, asked: Asked, params: Sampling
         assert picture is not None
         completion = look(engine, [_prepared(engine, picture, size)[..., :3]], prompt, replace(params, max_tokens=MOST_WORDS))[0]
         if as_json:
-            _report(completion, [], start)
+            report(completion, [], start)
         else:
             terminal.write(completion.text.strip(), end="\n")
         return
@@ -66,7 +68,7 @@ def generate_picture(engine: Engine, prompt: str, asked: Asked, params: Sampling
     with writing(path):
         write_bytes(path, png(pixels))
     if as_json:
-        _report(drawing.completion, [str(path)], start, drawing)
+        report(drawing.completion, [str(path)], start, drawing)
     else:
         height, width = pixels.shape[:2]
         what = f" of {wish.caption!r}" if wish.caption else ""
@@ -82,7 +84,9 @@ def refuse_contradictions(asked: Asked) -> None:
     if asked.out is None and (asked.mask or asked.variation):
         raise UserError("an edited picture or a variation goes into a file: give --out FILE.png.")
     if asked.out is not None and Path(asked.out).suffix.lower() != ".png":
-        raise UserError(f"--out {asked.out}: pictures are written as PNG; give a name that ends in .png.")
+        raise UserError(
+            f"--out {asked.out}: pictures are written as PNG, films as GIF, MP4 or WebM; give a name that ends in .png or .gif."
+        )
     if asked.image is None and (asked.mask or asked.variation):
         raise UserError("--mask and --variation need the picture that they speak of: give --image FILE.")
     if asked.mask and asked.variation:
@@ -132,7 +136,8 @@ def _read(path: str) -> np.ndarray:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
-def _report(completion: Completion, files: list[str], start: float, drawing: Drawing | None = None) -> None:
+def report(completion: Completion, files: list[str], start: float, drawing: Drawing | None = None) -> None:
+    """Prints what was made as one JSON object; `start` is the `time.perf_counter()` of its beginning."""
     scores = {} if drawing is None else {"scores": [round(score, 4) for score in drawing.scores]}
     report = {
         "prompt_ids": completion.prompt_ids.tolist(),

@@ -13,10 +13,11 @@ from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
-from tessera.posttrain import preference, reinforce
+from tessera.posttrain import preference, reinforce, stages
 from tessera.posttrain import supervised as tuning
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
+from tessera.tokens.chat import EFFORTS
 from tessera.train import loop
 from tessera.train.objectives import Evaluation
 
@@ -58,12 +59,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
     with _resumable(path):
         result = _through(reinforce, wanted, path, resume)
-        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
-        first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
-        say(
-            f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
-            f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
-        )
+        _say_reinforced(path)
         _say_where(path, result)
     return path
 
@@ -83,12 +79,67 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     path = _place(wanted, out, resume, kind, "a file of preferences")
     with _resumable(path):
         result = _through(preference, {**wanted, "kind": kind}, path, resume)
-        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
-        best = max(exams, key=lambda event: event["mark"])
-        measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
-        say(f"{measured}, after step {best['step']:,}")
+        _say_preferred(path)
         _say_where(path, result)
     return path
+
+
+def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Takes a model through all stages of a recipe; returns the folder of the last one's run.
+
+    Args:
+        name: of `stages.RECIPES`.
+        wanted: fields of that recipe that somebody gave.
+        out: the folder; by default `runs/MODEL-NAME`.
+        resume: go on in that folder with the stage that was under way; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place({"data": "", "pairs": "", **wanted} if name == "reason" else wanted, out, resume, name, "a file of examples")
+    if name == "chat" and not resume and "pairs" not in wanted:
+        raise UserError("--pairs is missing; give a file of preferences (docs/preference.md).")
+    with _resumable(path, stages.ASKED):
+        if resume:
+            wish = stages.asked(name, path)
+            _refuse_changes(wanted, wish, path)
+        else:
+            wish = stages.begin(name, wanted, path)
+        result, number = None, 0
+        while (stage := wish.stage(number, path)) is not None:
+            number += 1
+            say(f"stage {number}: {stage.module.__name__.rpartition('.')[2]}, in {stage.path}")
+            prepared = stages.is_prepared(stage.path)
+            if not prepared:
+                stage.module.prepare(stage.wish, stage.path, say)
+            with _watched(stage.path) as observers:
+                result = stage.module.tune(stage.path, prepared, observers, say)
+            write_report(stage.path)
+        (_say_reinforced if name == "reason" else _say_preferred)(path)
+        _say_where(path, result)
+    return path
+
+
+def _say_reinforced(path: Path) -> None:
+    """The first and the best exam of a run of reinforcement."""
+    exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+    first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
+    say(
+        f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
+        f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
+    )
+    efforts = [effort for effort in EFFORTS if f"pass_at_1_{effort}" in best]
+    if efforts:
+        each = (f"{effort} {first[f'pass_at_1_{effort}']:.1%} -> {best[f'pass_at_1_{effort}']:.1%}" for effort in efforts)
+        say(f"by effort: {', '.join(each)}")
+
+
+def _say_preferred(path: Path) -> None:
+    """The best exam of a run on preferences."""
+    exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+    best = max(exams, key=lambda event: event["mark"])
+    measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
+    say(f"{measured}, after step {best['step']:,}")
 
 
 def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str, what: str) -> Path:
@@ -104,13 +155,13 @@ def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str,
 
 
 @contextmanager
-def _resumable(path: Path) -> Iterator[None]:
-    """Says of what ends the block whether `--resume` goes on."""
+def _resumable(path: Path, mark: str = "run.json") -> Iterator[None]:
+    """Says of what ends the block whether `--resume` goes on: where the file `mark` is there."""
     try:
         with disk_may_be_full(path):
             yield
     except Interrupted as stop:
-        raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
+        raise Interrupted(stop.number, stop.step, (path / mark).is_file()) from None
 
 
 def _through(stage: Any, wanted: Mapping[str, Any], path: Path, resume: bool) -> Evaluation | None:
@@ -150,7 +201,7 @@ def _refuse_changes(wanted: Mapping[str, Any], before: Any, path: Path) -> None:
     """A resumed run goes on as it began."""
     for name, value in wanted.items():
         if (kept := getattr(before, name)) != value:
-            option = "set" if name == "settings" else name.replace("_", "-")
+            option = {"settings": "set", "efforts": "effort"}.get(name, name.replace("_", "-"))
             raise UserError(
                 f"--{option} is {value} here and {kept} in the run at {path}; leave it as it was, "
                 "or start a new run with another --out."

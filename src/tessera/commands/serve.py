@@ -14,8 +14,10 @@ import uvicorn
 
 from tessera.commands.generate import open_engine
 from tessera.device import can_compile, detect
+from tessera.engine import native
 from tessera.engine.engine import speaks_dialogue
 from tessera.engine.service import Service
+from tessera.engine.thinking import budgets_of
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.run import RunFolder, writing
@@ -133,13 +135,14 @@ def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
     def load(name: str, folder: Path) -> Served:
         engine = open_engine(str(folder))
         machine = detect(threads=threads)
-        if compiled and can_compile(machine):
+        if native.fits(engine.decoder) or (compiled and can_compile(machine)):
             engine.compile()
         service = Service(engine)
         service.start()
         tuned = speaks_dialogue(str(folder), engine.vocabulary)
         created = int((folder / "config.json").stat().st_mtime)
-        return Served(name, folder, service, engine.vocabulary, engine.decoder.config.context, tuned, created)
+        context, thinking = engine.decoder.config.context, budgets_of(str(folder))
+        return Served(name, folder, service, engine.vocabulary, context, tuned, created, thinking=thinking)
 
     found = Models(load)
     for model in models:

@@ -1,18 +1,37 @@
-"""`tessera tokenizer`: a vocabulary without a model around it, trained on sources or looked at."""
+"""`tessera tokenizer`: a vocabulary or a quantizer without a model around it, trained on sources or looked at."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
+from tessera import device as devices
+from tessera import recipe as recipes
+from tessera.commands.live import LiveLine
+from tessera.data import media
+from tessera.data.corpus import Split, gather
+from tessera.data.film_tasks import config_of
+from tessera.data.films import fitted_film
 from tessera.data.sources import Skipped, documents
+from tessera.device import cache_folder
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.run import writing
+from tessera.run import write_bytes, writing
+from tessera.tokens.document import Kind
+from tessera.tokens.quantizer import Quantizer, find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.quantizer import MEASURED, in_words, measure
+from tessera.train.quantizer import train_quantizer as fit_quantizer
+
+MEDIA: tuple[Kind, ...] = ("image", "video")
 
 
 def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> None:
@@ -27,9 +46,7 @@ def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> Non
     Raises:
         UserError: a source that yields nothing, a size below 257, a folder that is occupied or cannot be written.
     """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{out} exists already; give a folder that is new or empty.")
+    folder = _empty(out)
     begin = time.perf_counter()
     skipped: list[Skipped] = []
     text_bytes = 0
@@ -49,6 +66,59 @@ def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> Non
     print(f"{out}: {vocabulary.text_size:,} entries from {text_bytes / 1e6:,.1f} MB in {seconds:.1f} s{left_out}")
 
 
+def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], out: str) -> None:
+    """Trains a quantizer on the pictures or films of sources and writes its folder; `metrics.jsonl` has what was measured.
+
+    Args:
+        of: `pictures` or `films`.
+        settings: `key=value` of `data.films` in a recipe; those of its `quantizer` by their own names alone.
+        out: a folder that is new or empty.
+
+    Raises:
+        UserError: a source that yields nothing, settings that are none, a folder that is occupied or cannot be written.
+    """
+    folder = _empty(out)
+    begin = time.perf_counter()
+    own = recipes.Quantizer.model_fields
+    overrides = [f"data.films.{'quantizer.' if s.partition('=')[0] in own else ''}{s}" for s in settings]
+    tree = {"name": "quantizer", "summary": "", "data": {"sources": list(sources), "films": {}, "pictures": {}}}
+    data = recipes.assemble(tree, overrides, "--set").data
+    chosen = data.films
+    assert chosen is not None and data.pictures is not None
+    # Their frames are fitted alike. Of an animated GIF the first frame is a picture where films are not asked for.
+    pictures = data.pictures.model_copy(update={"most_pixels": chosen.most_pixels})
+    wanted = {"pictures": None} if of == "films" else {"pictures": pictures, "films": None}
+    corpus = gather(data.model_copy(update=wanted), cache_folder(), lambda line: print(line, file=sys.stderr))
+    stride, machine = chosen.quantizer.stride, devices.detect("float32")
+
+    def signals(split: Split) -> Iterator[np.ndarray]:
+        if of == "films":
+            yield from media.films(corpus, split)
+        else:
+            for picture in media.pictures(corpus, split):
+                yield fitted_film(picture[None], chosen.most_pixels, stride)[0]
+
+    if not (corpus.films if of == "films" else corpus.pictures):
+        raise UserError(f"there are no {of} in {', '.join(sources)}.")
+    lines: list[str] = []
+    live = LiveLine(chosen.quantizer.steps)
+    observers = (live, lambda event: lines.append(json.dumps(event)))
+    config = config_of("video" if of == "films" else "image", chosen.quantizer)
+    per_second = chosen.per_second if of == "films" else 0.0
+    try:
+        quantizer = fit_quantizer(
+            config, chosen.quantizer, signals("train"), signals("validation"), machine, data.seed, per_second, observers
+        )
+    finally:
+        live.close()
+    marks = measure(quantizer, list(itertools.islice(signals("validation"), MEASURED)))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / f"{quantizer.kind}_tokenizer.json", json.dumps(quantizer.to_json()).encode())
+        write_bytes(folder / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    print(f"{out}: {quantizer.size:,} ids; {in_words(marks)}; {time.perf_counter() - begin:.1f} s")
+
+
 def inspect(model: str, text: str | None, as_json: bool) -> None:
     """Prints how many ids of which kind a vocabulary has, and how it cuts a text.
 
@@ -59,6 +129,10 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
     Raises:
         UserError: no tokenizer in the folder.
     """
+    alone = [kind for kind in MEDIA if (Path(model) / f"{kind}_tokenizer.json").is_file()]
+    if alone and not (Path(model) / "tokenizer.json").is_file():
+        _inspect_quantizer(find_quantizer(model, alone[0]), as_json)
+        return
     vocabulary = Vocabulary.load(_folder(model))
     facts: dict[str, object] = {
         "text_entries": vocabulary.text_size,
@@ -81,6 +155,29 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
         if value != {}:
             print(f"{name.replace('_', ' '):<20} {f'{value:,}' if isinstance(value, int) else value}")
     print(" ".join(pieces))
+
+
+def _inspect_quantizer(quantizer: Quantizer, as_json: bool) -> None:
+    """What a quantizer that lies by itself is made of."""
+    facts = {
+        "kind": quantizer.kind, "ids": quantizer.size, "expects": quantizer.expects, "shape": list(quantizer.shape),
+        "ids_of_that_shape": math.prod(quantizer.grid(quantizer.shape)), "ids_for_a_pixel": quantizer.rate,
+        "weights": sum(p.numel() for p in quantizer.network.parameters()), **asdict(quantizer.config),
+        "hash": quantizer.fingerprint,
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<20} {f'{value:,}' if isinstance(value, int) else value}")
+
+
+def _empty(out: str) -> Path:
+    """A folder that is new or empty."""
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{out} exists already; give a folder that is new or empty.")
+    return folder
 
 
 def _shown(piece: bytes) -> str:

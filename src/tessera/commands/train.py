@@ -41,22 +41,26 @@ from tessera.commands.foretell import (
 )
 from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
+from tessera.data.film_tasks import least_film_context, quantizer_config
 from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
-from tessera.device import Machine
+from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
-from tessera.run import RunFolder, cache_folder, disk_may_be_full
+from tessera.run import RunFolder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
+from tessera.tokens.document import Document, Kind
+from tessera.tokens.quantizer import find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
 from tessera.train.launch import origin
+from tessera.train.quantizer import with_films
 
 Say = Callable[[str], None]
 
@@ -191,7 +195,7 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     if not as_json:
         show(planned, print)
     if forecast:
-        vocabulary = _tokenizer(corpus, planned.recipe, cache)
+        vocabulary = _tokenizer(corpus, planned.recipe, cache, machine)
         shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         page["forecast"] = outlook(rungs, planned, peak, ledger.read(Path("runs") / ledger.FILE), None if as_json else print)
@@ -221,7 +225,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     corpus = gather(intent.data, cache, say)
     facts = _of_data(_facts(machine, Clock(time.monotonic(), _seconds(intent)), peak), corpus, intent.data)
     planned = rules.resolve(intent, replace(facts, own_share=room(intent)))
-    vocabulary = _tokenizer(corpus, planned.recipe, cache)
+    vocabulary = _tokenizer(corpus, planned.recipe, cache, machine)
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
     tokenizer = planned.recipe.tokenizer
     say(f"a loss of {loss:g} nats per token, with {vocabulary.text_size:,} text entries:")
@@ -260,6 +264,12 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
+    own = None
+    if model is not None and shape is not None:
+        own = _grown(Vocabulary.load(model, shape.vocab_size), corpus, intent, machine)
+        if more := own.size - shape.vocab_size:
+            say(f"the model gets {more:,} new ids for what it has not learned yet; the old ones stay as they are.")
+            shape = replace(shape, vocab_size=own.size)
     facts = _of_data(_facts(machine, clock, peak, shape, processes), corpus, intent.data)
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
@@ -268,12 +278,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
-        if model is None or shape is None:
-            vocabulary = _tokenizer(corpus, plan.recipe, cache)
-        else:
-            vocabulary = Vocabulary.load(model, shape.vocab_size)
-            if corpus.pictures:
-                vocabulary.media_tokenizer("image")
+        vocabulary = own or _tokenizer(corpus, plan.recipe, cache, machine)
         return vocabulary, tokenise(corpus, vocabulary, intent.data, cache, say, plan.recipe.train.context)
 
     vocabulary, shards = materials(planned)
@@ -393,11 +398,17 @@ def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | N
 
 def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Facts:
     """The facts with what the rules need to know of the documents."""
-    if data.pictures is None or not corpus.pictures:
-        return replace(facts, train_bytes=corpus.train_bytes)
+    ids = context = 0
+
+    def documents() -> Iterator[Document]:
+        return (d for i in range(len(corpus.sources)) for split in SPLITS for d in corpus.documents(split, i))
+
+    if data.pictures is not None and corpus.pictures:
+        ids, context = data.pictures.colours, least_context(documents(), data.pictures)
+    if data.films is not None and corpus.films:
+        ids, context = ids + quantizer_config(data.films).size, max(context, least_film_context(documents(), data.films))
     # Bytes of captions do not say how much there is to learn from.
-    documents = (d for i in range(len(corpus.sources)) for split in SPLITS for d in corpus.documents(split, i))
-    return replace(facts, media_ids=data.pictures.colours, least_context=least_context(documents, data.pictures))
+    return replace(facts, media_ids=ids, least_context=context) if ids else replace(facts, train_bytes=corpus.train_bytes)
 
 
 def _measured_plan(intent: Recipe, facts: rules.Facts, machine: Machine, clock: Clock, own: float) -> rules.Plan:
@@ -483,13 +494,17 @@ class Clock:
         return None if self.seconds is None else (self.seconds - (time.monotonic() - self.begin)) * 0.96 - 2.0
 
 
-def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
+def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) -> Vocabulary:
     """Trained on the corpus, or found from the last time with the same corpus and size."""
     wanted = recipe.tokenizer
     assert wanted.vocabulary_size
     settings = f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}"
     if recipe.data.pictures is not None:
         settings += f" {recipe.data.pictures.model_dump_json()} {recipe.data.seed}"
+    if recipe.data.films is not None:
+        settings += f" {recipe.data.films.model_dump_json()} {recipe.data.seed}"
+        if recipe.data.films.trained:
+            settings += find_quantizer(recipe.data.films.trained).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
@@ -498,9 +513,26 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path) -> Vocabulary:
     read = itertools.chain.from_iterable(texts(corpus, recipe.data, split) for split in splits)
     vocabulary = Vocabulary.train(read, wanted.vocabulary_size, wanted.pretokenizer)
     say(f"tokenizer: {vocabulary.text_size:,} entries in {time.perf_counter() - begin:.1f} s")
-    vocabulary = with_pictures(vocabulary, corpus, recipe.data, say)
+    vocabulary = _grown(vocabulary, corpus, recipe, machine)
     vocabulary.save(kept)
     return vocabulary
+
+
+def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Machine) -> Vocabulary:
+    """The vocabulary with ids for all media of a corpus; what it knows already it keeps as it is."""
+    if corpus.pictures and not _knows(vocabulary, "image"):
+        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, say)
+    if corpus.films and not _knows(vocabulary, "video"):
+        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+    return vocabulary
+
+
+def _knows(vocabulary: Vocabulary, kind: Kind) -> bool:
+    """Whether there are ids for a medium; where there are, its tokenizer has to be at hand."""
+    if all(block.kind != kind for block in vocabulary.blocks):
+        return False
+    vocabulary.media_tokenizer(kind)
+    return True
 
 
 def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world: parallel.World) -> Shards:

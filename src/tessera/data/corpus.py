@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +23,25 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
-from tessera.data.files import NO_PICTURES
+from tessera.data.files import NO_FILMS, NO_PICTURES
+from tessera.data.film_tasks import quantizer_config
+from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
 from tessera.data.sources import Skipped, documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.films import films_of, is_film
 from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 _SAY_SECONDS = 10.0
+PIECE = 8192
+"""Characters of a long text that are held out together."""
+FEW = 10
+"""Documents that have to be held out, or long ones are split in pieces: a few books that happen to be drawn are another language
+than the rest, and two runs that differ by noise come out in any order on them (docs/LOG.md, 2026-11-29, "Whole books")."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class SourceSummary:
         exact_duplicates: dropped because an earlier document was equal.
         near_duplicates: dropped because an earlier document was nearly equal.
         skipped: files and rows that could not be read.
-        pictures: in these documents.
+        pictures, films: in these documents.
     """
 
     uri: str
@@ -55,6 +64,7 @@ class SourceSummary:
     near_duplicates: int
     skipped: tuple[Skipped, ...]
     pictures: int = 0
+    films: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,11 @@ class Corpus:
         """In all documents of both splits."""
         return sum(source.pictures for source in self.sources)
 
+    @property
+    def films(self) -> int:
+        """In all documents of both splits."""
+        return sum(source.films for source in self.sources)
+
     def texts(self, split: Split) -> Iterator[str]:
         """The text of every document of a split, source after source."""
         for index in range(len(self.sources)):
@@ -94,8 +109,9 @@ def gather(data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Corpus
     """Reads, deduplicates and splits the documents of a recipe.
 
     A document belongs to validation when the hash of its content and `data.seed` falls below `data.validation_fraction`, so that
-    adding documents moves none. Each source has at least one document in either split; of a source that is one single
-    document, the end of its text is held out.
+    adding documents moves none. Each source has at least one document in either split. Where fewer than `FEW` documents would be
+    held out, pieces of the long ones are drawn instead of whole ones; of a source that is one single document, the end of its
+    text.
 
     Args:
         cache: folder of the caller's choice; the corpus lies in `cache/corpus-HASH`.
@@ -133,13 +149,17 @@ def _spool(
     dropped = {"exact": 0, "near": 0}
     # Each document's place between 0 and 1: those below the fraction are held out.
     places: dict[Split, list[float]] = {"train": [], "validation": []}
-    total_bytes, pictures, next_line = 0, 0, time.monotonic() + _SAY_SECONDS
+    total_bytes, pictures, films, next_line = 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        for document in documents(uri, skipped, say, data.pictures is not None):
+        found = documents(uri, skipped, say, data.pictures is not None, data.films is not None)
+        for document in _fit_films(found, data.films):
             there = pictures_of(document)
             if there and data.pictures is None:
                 skipped.append(Skipped(document.source, NO_PICTURES))
+                continue
+            if films_of(document) and data.films is None:
+                skipped.append(Skipped(document.source, NO_FILMS))
                 continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)
@@ -147,10 +167,11 @@ def _spool(
             line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
             content = tree["text"] if "text" in tree else _line(tree).decode()
-            if repeat := seen.seen(content, alike=not there):
+            if repeat := seen.seen(content, alike=not there and not films_of(document)):
                 dropped[repeat] += 1
                 continue
             pictures += len(there)
+            films += len(films_of(document))
             place = _place(content, data.seed)
             split: Split = "validation" if place < data.validation_fraction else "train"
             places[split].append(place)
@@ -161,7 +182,9 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        raise UserError(f"source {uri} has nothing but pictures, and the recipe has no data.pictures; train draw, see or pixels.")
+        films_left = any(s.reason == NO_FILMS for s in skipped)
+        what, use = ("films", "film") if films_left else ("pictures", "draw, see or pixels")
+        raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
@@ -169,18 +192,21 @@ def _spool(
     if count == 1:
         _hold_out_end(folder, index, data.validation_fraction)
         say(f"{uri}: one document, so the last {data.validation_fraction:.0%} of its text is held out")
+    elif 0 < count * data.validation_fraction < FEW and _hold_out_pieces(folder, index, data):
+        say(f"{uri}: few documents, so pieces of {PIECE:,} characters are held out from all over them")
     elif not places["validation"]:
         _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
     elif not places["train"]:
         _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
-    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures)
+    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures, films)
 
 
 def _describe(summary: SourceSummary) -> str:
     return (
         f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB"
-        + (f", {summary.pictures:,} pictures; " if summary.pictures else "; ")
-        + f"dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
+        + (f", {summary.pictures:,} pictures" if summary.pictures else "")
+        + (f", {summary.films:,} films" if summary.films else "")
+        + f"; dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
         f"skipped {len(summary.skipped):,}"
     )
 
@@ -223,6 +249,50 @@ def _hold_out_end(folder: Path, index: int, fraction: float) -> None:
         (folder / _file(index, split)).write_bytes(_line({"text": part}, document.source))
 
 
+def _hold_out_pieces(folder: Path, index: int, data: recipe.Data) -> bool:
+    """Splits a source anew, long texts piece by piece; False, and nothing done, where none is long or one split would be empty.
+
+    What lies between two pieces that are held out stays together.
+    """
+    fresh = {split: folder / f"fresh-{split}" for split in SPLITS}
+    written, cut = dict.fromkeys(SPLITS, 0), False
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(path.open("wb")) for split, path in fresh.items()}
+
+        def write(split: Split, line: bytes) -> None:
+            files[split].write(line)
+            written[split] += 1
+
+        for origin in SPLITS:
+            for line in stack.enter_context((folder / _file(index, origin)).open("rb")):
+                document = _parse(line)
+                if "text" not in _tree(document) or len(document.text) < 2 * PIECE:
+                    write(origin, line)
+                    continue
+                cut = True
+                places = ((_place(piece, data.seed) < data.validation_fraction, piece) for piece in _pieces(document.text))
+                for held_out, group in itertools.groupby(places, key=lambda pair: pair[0]):
+                    for text in (piece for _, piece in group) if held_out else ["".join(piece for _, piece in group)]:
+                        write("validation" if held_out else "train", _line({"text": text}, document.source))
+    done = cut and all(written.values())
+    for split, path in fresh.items():
+        if done:
+            path.replace(folder / _file(index, split))
+        else:
+            path.unlink()
+    return done
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Stretches of at least `PIECE` characters that end with a line, or where there is none for as long again."""
+    begin = 0
+    while len(text) - begin >= 2 * PIECE:
+        end = text.find("\n", begin + PIECE, begin + 2 * PIECE) + 1 or begin + PIECE
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
+
+
 def _file(index: int, split: str) -> str:
     return f"{index}-{split}.jsonl"
 
@@ -235,9 +305,11 @@ def _tree(document: Document) -> dict[str, Any]:
     for s in document.segments:
         content: Any = s.content
         if isinstance(s.content, np.ndarray):
-            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) else None
+            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) or is_film(s) else None
             body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
             content = {**body, "shape": list(s.content.shape)}
+            if s.per_second:
+                content["per_second"] = s.per_second
         segments.append([s.kind, content, s.learn])
     return {"segments": segments}
 
@@ -253,12 +325,31 @@ def _parse(line: bytes) -> Document:
         return Document.of_text(tree["text"], tree["source"])
     segments = []
     for kind, content, learn in tree["segments"]:
+        per_second = content.get("per_second", 0.0) if isinstance(content, dict) else 0.0
         if isinstance(content, dict) and "pixels" in content:
             content = np.frombuffer(zlib.decompress(base64.b64decode(content["pixels"])), np.uint8).reshape(content["shape"])
         elif isinstance(content, dict):
             content = np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
-        segments.append(Segment(kind, content, learn))
+        segments.append(Segment(kind, content, learn, per_second))
     return Document(tuple(segments), tree["source"])
+
+
+def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> Iterator[Document]:
+    """The documents with films at the rate, the size and of the length that a recipe wants; a long one becomes several."""
+    if settings is None:
+        yield from documents
+        return
+    config = quantizer_config(settings)
+    for document in documents:
+        found = film_parts(document)
+        if found is None:
+            yield document
+            continue
+        parts, per_second = found
+        frames = resampled(parts.pixels, per_second, settings.per_second)
+        frames = fitted_film(frames, settings.most_pixels, config.stride)
+        for film in cut_film(frames, settings.most_frames, config.time_stride):
+            yield captioned_film(film, parts.caption, settings.per_second, document.source)
 
 
 def _fit_pictures(document: Document, most_pixels: int) -> Document:

@@ -1,9 +1,9 @@
 """Files on disk -> documents.
 
 `read_files` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
-code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it; and pictures, with
-their captions (`pictures`). What cannot be
-read never stops a run: it is left out and noted as `Skipped` with its reason.
+code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it; and pictures
+and films, with their captions (`captions`). What cannot be read never stops a run: it is left out and noted as `Skipped` with its
+reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data.pictures import Captions
+from tessera.data.captions import Captions
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document
@@ -33,16 +33,20 @@ PIECE_CHARACTERS = 16_000_000
 ROWS_SEEN = 50
 
 NO_PICTURES = "a picture, and none are asked for (data.pictures)"
+NO_FILMS = "a film, and none are asked for (data.films)"
 
 Say = Callable[[str], None]
 
 
-def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True) -> Iterator[Document]:
+def read_files(
+    pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True, films: bool = False
+) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
-    before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread.
+    before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread,
+    and so are films without `films`; with it, GIFs are films.
 
     Raises:
         UserError: there is no such file or folder.
@@ -66,7 +70,12 @@ def read_files(pattern: str, column: str | None, skipped: list[Skipped], say: Sa
         file = base if whole else base / name
         if not (whole or matches(name)) or captions.is_list(file):
             continue
-        if captions.is_picture(name) and not pictures:
+        if captions.is_film(name, films):
+            if not films:
+                skipped.append(Skipped(name, NO_FILMS))
+            elif (document := captions.film(file, name)) is not None:
+                yield document
+        elif captions.is_picture(name) and not pictures:
             skipped.append(Skipped(name, NO_PICTURES))
         elif captions.is_picture(name):
             if (document := captions.document(file, name)) is not None:

@@ -1,4 +1,4 @@
-"""A corpus -> the tokenizer of its pictures, and the texts that a text tokenizer should know."""
+"""A corpus -> the tokenizer of its pictures, its films, and the texts that a text tokenizer should know."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.corpus import Corpus, Split
+from tessera.data.film_tasks import film_documents
 from tessera.data.picture_tasks import task_documents
 from tessera.tokens.document import Document
+from tessera.tokens.films import films_of
 from tessera.tokens.palette import Palette, psnr
 from tessera.tokens.pictures import pictures_of
 from tessera.tokens.vocabulary import Vocabulary
@@ -27,10 +29,10 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
     """
     if data.pictures is None or not corpus.pictures:
         return vocabulary
-    palette = Palette.fit(itertools.islice(_pictures(corpus, "train"), 1 << 20), data.pictures.colours, data.seed)
+    palette = Palette.fit(itertools.islice(pictures(corpus, "train"), 1 << 20), data.pictures.colours, data.seed)
     fidelity = [
         psnr(palette.decode(palette.encode(picture)), picture)
-        for picture in itertools.islice(_pictures(corpus, "validation"), _MEASURED_PICTURES)
+        for picture in itertools.islice(pictures(corpus, "validation"), _MEASURED_PICTURES)
     ]
     finite = [value for value in fidelity if np.isfinite(value)]
     how = f"{np.mean(finite):.1f} dB on held-out pictures" if finite else "held-out pictures come back exactly"
@@ -39,19 +41,29 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
 
 
 def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
-    """The text of every document of a split, as a model will meet it: with pictures, that of some of their tasks."""
-    if data.pictures is None or not corpus.pictures:
+    """The text of every document of a split, as a model will meet it: with pictures and films, that of some of their tasks."""
+    if not corpus.pictures and not corpus.films:
         yield from corpus.texts(split)
         return
     for index, source in enumerate(corpus.sources):
         documents: Iterator[Document] = corpus.documents(split, index)
-        if source.pictures:
+        if source.pictures and data.pictures is not None:
             documents = task_documents(documents, data.pictures, data.seed, _TEXT_VIEWS, None)
+        if source.films and data.films is not None:
+            documents = film_documents(documents, data.films, data.seed)
         for document in documents:
             yield from (str(segment.content) for segment in document.segments if segment.kind == "text")
 
 
-def _pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+def films(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    """The frames of each film of a split."""
+    for index in range(len(corpus.sources)):
+        for document in corpus.documents(split, index):
+            yield from films_of(document)
+
+
+def pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    """Each picture of a split, (H, W, 3)."""
     for index in range(len(corpus.sources)):
         for document in corpus.documents(split, index):
             yield from (picture[..., :3] for picture in pictures_of(document))

@@ -26,7 +26,7 @@ _RELATIVES = 32
 """Pictures of one caption that are remembered to be varied into each other."""
 _LEARNED_SIGHT = 0.5
 """Share of the pictures to see that are learned themselves; the others may be moved by a pixel, which names do not depend on."""
-_CHARACTERS_PER_TOKEN = 2.5
+CHARACTERS_PER_TOKEN = 2.5
 
 _Turn = Callable[[np.ndarray], np.ndarray]
 TURNS: dict[str, _Turn] = {
@@ -43,9 +43,9 @@ TURNS: dict[str, _Turn] = {
 _DOWN, _RIGHT = {-1: "up", 0: "", 1: "down"}, {-1: "left", 0: "", 1: "right"}
 
 
-def views_of(settings: recipe.Pictures, tokens: int) -> int:
-    """Documents made of each picture, where one of each comes to so many tokens."""
-    return settings.views or max(1, min(MOST_VIEWS, VIEW_TOKENS // max(1, tokens)))
+def views_of(asked: int | None, tokens: int) -> int:
+    """Documents made of each picture or film: as asked for, or by how many tokens one of each comes to."""
+    return asked or max(1, min(MOST_VIEWS, VIEW_TOKENS // max(1, tokens)))
 
 
 def least_context(documents: Iterable[Document], settings: recipe.Pictures) -> int:
@@ -71,7 +71,7 @@ def task_documents(
         if parts is None:
             yield document
             continue
-        rng = _rng(parts, seed)
+        rng = content_rng(parts, seed)
         known = relatives[parts.caption]
         for _ in range(views):
             yield Document(_task(parts, settings, rng, known, context), document.source)
@@ -161,14 +161,14 @@ def _tokens(parts: Parts, settings: recipe.Pictures) -> int:
     """Of the longest task, roughly and on the high side."""
     tasks = settings.tasks
     asked = sum(len(q) + len(a) for q, a in _questions(parts)) if tasks.see else 0
-    words = round(max(asked, len(parts.caption)) / _CHARACTERS_PER_TOKEN)
+    words = round(max(asked, len(parts.caption)) / CHARACTERS_PER_TOKEN)
     single = tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
     return max(single, _double_tokens(parts, settings)) if tasks.edit or tasks.vary else single
 
 
 def _double_tokens(parts: Parts, settings: recipe.Pictures) -> int:
     """Of a task with two pictures."""
-    words = round(len(parts.caption) / _CHARACTERS_PER_TOKEN)
+    words = round(len(parts.caption) / CHARACTERS_PER_TOKEN)
     return 2 * tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
 
 
@@ -178,7 +178,7 @@ def _others(settings: recipe.Pictures) -> int:
     return 16 if settings.transformed else 4
 
 
-def _rng(parts: Parts, seed: int) -> np.random.Generator:
+def content_rng(parts: Parts, seed: int) -> np.random.Generator:
     """Random numbers that depend on the picture, its caption and the seed, whatever stands around it."""
     content = hashlib.blake2b(parts.caption.encode(), digest_size=16)
     content.update(repr(parts.pixels.shape).encode() + parts.pixels.tobytes())

@@ -2,15 +2,12 @@
 
 `read_picture` opens what a person or the network sent: PNG, JPEG, WebP and GIF by their content, whatever the file is called,
 upright by EXIF, transparent parts on white, and refuses in one sentence what is broken, empty or a decompression bomb.
-`Captions` finds the caption of a picture in `captions.tsv` or in the `metadata.jsonl` or `metadata.csv` of a Hugging Face
-`imagefolder`, and else takes the name of its folder, as `imagefolder` does.
+`captioned` and `parts_of` are both ends of the document of a captioned picture.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 import os
 import struct
@@ -23,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tessera.data.reasons import Skipped, Unreadable, words
+from tessera.data.reasons import Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.pictures import picture_segment
@@ -33,11 +30,6 @@ MOST_PIXELS = 50_000_000
 """Of a file that is opened, 200 MB unpacked: a photograph has fewer."""
 MOST_BYTES = 200_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_LISTS = ("captions.tsv", "metadata.jsonl", "metadata.csv")
-_FILE_COLUMNS = ("file_name", "file", "path")
-_CAPTION_COLUMNS = ("text", "caption", "name", "title", "label", "description")
-_LEVELS_UP = 3
-"""A list of captions may lie in the folder of a picture or up to so many above it."""
 
 
 def read_picture(source: Path | bytes, alpha: bool = False) -> np.ndarray:
@@ -194,85 +186,3 @@ def parts_of(document: Document) -> Parts | None:
         return None
     texts = [str(s.content) for s in rest]
     return Parts(caption, pixels, list(zip(texts[::2], texts[1::2], strict=True)))
-
-
-class Captions:
-    """Captions of pictures, from the lists that lie beside them; each list is read once.
-
-    Args:
-        column: that holds the caption; None: `text`, `caption`, `name`, `title`, `label` or `description`, the first there is.
-        skipped: what cannot be read is appended here.
-    """
-
-    def __init__(self, column: str | None, skipped: list[Skipped]) -> None:
-        self._column = column
-        self._skipped = skipped
-        self._lists: dict[Path, dict[str, dict[str, Any]] | None] = {}
-
-    def is_picture(self, name: str) -> bool:
-        """Whether a file's ending is that of a picture."""
-        return name.rpartition(".")[2].lower() in ENDINGS
-
-    def is_list(self, path: Path) -> bool:
-        """Whether a file lists captions, and so is no document itself."""
-        return path.name in _LISTS and self._rows(path.parent) is not None
-
-    def document(self, path: Path, name: str) -> Document | None:
-        """The picture of a file with its caption, if it has one; None where it cannot be read, which is noted."""
-        try:
-            if not path.is_file():
-                raise Unreadable("a broken link" if path.is_symlink() else "not a regular file")
-            if path.stat().st_size == 0:
-                raise Unreadable("empty")
-            pixels = read_picture(path)
-        except (Unreadable, OSError) as error:
-            self._skipped.append(Skipped(name, words(error)))
-            return None
-        row, listed = self._row(path)
-        if not listed:
-            # Without any list, a folder below the one that was named says what is in its pictures.
-            caption = name.split("/")[-2].replace("_", " ") if "/" in name else ""
-            return captioned(pixels, caption, [], name)
-        caption = next((str(row[c]).strip() for c in self._columns(row) if row.get(c)), "")
-        asked = [(str(row["question"]), str(row["answer"]))] if row.get("question") and row.get("answer") else []
-        return captioned(pixels, caption, asked, name)
-
-    def _columns(self, row: dict[str, Any]) -> tuple[str, ...]:
-        return (self._column,) if self._column else _CAPTION_COLUMNS
-
-    def _row(self, path: Path) -> tuple[dict[str, Any], bool]:
-        """What the lists say of a picture, and whether there is a list at all."""
-        folder, listed = path.parent, False
-        for _ in range(_LEVELS_UP + 1):
-            if (rows := self._rows(folder)) is not None:
-                listed = True
-                relative = path.relative_to(folder).as_posix()
-                row = rows.get(relative) or rows.get(path.name)
-                if row is not None:
-                    return row, True
-            folder = folder.parent
-        return {}, listed
-
-    def _rows(self, folder: Path) -> dict[str, dict[str, Any]] | None:
-        """Rows of a folder's list by the file they speak of."""
-        if folder not in self._lists:
-            self._lists[folder] = None
-            for name in _LISTS:
-                if (folder / name).is_file() and (rows := self._read(folder / name)):
-                    self._lists[folder] = rows
-                    break
-        return self._lists[folder]
-
-    def _read(self, path: Path) -> dict[str, dict[str, Any]]:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            if path.suffix == ".jsonl":
-                table = [json.loads(line) for line in text.splitlines() if line.strip()]
-            else:
-                table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
-        except (OSError, ValueError, csv.Error) as error:
-            self._skipped.append(Skipped(path.name, words(error)))
-            return {}
-        rows = [row for row in table if isinstance(row, dict)]
-        column = next((c for c in _FILE_COLUMNS if rows and isinstance(rows[0].get(c), str)), None)
-        return {} if column is None else {str(row[column]): row for row in rows if row.get(column)}

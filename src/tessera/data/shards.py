@@ -8,6 +8,7 @@ went into it and is reused as it stands.
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.corpus import Corpus, Split
+from tessera.data.film_tasks import film_documents, held_out_films
 from tessera.data.folders import aside, publish, read_manifest
 from tessera.data.picture_tasks import held_out_documents, task_documents, views_of
 from tessera.data.shapes import fill_in_the_middle, pieces
 from tessera.errors import UserError
 from tessera.tokens.document import Document, TokenRecord
+from tessera.tokens.films import films_of
 from tessera.tokens.pictures import pictures_of
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -102,8 +105,8 @@ def tokenise(
     Args:
         data: `fill_in_the_middle` is the share of training documents that are reshaped, `seed` chooses them.
         context: T; a document that is reshaped is first cut into pieces that fit into a row, since a model that never sees
-            both sides of a gap at once cannot learn to fill it, and one with pictures that does not fit is left out. None:
-            documents are reshaped whole.
+            both sides of a gap at once cannot learn to fill it, and one with pictures or films that does not fit is
+            left out. None: documents are reshaped whole.
         cache: the folder is `cache/tokens-HASH`.
 
     Raises:
@@ -112,6 +115,8 @@ def tokenise(
     shape: tuple[object, ...] = (data.fill_in_the_middle, data.seed, context) if data.fill_in_the_middle else ()
     if data.pictures is not None and corpus.pictures:
         shape = (*shape, data.pictures.model_dump_json(), data.seed, context)
+    if data.films is not None and corpus.films:
+        shape = (*shape, data.films.model_dump_json(), data.seed, context)
     settings = (_LAYOUT, corpus.hash, vocabulary.hash, *shape)
     name = hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
     target = cache / f"tokens-{name}"
@@ -131,9 +136,12 @@ def tokenise(
                 if data.pictures is not None and source.pictures:
                     documents = _tasks(documents, corpus, split, index, data, vocabulary, context)
                     most = context
+                if data.films is not None and source.films:
+                    documents = _film_tasks(documents, corpus, split, index, data, vocabulary)
+                    most = context
                 left_out += _write(folder / f"{index}-{split}", documents, vocabulary, dtype, most)
         if left_out:
-            say(f"left out {left_out:,} documents with pictures that are longer than train.context={context}")
+            say(f"left out {left_out:,} documents with pictures or films that are longer than train.context={context}")
         uris = [source.uri for source in corpus.sources]
         publish(folder, target, {"hash": name, "sources": uris, "dtype": dtype.name, "pad_id": vocabulary.pad_id})
     shards = open_shards(target)
@@ -223,12 +231,25 @@ def _tasks(
     once = task_documents(corpus.documents(split, index), data.pictures, data.seed, 1, context)
     # Counted on the first view of each: what all of them take decides how many there are.
     tokens = 0 if data.pictures.views else sum(len(vocabulary.encode(document)) for document in once)
-    return task_documents(documents, data.pictures, data.seed, views_of(data.pictures, tokens), context)
+    return task_documents(documents, data.pictures, data.seed, views_of(data.pictures.views, tokens), context)
+
+
+def _film_tasks(
+    documents: Iterable[Document], corpus: Corpus, split: Split, index: int, data: recipe.Data, vocabulary: Vocabulary
+) -> Iterator[Document]:
+    """A source's captioned films as what they are to teach."""
+    assert data.films is not None
+    if split == "validation":
+        return held_out_films(documents, data.films)
+    tokenizer = vocabulary.media_tokenizer("video")
+    films = (film for document in corpus.documents(split, index) for film in films_of(document))
+    tokens = 0 if data.films.views else sum(math.prod(tokenizer.grid(film.shape[:3])) for film in films)
+    return film_documents(documents, data.films, data.seed, tokens)
 
 
 def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype, most: int | None) -> int:
-    """The three files of one split of one source; returns how many documents with pictures were longer than `most` + 1 tokens,
-    which are left out: half of a picture teaches little, and is no measure."""
+    """The three files of one split of one source; returns how many documents with pictures or films were longer than `most` + 1
+    tokens, which are left out: half of a picture teaches little, and is no measure."""
     left_out = 0
     lengths = [np.zeros(1, np.int64)]
     paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("ids", "learn", "offsets")}
@@ -268,7 +289,7 @@ def _write_batch(
         ids.append(np.array([vocabulary.end_id]))
         learn.append(np.ones(1, np.bool_))
         length = sum(map(len, ids[first:]))
-        if most is not None and length > most + 1 and pictures_of(document):
+        if most is not None and length > most + 1 and (pictures_of(document) or films_of(document)):
             del ids[first:], learn[first:]
             dropped += 1
         else:
@@ -284,7 +305,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     characters = 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text) + 8 * sum(p.size for p in pictures_of(document))
+        characters += len(document.text) + 8 * sum(p.size for p in (*pictures_of(document), *films_of(document)))
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -172,7 +172,7 @@ class SlotCache:
         """Opens a slot behind the last one, with what is known of the prefix `keys`; returns the blocks that this uses."""
         blocks = self.prefixes.match(keys)
         length = len(blocks) * BLOCK
-        self._make_room(len(self.lengths) + 1, max([length, *self.lengths]))
+        self.make_room(len(self.lengths) + 1, max([length, *self.lengths]))
         if blocks:
             at = torch.tensor(blocks, device=self._device)
             for slots, kept in zip(self.slots, self._kept, strict=True):
@@ -207,7 +207,7 @@ class SlotCache:
         The tokens count only after `end`, so a pass that fails leaves nothing behind.
         """
         ends = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        self._make_room(len(ends), max(ends))
+        self.make_room(len(ends), max(ends))
         slot_N = np.repeat(np.arange(len(counts)), counts)
         position_N = np.concatenate([np.arange(length, end) for length, end in zip(self.lengths, ends, strict=True)])
         slots, positions = torch.from_numpy(slot_N).to(self._device), torch.from_numpy(position_N).to(self._device)
@@ -232,7 +232,7 @@ class SlotCache:
         filled = [*self.lengths, *[0] * (rows - len(self.lengths))]
         # A whole multiple, so that it is never 1, which would be a graph of its own.
         window = -(-(max(filled) + 1) // _WINDOW) * _WINDOW
-        self._make_room(rows, window)
+        self.make_room(rows, window)
         positions_B = torch.tensor(filled, device=self._device)
         places_BK = self._first[:rows] + positions_B[:, None]
         hidden_BW = self._steps[:window] > positions_B[:, None]
@@ -242,8 +242,32 @@ class SlotCache:
         """Grows to all rows of a full context at once, for graphs that know one shape only; False where the budget forbids."""
         if self._most_rows * self._config.context > self._most_tokens:
             return False
-        self._make_room(self._most_rows, self._longest)
+        self.make_room(self._most_rows, self._longest)
         return True
+
+    def make_room(self, rows: int, tokens: int) -> None:
+        """Grows to `rows` slots of `tokens` each: by doubling where the budget allows, which makes it rare."""
+        have_rows, have_tokens = self.shape
+        if rows <= have_rows and tokens <= have_tokens:
+            return
+        more_tokens = min(_power_of_two(max(tokens, have_tokens, _LEAST_TOKENS)), max(self._longest, tokens))
+        more_rows = min(_power_of_two(max(rows, have_rows)), self._most_rows)
+        if more_rows * more_tokens > self._most_tokens:
+            more_tokens = max(tokens, min(more_tokens, self._most_tokens // rows))
+            more_rows = max(rows, min(more_rows, self._most_tokens // more_tokens))
+        kept_rows, kept_tokens = min(have_rows, more_rows), min(have_tokens, more_tokens)
+        olds = [self._view(old)[:kept_rows, :, :kept_tokens] for old in self.slots]
+        self._rows, self._capacity = more_rows, more_tokens
+        starts = torch.arange(more_rows * self._config.kv_heads, device=self._device) * more_tokens
+        self._first = starts.view(more_rows, self._config.kv_heads)
+        self._steps = torch.arange(more_tokens, device=self._device)
+        grown = []
+        for old in olds:
+            # Zeros, not garbage: a masked NaN would still spoil the sum over values.
+            new = old.new_zeros((more_rows * self._config.kv_heads * more_tokens, self._config.head_size))
+            self._view(new)[:kept_rows, :, :kept_tokens] = old
+            grown.append(new)
+        self.slots = grown
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -303,28 +327,6 @@ class SlotCache:
             q.transpose(1, 2), keys, values, span.mask, is_causal=span.mask is None, enable_gqa=keys.shape[1] != H
         )
         return mixed.transpose(1, 2)
-
-    def _make_room(self, rows: int, tokens: int) -> None:
-        """Grows to `rows` slots of `tokens` each: by doubling where the budget allows, which makes it rare."""
-        have_rows, have_tokens = self.shape
-        if rows <= have_rows and tokens <= have_tokens:
-            return
-        more_tokens = min(_power_of_two(max(tokens, have_tokens, _LEAST_TOKENS)), max(self._longest, tokens))
-        more_rows = min(_power_of_two(max(rows, have_rows)), self._most_rows)
-        if more_rows * more_tokens > self._most_tokens:
-            more_tokens = max(tokens, min(more_tokens, self._most_tokens // rows))
-            more_rows = max(rows, min(more_rows, self._most_tokens // more_tokens))
-        kept_rows, kept_tokens = min(have_rows, more_rows), min(have_tokens, more_tokens)
-        olds = [self._view(old)[:kept_rows, :, :kept_tokens] for old in self.slots]
-        self._rows, self._capacity = more_rows, more_tokens
-        starts = torch.arange(more_rows * self._config.kv_heads, device=self._device) * more_tokens
-        self._first = starts.view(more_rows, self._config.kv_heads)
-        self._steps = torch.arange(more_tokens, device=self._device)
-        for index, old in enumerate(olds):
-            # Zeros, not garbage: a masked NaN would still spoil the sum over values.
-            new = old.new_zeros((more_rows * self._config.kv_heads * more_tokens, self._config.head_size))
-            self._view(new)[:kept_rows, :, :kept_tokens] = old
-            self.slots[index] = new
 
     def _grow_kept(self, blocks: int) -> None:
         have = len(self._kept[0])

@@ -35,8 +35,8 @@ _VALUES = ("const", "enum", "default", "examples")
 class Progress(Protocol):
     """A constraint on its way through one completion. All methods may raise UserError: the constraint cannot go on."""
 
-    def allowed(self) -> Tensor:
-        """(V,) bool, the ids that may come next."""
+    def allowed(self) -> Tensor | None:
+        """(V,) bool, the ids that may come next; None: those that may where there is no constraint."""
         ...
 
     def forced(self) -> list[int]:

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tessera.engine import native
 from tessera.engine.cache import BLOCK, Prefixes, SlotCache
 from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
+from tessera.engine.thinking import ThoughtProgress
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, rotary_table
@@ -103,6 +105,9 @@ class Engine:
         self._scheduler = Scheduler(limits, cache_tokens)
         self._rotary = rotary_table(config, torch.arange(config.context, device=self._device))
         self._compiled = CompiledDecode(decoder)
+        self._native: native.NativeStep | None = None
+        self._packed = 0
+        self._compiling: threading.Thread | None = None
         self._ids = itertools.count()
         self._counts = dict.fromkeys(
             ("steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "finished", "aborted", "failed"), 0
@@ -254,18 +259,32 @@ class Engine:
     def compile(self, buckets: Sequence[int] = BUCKETS) -> threading.Thread | None:
         """Compiles the step of running streams in the background; to be called by the thread that steps, or before it starts.
 
-        The cache takes all its memory at once, since a graph knows one shape of it only.
+        On a CPU in float32 that is `native`, ready in seconds, or at once where it was compiled before; without this call the
+        first step waits for it. Else it is torch's compiler, for which the cache takes all its memory at once, since a graph
+        knows one shape of it only.
 
         Args:
-            buckets: numbers of streams to compile for, as far as `limits.rows` goes.
+            buckets: numbers of streams for torch's compiler, as far as `limits.rows` goes.
 
         Returns:
             The thread, which ends when all is compiled; None where `limits.cache_tokens` is less than all rows may come to.
         """
+        if native.fits(self.decoder):
+            self._native = None
+            thread = threading.Thread(target=self._compile_native, name="compile", daemon=True)
+            self._compiling = thread
+            thread.start()
+            return thread
         if not self._cache.reserve():
             return None
         wanted = [size for size in buckets if size <= self.limits.rows]
         return self._compiled.start(self._cache.slots, self._cache.shape, wanted)
+
+    @torch.inference_mode()
+    def _compile_native(self) -> None:
+        self._packed = self.version
+        if (code := native.library()) is not None:
+            self._native = native.NativeStep(code, self.decoder, self._rotary)
 
     def fail(self, message: str) -> None:
         """Ends every running request with `Failed` and frees its slot: what to do when `step` raised.
@@ -377,8 +396,28 @@ class Engine:
 
     def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
         """Feeds `counts` pending ids of each row to the model; returns the logits of the rows that have none left, and these."""
-        if all(row.pending == 1 and row.computed >= row.prompt_tokens for row in rows):
-            return self._decode(rows), list(rows)
+        streams = [
+            slot
+            for slot, (row, count) in enumerate(zip(rows, counts, strict=True))
+            if count == row.pending == 1 and row.computed >= row.prompt_tokens
+        ]
+        step = self._native_step() if streams else None
+        if step is None:
+            return (self._decode(rows), list(rows)) if len(streams) == len(rows) else self._flat(rows, counts)
+        logits_BV = step([rows[slot].ids[-1] for slot in streams], streams, self._cache)
+        taken, going_on = [0] * len(rows), [rows[slot] for slot in streams]
+        for slot, row in zip(streams, going_on, strict=True):
+            taken[slot] = 1
+            row.computed += 1
+        self._cache.end(taken)
+        self._counts["steps"] += 1
+        if sum(counts) == len(streams):
+            return logits_BV, going_on
+        rest_BV, others = self._flat(rows, [count - one for count, one in zip(counts, taken, strict=True)])
+        return torch.cat((logits_BV, rest_BV)), going_on + others
+
+    def _flat(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
+        """`_forward` as one pass of the decoder's own code over a flat row of tokens."""
         new = [row.ids[row.computed : row.computed + count] for row, count in zip(rows, counts, strict=True)]
         ids_1N = torch.tensor([list(itertools.chain.from_iterable(new))], device=self._device)
         positions_N = self._cache.begin(counts)
@@ -394,7 +433,7 @@ class Engine:
             row.computed += count
             if count and row.computed >= row.prompt_tokens > row.computed - count:
                 self._remember(row)
-            if not row.pending:
+            if count and not row.pending:
                 sampling.append(row)
                 last.append(end - 1)
         self._counts["steps"] += 1
@@ -403,7 +442,7 @@ class Engine:
         return self.decoder.logits(hidden_ND), sampling
 
     def _decode(self, rows: Sequence[Row]) -> Tensor:
-        """`_forward` where every row has one token to go on from: compiled, if there is a step for so many rows."""
+        """`_forward` where every row has one token to go on from: compiled by torch, if there is a step for so many rows."""
         n = len(rows)
         size = self._compiled.bucket(n, self._cache.shape)
         positions_B, places, mask = self._cache.begin_decode(size or n)
@@ -416,6 +455,16 @@ class Engine:
             row.computed += 1
         self._counts["steps"] += 1
         return logits_BV[:n]
+
+    def _native_step(self) -> native.NativeStep | None:
+        """The step in C++ with the present weights, if there is one; compiled now unless that goes on in the background."""
+        if self._compiling is None and native.fits(self.decoder):
+            self._compiling = threading.current_thread()
+            self._compile_native()
+        if self._native is not None and self._packed != self.version:
+            self._packed = self.version
+            self._native.pack()
+        return self._native
 
     def _read_prompt(self, row: Row, hidden_TD: Tensor) -> None:
         """Log-probabilities of the tokens of a prompt that follow those in `hidden_TD`."""
@@ -442,7 +491,9 @@ class Engine:
                 continue
             with _caught(row, ended):
                 if not self._force(row, ended):
-                    allowed_V = None if row.progress is None else row.progress.allowed().to(self._device)
+                    allowed_V = None if row.progress is None else row.progress.allowed()
+                    if allowed_V is not None:
+                        allowed_V = allowed_V.to(self._device)
                     draws.append(Draw(row.request.params, uniform(row.seed, row.draws), row.history, allowed_V))
                     drawn.append(index)
         if not draws:
@@ -478,7 +529,9 @@ class Engine:
         if row.history is not None:
             row.history.add(token)
         stops = token in row.stop_ids
-        text = "" if stops else row.stream.feed(self.vocabulary.bytes_of([token]))
+        # A thought is no part of the text, and no stop string in it counts.
+        hidden = isinstance(row.progress, ThoughtProgress) and row.progress.thinking
+        text = "" if stops or hidden else row.stream.feed(self.vocabulary.bytes_of([token]))
         complete = row.progress is not None and not stops and row.progress.accept(token)
         if stops or complete or row.stream.stopped:
             ended[row] = "stop"

@@ -30,7 +30,7 @@ class Completion:
         cut_tokens: ids left off the start of a prompt that was longer than the context.
         finish_reason: `stop` (an end token, a stop string or the end of a grammar), `length` (max_tokens or the context is
             full) or `abort`.
-        text: what was sampled, as text: without control tokens, up to the stop string.
+        text: what was sampled, as text: without control tokens and a thought that was asked for, up to the stop string.
         seed: of the random numbers.
         version: of the weights when it ended, see `Engine.load_weights`.
         top: the most likely ids at each sampled token, where they were asked for.

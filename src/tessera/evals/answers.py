@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tessera.engine.engine import Engine
+from tessera.engine.request import Completion, Request
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.thinking import Thought, thought
 from tessera.errors import UserError
 from tessera.evals.score import Score
 from tessera.evals.suites import Suite
@@ -33,6 +36,8 @@ class Settings:
         temperature: None: 0 for one sample, 0.8 for more.
         max_tokens: of an answer; None: the suite's.
         dialogue: the question is a user's turn; else it is text to go on from.
+        effort: the model thinks first, with this effort and beside `max_tokens`; none: it answers at once.
+        budgets: effort -> tokens of thought that the model was trained with.
     """
 
     tasks: int = 100
@@ -43,6 +48,8 @@ class Settings:
     max_tokens: int | None = None
     seed: int = 0
     dialogue: bool = False
+    effort: str = ""
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def heat(self) -> float:
@@ -56,7 +63,8 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
     """The suite's numbers: pass@k for k = 1, 2, 4, ... up to the samples, the votes, every further judge at one sample.
 
     Raises:
-        UserError: more shots than there are examples, samples that would all be equal, a prompt that leaves no room.
+        UserError: an effort that the model does not know, more shots than there are examples, samples that would all be equal,
+            a prompt that leaves no room.
         RunFailed: the sandbox failed.
     """
     if settings.samples > 1 and settings.heat == 0:
@@ -65,7 +73,8 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
     examples = _examples(suite, settings)
     prompts = [_prompt(engine, examples, task, settings) for task in tasks]
     max_tokens = settings.max_tokens or suite.max_tokens
-    longest = max(map(len, prompts))
+    think = thought(engine.vocabulary, settings.budgets, settings.effort) if settings.effort else None
+    longest = max(map(len, prompts)) + (think.tokens if think else 0)
     if longest + 1 >= engine.decoder.config.context:
         raise UserError(
             f"{suite.name} with {settings.shots} examples needs {longest} tokens for its longest question, and the model reads "
@@ -73,11 +82,18 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
         )
     order = [i for i in range(len(tasks)) for _ in range(settings.samples)]
     each = [
-        SamplingParams(max_tokens, settings.heat, top_p=settings.top_p, seed=_seed(settings.seed, i, j), stop=suite.stop)
+        SamplingParams(
+            max_tokens + (think.tokens if think else 0),
+            settings.heat,
+            top_p=settings.top_p,
+            seed=_seed(settings.seed, i, j),
+            stop=suite.stop,
+        )
         for i in range(len(tasks))
         for j in range(settings.samples)
     ]
-    completions = engine.generate([prompts[i] for i in order], each)
+    asked = [Request(tuple(prompts[i]), params, think) for i, params in zip(order, each, strict=True)]
+    completions = engine.complete(asked)
     answers = [completion.text for completion in completions]
     judged = _judge(suite, [tasks[i] for i in order], answers, sandbox)
     shared = {
@@ -89,6 +105,7 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
         "max_tokens": max_tokens,
         "seed": settings.seed,
         "prompt": "user turn" if settings.dialogue else "text",
+        **({"effort": settings.effort or "none", **_spent(completions, think)} if settings.budgets else {}),
         "cut_at_max_tokens": sum(c.finish_reason == "length" for c in completions) / len(completions),
         **({"isolation": sandbox.isolation} if sandbox and not suite.judges else {}),
         **suite.settings,
@@ -102,7 +119,11 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
 
     def add(measure: str, values: Sequence[float], judge: str) -> None:
         value, error = mean_and_error(values)
-        name = f"{measure}, {settings.shots}-shot" + (f", {judge}" if len(judged) > 1 else "")
+        name = (
+            f"{measure}, {settings.shots}-shot"
+            + (f", effort {settings.effort or 'none'}" if settings.budgets else "")
+            + (f", {judge}" if len(judged) > 1 else "")
+        )
         scores.append(Score(suite.name, name, value, error, len(tasks), suite.chance, baseline[judge], baseline_is, shared))
 
     sizes = [2**power for power in range(int(math.log2(n)) + 1)] + ([n] if n & (n - 1) else [])
@@ -120,6 +141,19 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
     return scores
 
 
+def _spent(completions: Sequence[Completion], think: Thought | None) -> dict[str, Any]:
+    """How many tokens the thoughts took, and how many of them were closed by force."""
+    if think is None:
+        return {}
+    ends = [int(np.argmax(c.ids == think.closing)) if think.closing in c.ids else len(c.ids) for c in completions]
+    cut = [end == think.limit + 1 for end in ends]
+    return {
+        "thought_tokens": float(np.mean(ends)) - 1,
+        "thought_limit": think.limit,
+        "thoughts_closed_by_force": float(np.mean(cut)),
+    }
+
+
 def _examples(suite: Suite, settings: Settings) -> list[Task]:
     if not settings.shots:
         return []
@@ -131,14 +165,16 @@ def _examples(suite: Suite, settings: Settings) -> list[Task]:
 
 def _prompt(engine: Engine, examples: Sequence[Task], task: Task, settings: Settings) -> list[int]:
     """Ids of the examples and the question."""
-    if settings.dialogue:
+    if settings.dialogue or settings.effort:
         turns = [
             message
             for example in examples
             for message in (chat.Message("user", example.prompt.strip()), chat.Message("assistant", example.answer))
         ]
         turns.append(chat.Message("user", task.prompt.strip()))
-        return [int(id) for id in engine.vocabulary.encode(chat.render(turns, add_generation_prompt=True)).ids]
+        return [
+            int(id) for id in engine.vocabulary.encode(chat.render(turns, add_generation_prompt=True, effort=settings.effort)).ids
+        ]
     shown = "".join(f"{example.prompt}{example.answer}\n" for example in examples)
     return engine.vocabulary.encode_text(shown + task.prompt)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.errors import UserError
+from tessera.posttrain.curriculum import dial
 from tessera.posttrain.verifiers import Task, Verifier, extract
 from tessera.posttrain.verifiers.answers import exact, number, numeric
 from tessera.posttrain.verifiers.instructions import instructions, instructions_loosely, is_covered
@@ -114,15 +115,17 @@ GENERATED: dict[str, tuple[Maker, tuple[int, int], tuple[int, int]]] = {
     "reversing": (reversing, (2, 6), (7, 10)),
     "sorting": (sorting, (2, 5), (6, 9)),
     "counting": (counting, (2, 8), (9, 14)),
+    "dial": (dial, (3, 8), (9, 12)),
 }
 """Name -> what makes a task of a length, the lengths taken for trained, and those beyond them."""
+_CHANCE = {"dial": 0.1}
 
 
 def generated(name: str, lengths: tuple[int, int] | None = None, beyond: bool = False) -> Suite:
     """A generated suite.
 
     Args:
-        lengths: first and last length (digits, letters, numbers); None: the suite's own.
+        lengths: first and last length (digits, letters, numbers, moves); None: the suite's own.
         beyond: the suite's lengths beyond those taken for trained.
     """
     make_one, inside, outside = GENERATED[name]
@@ -143,6 +146,7 @@ def generated(name: str, lengths: tuple[int, int] | None = None, beyond: bool = 
         lambda text: extract(text) or None,
         examples,
         max_tokens=16 + 4 * high,
+        chance=_CHANCE.get(name),
         settings={"lengths": [low, high]},
     )
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,26 @@ from tessera.model.decoder import Decoder, DecoderConfig
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INDEX = "model.safetensors.index.json"
+_THINKING = "thinking_tokens"
+"""Of `generation_config.json`; other tools pass over what they do not know there."""
 _LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids that other tools look up in `config.json` and `generation_config.json`.
+    """What a model's config files say of its tokens: ids that other tools look up there, and how long it was taught to think.
 
     Args:
         begin: put before every prompt by the tokenizer, or None.
         end: ids that end a completion.
         pad: fills short rows, or None.
+        thinking: effort -> tokens of thought that it was trained with, from little to much; empty: it does not think.
     """
 
     begin: int | None = None
     end: tuple[int, ...] = ()
     pad: int | None = None
+    thinking: Mapping[str, int] = field(default_factory=dict)
 
 
 def resolve_model(path: str | Path) -> Path:
@@ -170,7 +174,7 @@ def read_special(folder: str | Path) -> SpecialIds:
         page |= {k: v for k, v in _read_json(folder / "generation_config.json").items() if v is not None}
     end = page.get("eos_token_id")
     ends = () if end is None else tuple(end) if isinstance(end, list) else (end,)
-    return SpecialIds(page.get("bos_token_id"), ends, page.get("pad_token_id"))
+    return SpecialIds(page.get("bos_token_id"), ends, page.get("pad_token_id"), dict(page.get(_THINKING) or {}))
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
@@ -286,7 +290,8 @@ def _to_hugging_face(config: DecoderConfig, dtype: torch.dtype, special: Special
 def _generation_config(special: SpecialIds) -> dict[str, Any]:
     """How other tools sample by default: as `engine` does, from the model's own distribution."""
     ids = {"bos_token_id": special.begin, "eos_token_id": _one_or_many(special.end), "pad_token_id": special.pad}
-    return {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} | {k: v for k, v in ids.items() if v is not None}
+    page = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} | {k: v for k, v in ids.items() if v is not None}
+    return page | ({_THINKING: dict(special.thinking)} if special.thinking else {})
 
 
 def _one_or_many(ids: tuple[int, ...]) -> int | list[int] | None:

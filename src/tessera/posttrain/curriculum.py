@@ -122,9 +122,36 @@ def arithmetic(digits: int, dice: random.Random) -> Task:
     return Task(f"{a}{sign}{b}=", str(right), {"level": digits}, f"arithmetic-{a}{sign}{b}")
 
 
+DIAL_MOVES = ("+1", "+2", "+3", "+4", "+5", "*3", "*7", "*9")
+"""None forgets the digit, as times 5 would."""
+
+
+def dial(moves: int, dice: random.Random) -> Task:
+    """A digit and so many operations on it from left to right, of which only the last digit is kept.
+
+    Each move depends on the one before: unlike those of a sum, they cannot be added up side by side, which a transformer learns
+    to do at once (docs/LOG.md, 2026-11-29, "Thinking").
+    """
+    text = str(dice.randrange(10))
+    for _ in range(moves):
+        text += dice.choice(DIAL_MOVES)
+    return Task(f"dial {text}=", dial_digits(text)[-1], {"level": moves}, f"dial-{text}")
+
+
+def dial_digits(text: str) -> str:
+    """The digit after each move of `3*7+4`: `15`."""
+    digit, found = int(text[0]), ""
+    for sign, number in zip(text[1::2], text[2::2], strict=True):
+        other = int(number)
+        digit = (digit * other if sign == "*" else digit + other) % 10
+        found += str(digit)
+    return found
+
+
 BUILT_IN: dict[str, tuple[Callable[[int, random.Random], Task], tuple[int, int]]] = {
     "arithmetic": (arithmetic, (1, 3)),
     "reversal": (reversal, (2, 6)),
+    "dial": (dial, (3, 8)),
 }
 """Name -> what makes its tasks, and the levels it goes through unless `NAME:LOW-HIGH` says others."""
 
@@ -133,8 +160,9 @@ def open_pool(data: str, exam_tasks: int, seed: int) -> Pool:
     """The tasks that `--data` names.
 
     Args:
-        data: `arithmetic`, `reversal`, one of these with `:LOW-HIGH`, or the path of a file of tasks: JSON objects with `prompt`
-            and, as far as the verifier needs them, `answer`, `data` and `id`; `data.level`, a number, sorts them into levels.
+        data: `arithmetic`, `reversal`, `dial`, one of these with `:LOW-HIGH`, or the path of a file of tasks: JSON objects with
+            `prompt` and, as far as the verifier needs them, `answer`, `data` and `id`; `data.level`, a number, sorts them into
+            levels.
         exam_tasks: how many are held out; of a file at most a fifth.
         seed: of what is held out.
 

@@ -24,7 +24,7 @@ class Asked:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
         """From what `asdict` gave and JSON kept."""
-        return cls(**{**plain, "settings": tuple(plain["settings"])})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
 
 
 def asked(folder: RunFolder, key: str, otherwise: str) -> dict[str, Any]:

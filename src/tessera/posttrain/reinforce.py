@@ -10,6 +10,7 @@ there, with the loop of all stages; the model that is kept is the best on tasks 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +25,21 @@ from tessera.data.loader import Loader
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
 from tessera.engine.engine import speaks_dialogue
+from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
-from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, write_tasks
+from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
 from tessera.posttrain.examples import read_examples
-from tessera.posttrain.rollouts import ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids
+from tessera.posttrain.rollouts import EFFORT, ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
+from tessera.posttrain.verifiers import Task
 from tessera.posttrain.verifiers import load as load_verifier
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
+from tessera.tokens.chat import EFFORTS
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, policy
 from tessera.train.launch import launch, origin
@@ -73,7 +77,8 @@ class Wish(plans.Asked):
         budget: time, FLOPs or tokens.
         steps: updates, instead of a budget.
         group, groups: answers to a task, tasks in a batch.
-        max_tokens: of an answer.
+        max_tokens: of an answer, beside its thought.
+        efforts: with which the model thinks before it answers, one drawn for each task; none: it answers at once.
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
         validation: file of tasks to hold the exam with, instead of some of `data`.
@@ -94,6 +99,7 @@ class Wish(plans.Asked):
     group: int = 8
     groups: int = 16
     max_tokens: int | None = None
+    efforts: tuple[str, ...] = ()
     rate: float | None = None
     exam_tasks: int = 128
     exam_samples: int = 4
@@ -134,8 +140,9 @@ class Wish(plans.Asked):
         """How rollouts are made; `max_tokens` has to be known."""
         assert self.max_tokens is not None
         return Sampling(
-            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, bool(self.punish_truncated), self.seed
-        )
+            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, bool(self.punish_truncated),
+            self.seed, self.efforts,
+        )  # fmt: skip
 
     @property
     def policy(self) -> policy.PolicySettings:
@@ -168,7 +175,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     machine = devices.detect(wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
     dialogue = speaks_dialogue(str(model), vocabulary)
-    wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue)
+    budgets = budgets_of(str(model))
+    for effort in wish.efforts:
+        if effort not in budgets:
+            raise UserError(refusal(budgets, effort))
+    if wish.efforts:
+        each = itertools.cycle(dict.fromkeys(wish.efforts))
+        pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
+    wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue, max((budgets[e] + 3 for e in wish.efforts), default=0))
 
     folder = RunFolder.create(path, wanted)
     write_tasks(path / "held_out.jsonl", pool.held_out)
@@ -262,7 +276,8 @@ def assemble(
     reference = None
     if wish.kl:
         reference = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device).requires_grad_(False)
-    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype)
+    budgets = budgets_of(info["init"])
+    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets)
     pool = _stored_pool(path, wish, tuple(info["levels"]))
     right = judged_by(load_verifier(wish.verifier))
     mixed = None
@@ -328,10 +343,21 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             "tasks": len(tasks),
             "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
             "length": sum(len(c.ids) for c in done) / len(done),
+            **by_effort(tasks, by_task),
         }
 
     # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
     return loop.Exam(take, "reward")
+
+
+def by_effort(tasks: Sequence[Task], success: Sequence[float]) -> dict[str, float]:
+    """The mean success of the tasks of each effort, where they have one."""
+    efforts = [task.data.get(EFFORT) for task in tasks]
+    return {
+        f"pass_at_1_{effort}": float(np.mean([s for e, s in zip(efforts, success, strict=True) if e == effort]))
+        for effort in EFFORTS
+        if effort in efforts
+    }
 
 
 class Alarms:
@@ -377,11 +403,15 @@ def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:
     return Pool(levels, held_out, by_level(read_tasks(path / "tasks.jsonl"))[1])
 
 
-def _fitted(wish: Wish, pool: Pool, shape: DecoderConfig, vocabulary: Vocabulary, dialogue: bool) -> tuple[Wish, int]:
-    """The wish with its `max_tokens`, and the longest row, both such that every prompt and its answer fit the context."""
+def _fitted(
+    wish: Wish, pool: Pool, shape: DecoderConfig, vocabulary: Vocabulary, dialogue: bool, thought: int
+) -> tuple[Wish, int]:
+    """The wish with its `max_tokens`, and the longest row, both such that every prompt, its thought (of at most so many tokens,
+    the marks and the effort included) and its answer fit the context."""
     tasks = [*pool.held_out, *(task for level in pool.tasks for task in level)]
     prompts = [(len(prompt_ids(task, vocabulary, dialogue)), task) for task in tasks]
     longest, task = max(prompts, key=lambda pair: pair[0])
+    longest += thought
     answers = max(len(vocabulary.encode_text(task.answer)) for task in tasks)
     wanted = answers + _SPARE_TOKENS if pool.make is not None else _MOST_TOKENS
     room = shape.context - longest

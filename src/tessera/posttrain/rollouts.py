@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ import torch
 
 from tessera.data.loader import Batch, Batches
 from tessera.engine.engine import Engine, Limits
-from tessera.engine.request import Completion
+from tessera.engine.request import Completion, Request
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.thinking import thought
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder, join_weights
 from tessera.posttrain.curriculum import Curriculum, Pool
@@ -36,6 +38,9 @@ STEP_TOKENS, MOST_ROWS = 2048, 128
 """Of the engine while it makes rollouts: throughput counts, nobody waits for a single token."""
 ROW_UNIT = 8
 """Rows are filled up to a multiple of so many tokens."""
+
+EFFORT = "effort"
+"""Where a task's data says with which effort it is to be answered."""
 
 Judge = Callable[[Sequence[Task], Sequence[Sequence[str]]], list[list[float]]]
 """From tasks, and the answers to each, to the rewards of the answers."""
@@ -55,12 +60,13 @@ class Sampling:
     Args:
         group: rollouts of one task.
         groups: tasks of a batch.
-        max_tokens: of a rollout.
+        max_tokens: of a rollout, beside its thought.
         refills: how often groups without contrast are replaced by those of other tasks, at most.
         updates: a batch of rollouts makes so many updates, each from its own part of the groups.
         std: advantages are divided by the group's standard deviation too (GRPO as published, arXiv 2402.03300).
         punish: answers that were cut off are learned from as wrong ones, instead of not at all.
         seed: of tasks and samples.
+        efforts: of the thoughts, one drawn for each task; none: nothing is thought first.
     """
 
     group: int
@@ -71,6 +77,12 @@ class Sampling:
     std: bool = False
     punish: bool = False
     seed: int = 0
+    efforts: tuple[str, ...] = ()
+
+
+def with_effort(task: Task, effort: str) -> Task:
+    """The task, to be answered with an effort."""
+    return replace(task, data={**task.data, EFFORT: effort})
 
 
 def prompt_ids(task: Task, vocabulary: Vocabulary, dialogue: bool) -> list[int]:
@@ -79,7 +91,7 @@ def prompt_ids(task: Task, vocabulary: Vocabulary, dialogue: bool) -> list[int]:
     if not dialogue:
         return vocabulary.encode_text(task.prompt)
     turns = chat.read(task.data.get("messages") or ({"role": "user", "content": task.prompt},))
-    asked = chat.render(turns, add_generation_prompt=True)
+    asked = chat.render(turns, add_generation_prompt=True, effort=task.data.get(EFFORT, ""))
     ids: list[int] = vocabulary.encode(asked).ids.tolist()
     return ids
 
@@ -92,12 +104,22 @@ class Player:
         vocabulary: of the model.
         dialogue: tasks are asked in a user's turn; else the prompt is text that goes on.
         device, dtype: of the engine's copy.
+        budgets: effort -> tokens of thought.
     """
 
-    def __init__(self, policy: Decoder, vocabulary: Vocabulary, dialogue: bool, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        policy: Decoder,
+        vocabulary: Vocabulary,
+        dialogue: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        budgets: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.policy = policy
         self.vocabulary = vocabulary
         self.dialogue = dialogue
+        self.budgets = budgets
         self._copy = Decoder(policy.config, dtype).to(device, dtype).eval()
         join_weights(self._copy)
 
@@ -108,13 +130,18 @@ class Player:
     def play(self, tasks: Sequence[Task], each: int, max_tokens: int, seed: str) -> list[list[Completion]]:
         """`each` completions of every task with the policy's present weights, sampled at temperature 1 from all there is.
 
-        Requests are admitted task by task, and the seed of each follows from `seed` and its place.
+        Requests are admitted task by task, and the seed of each follows from `seed` and its place. A task with an effort is
+        thought about first, as long as that allows and beside `max_tokens`.
         """
-        prompts = [prompt_ids(task, self.vocabulary, self.dialogue) for task in tasks for _ in range(each)]
-        params = [SamplingParams(max_tokens, seed=_number(f"{seed}/{place}")) for place in range(len(prompts))]
-        engine = self._engine(len(prompts))
+        requests = []
+        for place, task in enumerate(task for task in tasks for _ in range(each)):
+            effort, prompt = task.data.get(EFFORT), tuple(prompt_ids(task, self.vocabulary, self.dialogue))
+            think = thought(self.vocabulary, self.budgets, effort) if effort else None
+            most = max_tokens + (think.tokens if think else 0)
+            requests.append(Request(prompt, SamplingParams(most, seed=_number(f"{seed}/{place}")), think))
+        engine = self._engine(len(requests))
         engine.load_weights((name, parameter.detach()) for name, parameter in self.policy.named_parameters())
-        done = engine.generate(prompts, params)
+        done = engine.complete(requests)
         return [done[start : start + each] for start in range(0, len(done), each)]
 
     def answer(self, completion: Completion) -> str:
@@ -217,6 +244,8 @@ class Rollouts:
                 break
             drawn = {at: self.pool.draw(at, levels.count(at), dice) for at in sorted(set(levels))}
             tasks = [drawn[at].pop() for at in levels]
+            if sampling.efforts:
+                tasks = [with_effort(task, dice.choice(sampling.efforts)) for task in tasks]
             groups = self.player.play(tasks, sampling.group, sampling.max_tokens, name)
             answers = [[self.player.answer(c) for c in group] for group in groups]
             rewards = self.judge(tasks, answers)

@@ -21,6 +21,7 @@ from tessera import recipe as recipes
 from tessera.data.loader import count_rows
 from tessera.data.shards import Shards, open_shards, write_records
 from tessera.device import Machine
+from tessera.engine.thinking import THINK
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
@@ -30,7 +31,8 @@ from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
-from tessera.tokens.document import TokenRecord
+from tessera.tokens.chat import EFFORTS
+from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, speed
 from tessera.train.launch import launch, origin
@@ -125,6 +127,10 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         say(f"{left:,} of {sum(examples.values()) + left:,} examples are longer than {longest:,} tokens and are left out")
     if not examples["train"]:
         raise UserError(f"every example in {wish.data} is longer than the {longest:,} tokens that fit; shorten them.")
+    thinking = {effort: reader.thoughts[effort] for effort in EFFORTS if effort in reader.thoughts}
+    if thinking:
+        said = ", ".join(f"{tokens:,} at the effort {effort}" for effort, tokens in thinking.items())
+        say(f"thoughts of at most so many tokens: {said}")
     say(
         f"{examples['train']:,} examples of {shards.train_tokens:,} tokens, {_learned(shards):,} of them to be learned; "
         f"{examples['validation']:,} held out"
@@ -143,6 +149,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         "dialogue": checked.dialogue,
         "asked": asdict(wish),
         "examples": {**examples, "left_out": left},
+        "thinking": thinking,
         "parameters": shape.parameters,
         "matmul_parameters": shape.matmul_parameters,
         "prepared_seconds": time.monotonic() - begin,
@@ -189,6 +196,8 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.left_out: list[dict[str, str]] = []
+        self.thoughts: dict[str, int] = {}
+        """Effort -> tokens of the longest thought that was read."""
 
     def records(self, path: str, wanted: Callable[[int], bool] = lambda digest: True) -> Iterator[TokenRecord]:
         for example in read_examples(Path(path)):
@@ -199,7 +208,15 @@ class _Reader:
                 reason = f"{len(record):,} tokens, more than {self.longest:,}"
                 self.left_out.append({"path": f"{path}, line {example.line}", "reason": reason})
             else:
+                self._note_thoughts(example.document)
                 yield record
+
+    def _note_thoughts(self, document: Document) -> None:
+        """Takes in how long is thought with which effort."""
+        for said, opened, thought in zip(document.segments, document.segments[1:], document.segments[2:], strict=False):
+            if said.kind == opened.kind == "control" and opened.content == THINK and str(said.content).startswith("<|effort_"):
+                effort, tokens = str(said.content)[9:-2], len(self.vocabulary.encode_text(str(thought.content)))
+                self.thoughts[effort] = max(self.thoughts.get(effort, 0), tokens)
 
 
 def _intent(wish: Wish, name: str) -> Recipe:

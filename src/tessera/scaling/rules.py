@@ -299,7 +299,8 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
 def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
         # What could read far before goes on doing so.
-        context = recipe.train.context or min(facts.shape.context, max(_context(tokens), facts.least_context))
+        longest = max(facts.shape.context, facts.least_context)
+        context = recipe.train.context or min(longest, max(_context(tokens), facts.least_context))
         return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)

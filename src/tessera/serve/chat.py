@@ -17,7 +17,7 @@ from tessera.serve import bodies
 from tessera.serve.answers import Answer, Piece
 from tessera.serve.bodies import Part
 from tessera.serve.context import Here, in_thread
-from tessera.serve.dialogue import Choice, Form, Tool, constraint, prompt_ids, room_for, silenced
+from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
 from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
@@ -152,6 +152,7 @@ class ChatRequest(bodies.Sampled):
     n: Annotated[int, Field(ge=1, le=128)] = 1
     parallel_tool_calls: bool = True
     reasoning_effort: Effort | None = None
+    include_reasoning: bool = False
     response_format: ResponseFormat | None = None
     stop: bodies.Stop | None = None
     store: bool = False
@@ -240,8 +241,7 @@ def form_of(body: ChatRequest) -> Form:
         if body.response_format.json_schema is None:
             raise invalid("Missing required parameter: 'response_format.json_schema'.", "response_format.json_schema")
         schema = body.response_format.json_schema.schema_
-    thinks = body.reasoning_effort not in (None, "none", "minimal")
-    return Form(tools if choice != "none" else (), choice, parallel, schema, thinks)
+    return Form(tools if choice != "none" else (), choice, parallel, schema, body.reasoning_effort)
 
 
 def system_fingerprint(served: Served) -> str:
@@ -302,7 +302,7 @@ def _orders(served: Served, body: ChatRequest) -> list[Order]:
             "'functions' and 'function_call' are deprecated; use 'tools' and 'tool_choice'.", "functions", "unsupported_parameter"
         )
     form = form_of(body)
-    prompt = prompt_ids(served, conversation_of(body.messages), form.tools)
+    prompt = prompt_ids(served, conversation_of(body.messages), form.tools, effort=effort_of(served, form))
     rules = constraint(served, form, "tools" if form.tools else "response_format")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling(
@@ -388,7 +388,7 @@ class _Run:
                 }
                 for i, call in enumerate(answer.calls)
             ]
-        if answer.reasoning:
+        if answer.reasoning and self.body.include_reasoning:
             message["reasoning"] = message["reasoning_content"] = answer.reasoning
         return {
             "index": index,
@@ -425,7 +425,8 @@ async def _stream(run: _Run, here: Here) -> AsyncGenerator[bytes]:
             ended = isinstance(happened, Finished)
             pieces = run.end(index, happened) if isinstance(happened, Finished) else run.answers[index].feed(happened)
             for piece in pieces:
-                yield chunk(index, _delta(run, index, piece), piece.tokens)
+                if piece.kind != "reasoning" or run.body.include_reasoning:
+                    yield chunk(index, _delta(run, index, piece), piece.tokens)
             if ended:
                 yield chunk(index, {}, finish_reason=run.finish_reasons[index])
         if options.include_usage:

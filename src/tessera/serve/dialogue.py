@@ -13,20 +13,21 @@ from typing import Any, Literal
 
 from tessera.data.pictures import fitted
 from tessera.engine.constraints import Constraint, Grammars
+from tessera.engine.thinking import THINK, THOUGHT, thought
 from tessera.errors import UserError
 from tessera.serve.errors import ApiError, invalid
 from tessera.serve.models import Served
 from tessera.serve.seen import MOST_PICTURES
 from tessera.tokens import chat
-from tessera.tokens.chat import Message
+from tessera.tokens.chat import EFFORTS, Message
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.pictures import QUESTION, picture_segment
 
 Choice = Literal["none", "auto", "required"]
 
-_THINK, _THOUGHT = "<|think|>", "<|/think|>"
+_AT_ONCE = ("none", "minimal")
 _CALL, _CALLED = "<|tool_call|>", "<|/tool_call|>"
-_SPOKEN = frozenset({"<|endoftext|>", "<|end_turn|>", _THINK, _THOUGHT, _CALL, _CALLED})
+_SPOKEN = frozenset({"<|endoftext|>", "<|end_turn|>", THINK, THOUGHT, _CALL, _CALLED})
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,38 @@ class Form:
         choice: `none`: no call; `auto`: text, then calls or not; `required`: calls only.
         parallel: more than one call is allowed.
         schema: JSON schema of the text; None: any text.
-        thinks: the model may reason first, where a schema or a call would else come at once.
+        effort: how much to think first, as it was asked for; None: nothing was said of it.
     """
 
     tools: tuple[Tool, ...] = ()
     choice: Choice = "none"
     parallel: bool = True
     schema: dict[str, Any] | bool | None = None
-    thinks: bool = False
+    effort: str | None = None
+
+    @property
+    def thinks(self) -> bool:
+        """A model that was not trained on efforts may reason first, where a schema or a call would else come at once."""
+        return self.effort not in (None, *_AT_ONCE)
 
 
-def prompt_ids(served: Served, conversation: Sequence[Message], tools: Sequence[Tool] = (), param: str = "messages") -> list[int]:
-    """The ids after which the model writes its answer.
+def effort_of(served: Served, form: Form) -> str:
+    """The effort with which a model answers: the nearest that it knows, a middle one where nothing was asked for; empty: none."""
+    known = [effort for effort in EFFORTS if effort in served.thinking] if served.tuned else []
+    if not known or form.effort in _AT_ONCE:
+        return ""
+    wanted = EFFORTS.index(form.effort) if form.effort in EFFORTS else len(EFFORTS) if form.effort else EFFORTS.index("medium")
+    return min(known, key=lambda effort: abs(EFFORTS.index(effort) - wanted))
+
+
+def prompt_ids(
+    served: Served,
+    conversation: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    param: str = "messages",
+    effort: str = "",
+) -> list[int]:
+    """The ids after which the model writes its answer, with an effort that it knows.
 
     Raises:
         ApiError: 400, the conversation is not one.
@@ -69,7 +90,7 @@ def prompt_ids(served: Served, conversation: Sequence[Message], tools: Sequence[
         conversation = (chat.describe_tools(map(vars, tools)), *conversation)
     try:
         if served.tuned:
-            document = chat.render(conversation, add_generation_prompt=True)
+            document = chat.render(conversation, add_generation_prompt=True, effort=effort)
         else:
             chat.render(conversation)  # the same mistakes are mistakes here
             document = _going_on(conversation)
@@ -124,12 +145,16 @@ def room_for(served: Served, prompt: Sequence[int], wanted: int | None, param: s
 
 def silenced(served: Served, form: Form) -> dict[int, float]:
     """A bias that keeps the model from writing control tokens that have no place in an answer."""
-    spoken = _SPOKEN - ({_CALL, _CALLED} if form.choice == "none" else frozenset())
+    unspoken = {_CALL, _CALLED} if form.choice == "none" else set()
+    if served.thinking:
+        # The engine opens a thought where one is wanted, so the model need not.
+        unspoken |= {THINK} if effort_of(served, form) else {THINK, THOUGHT}
+    spoken = _SPOKEN - unspoken
     return {id: -100.0 for name, id in served.vocabulary.controls.items() if not _plays(served, name, spoken)}
 
 
 def constraint(served: Served, form: Form, param: str) -> Constraint | None:
-    """What the form leaves to be said; None where any text will do.
+    """What the form leaves to be said, behind a thought where there is to be one; None where any text will do.
 
     Args:
         param: the field to name where the form cannot be kept.
@@ -137,6 +162,8 @@ def constraint(served: Served, form: Form, param: str) -> Constraint | None:
     Raises:
         ApiError: 400, a schema cannot be followed, or this model's vocabulary has no token for a call.
     """
+    if effort := effort_of(served, form):
+        return thought(served.vocabulary, served.thinking, effort, constraint(served, replace(form, effort="none"), param))
     if form.schema is None and form.choice == "none":
         return None
     if form.choice != "none" and not {_CALL, _CALLED} <= served.vocabulary.controls.keys():
@@ -164,9 +191,9 @@ def _grammar(form: Form, controls: Mapping[str, int]) -> tuple[str, list[int]]:
             opening = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
             rules += [f"tool{i}: {opening} arguments{i} {json.dumps('}')}", f"arguments{i}: {_json(tool.parameters)}"]
     body = {"none": "text", "required": calls, "auto": f"(text | text? {calls})?"}[form.choice]
-    if form.thinks and {_THINK, _THOUGHT} <= controls.keys():
-        named += [controls[_THINK], controls[_THOUGHT]]
-        rules.append(f"thought: <[{controls[_THINK]}]> /(?s:.*)/ <[{controls[_THOUGHT]}]>")
+    if form.thinks and {THINK, THOUGHT} <= controls.keys():
+        named += [controls[THINK], controls[THOUGHT]]
+        rules.append(f"thought: <[{controls[THINK]}]> /(?s:.*)/ <[{controls[THOUGHT]}]>")
         body = f"thought? {body}"
     return "\n".join([f"start: {body}", *rules]) + "\n", named
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Served:
         tuned: it knows the turns of a dialogue.
         created: seconds since 1970.
         owner: who may use it; empty: everybody.
+        thinking: effort -> tokens of thought that it was trained with; empty: it does not think.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Served:
     tuned: bool
     created: int
     owner: str = ""
+    thinking: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def grammars(self) -> Grammars:

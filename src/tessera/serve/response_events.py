@@ -1,6 +1,7 @@
 """The events of a response in their order, made from the tokens of its answer; the response object grows with them.
 
-created, in_progress, then for each item of the output: added, its deltas, done; at last completed, incomplete or failed.
+created, in_progress, then for each item of the output: added, its deltas, done; at last completed, incomplete or failed. A
+thought is an item without content, unless a summary was asked for.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ class Writer:
         response: the object as it was created; it is changed in place.
         generation: of one order.
         logprobs: whether the text's tokens are shown with their log-probabilities.
+        thoughts: whether the words of thoughts are shown.
     """
 
-    def __init__(self, response: dict[str, Any], generation: Generation, logprobs: bool) -> None:
+    def __init__(self, response: dict[str, Any], generation: Generation, logprobs: bool, thoughts: bool = False) -> None:
         self.response = response
         self._generation = generation
         self._logprobs = logprobs
         self._answer = Answer(generation.served.vocabulary)
+        self._shows_thoughts = thoughts
         self._number = -1
         self._item: dict[str, Any] | None = None
         self._shown_logprobs: list[dict[str, Any]] = []
@@ -83,11 +86,13 @@ class Writer:
         kind = {"content": "message", "reasoning": "reasoning", "arguments": "function_call"}[piece.kind]
         if self._item is None or self._item["type"] != kind:
             yield from self._close("completed")
-            yield from self._open(_message() if kind == "message" else _reasoning())
+            yield from self._open(_message() if kind == "message" else _reasoning(self._shows_thoughts))
         assert self._item is not None
         if kind == "function_call":
             self._item["arguments"] += piece.text
             yield self._delta("response.function_call_arguments.delta", piece.text)
+            return
+        if kind == "reasoning" and not self._shows_thoughts:
             return
         self._item["content"][0]["text"] += piece.text
         if kind == "reasoning":
@@ -116,7 +121,7 @@ class Writer:
         if item["type"] == "function_call":
             done = {"arguments": item["arguments"], "name": item["name"]}
             yield self._event("response.function_call_arguments.done", **place, **done)
-        else:
+        elif "content" in item:
             part = item["content"][0]
             if item["type"] == "message":
                 done = {"text": part["text"], "logprobs": part["logprobs"]}
@@ -155,6 +160,6 @@ def _message() -> dict[str, Any]:
     return {"id": new_id("msg_"), "type": "message", "status": "in_progress", "role": "assistant", "content": [part]}
 
 
-def _reasoning() -> dict[str, Any]:
-    part = {"type": "reasoning_text", "text": ""}
-    return {"id": new_id("rs_"), "type": "reasoning", "status": "in_progress", "summary": [], "content": [part]}
+def _reasoning(shown: bool) -> dict[str, Any]:
+    content = {"content": [{"type": "reasoning_text", "text": ""}]} if shown else {}
+    return {"id": new_id("rs_"), "type": "reasoning", "status": "in_progress", "summary": [], **content}

@@ -22,7 +22,7 @@ from tessera.serve.chat import Effort, Name
 from tessera.serve.compaction import compacted, expanded, output_of
 from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread, wholly
 from tessera.serve.context import Order as Sorting
-from tessera.serve.dialogue import Choice, Form, Tool, constraint, prompt_ids, room_for, silenced
+from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
 from tessera.serve.errors import ApiError, invalid
 from tessera.serve.generation import Generation, Order, Usage, unless_left
 from tessera.serve.items import Items, conversation_of, kept, message_item
@@ -352,7 +352,7 @@ def form_of(body: ResponseInput) -> Form:
             raise invalid("Missing required parameter: 'text.format.schema'.", "text.format.schema", "missing_required_parameter")
     effort = body.reasoning.effort if body.reasoning else None
     parallel = body.parallel_tool_calls and not (isinstance(body.tool_choice, ToolChoice) and body.tool_choice.type == "function")
-    return Form(tools if choice != "none" else (), choice, parallel, schema, effort not in (None, "none", "minimal"))
+    return Form(tools if choice != "none" else (), choice, parallel, schema, effort)
 
 
 def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -> Order:
@@ -360,14 +360,14 @@ def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -
     turns = conversation_of(items, body.instructions)
     if not turns:
         raise invalid("'input' is empty, and there is nothing to go on from.", "input", "missing_required_parameter")
-    prompt = prompt_ids(served, turns, form.tools, "input")
+    prompt = prompt_ids(served, turns, form.tools, "input", effort_of(served, form))
     while body.truncation == "auto" and len(prompt) >= served.context and len(turns) > 1:
         # The oldest turn goes, but not the instructions, and a result goes together with its call.
         first = 1 if turns[0].role == "system" and len(turns) > 2 else 0
         del turns[first]
         while len(turns) > first + 1 and turns[first].role == "tool":
             del turns[first]
-        prompt = prompt_ids(served, turns, form.tools, "input")
+        prompt = prompt_ids(served, turns, form.tools, "input", effort_of(served, form))
     [params] = body.sampling(
         1,
         max_tokens=room_for(served, prompt, body.max_output_tokens, "input"),
@@ -375,6 +375,10 @@ def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -
         top_logprobs=body.top_logprobs if _wants_logprobs(body) else None,
     )
     return Order(prompt, params, constraint(served, form, "tools" if form.tools else "text.format"))
+
+
+def _shows_thoughts(body: ResponseRequest) -> bool:
+    return body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary) is not None
 
 
 def _wants_logprobs(body: ResponseRequest) -> bool:
@@ -480,7 +484,7 @@ def _new(body: ResponseRequest, served: Served) -> dict[str, Any]:
 def _writer(here: Call, response: dict[str, Any], served: Served, order: Order, body: ResponseRequest) -> Writer:
     generation = Generation.start(served, [order], here.caller)
     generation.usage.prompt = len(order.prompt)
-    return Writer(response, generation, _wants_logprobs(body))
+    return Writer(response, generation, _wants_logprobs(body), _shows_thoughts(body))
 
 
 async def _stream(writer: Writer, body: ResponseRequest, given: list[dict[str, Any]], here: Call) -> AsyncGenerator[bytes]:
@@ -531,7 +535,7 @@ def _start(
         try:
             generation = await _when_there_is_room(server, owner, served, order)
             generation.usage.prompt = len(order.prompt)
-            writer = Writer(dict(response), generation, _wants_logprobs(body))
+            writer = Writer(dict(response), generation, _wants_logprobs(body), _shows_thoughts(body))
             async with contextlib.aclosing(writer.events()) as events:
                 async for shown in events:
                     if shown["type"] == "response.in_progress":

@@ -3,11 +3,13 @@
 The layout is one turn after the other, each opened by its role's control token and closed by `<|end_turn|>`:
 
     <|user|>text<|end_turn|>
-    <|assistant|><|think|>reasoning<|/think|>text<|tool_call|>{"name": "f", "arguments": {}}<|/tool_call|><|end_turn|>
+    <|assistant|><|effort_low|><|think|>reasoning<|/think|>text
+    <|tool_call|>{"name": "f", "arguments": {}}<|/tool_call|><|end_turn|>
 
-without the line break. It is append-only: a longer conversation begins with exactly the segments of the shorter one, earlier
+without the line breaks. How much to think is said behind `<|assistant|>`, by whoever asks and for this turn only. The layout is
+append-only: a longer conversation begins with exactly the segments of the shorter one, what its messages hold of effort and
 reasoning included, so that ids and caches stay valid from turn to turn. The model learns what the assistant writes and the
-token that ends its turn; role tokens and everybody else's turns are only read.
+token that ends its turn; role tokens, the effort and everybody else's turns are only read.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.pictures import picture_segment
 
+EFFORTS = ("low", "medium", "high")
+"""How much a model may think before it answers, from little to much; each has a token, `<|effort_low|>`."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 """JSON schema of the arguments of a function that says nothing of them."""
@@ -38,10 +42,10 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Only the assistant's may carry `reasoning` and `tool_calls`; a `tool` turn is the result of a call.
+    """One turn. Only the assistant's may carry `reasoning`, `tool_calls` and `effort`; a `tool` turn is the result of a call.
 
-    `learn` counts for the assistant's turns: False if it is only read. `pictures`, (H, W, 3) uint8 each, stand before the
-    content, as they do where a model learns to look.
+    `learn` counts for the assistant's turns: False if it is only read. `effort`: one of EFFORTS that was asked for, or none.
+    `pictures`, (H, W, 3) uint8 each, stand before the content, as they do where a model learns to look.
     """
 
     role: str
@@ -49,6 +53,7 @@ class Message:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     learn: bool = True
+    effort: str = ""
     pictures: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
 
@@ -57,8 +62,8 @@ def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
 
     Args:
         messages: `role`, `content` (text, parts of the type text, or None), and for the assistant `reasoning_content` or
-            `reasoning`, `weight` (0: not learned from), and `tool_calls` of `{"function": {"name", "arguments"}}` or
-            `{"name", "arguments"}`; arguments are JSON text or data.
+            `reasoning`, `reasoning_effort`, `weight` (0: not learned from), and `tool_calls` of
+            `{"function": {"name", "arguments"}}` or `{"name", "arguments"}`; arguments are JSON text or data.
 
     Raises:
         UserError: not of that form.
@@ -75,7 +80,8 @@ def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
         weight = message.get("weight")
         if weight not in (None, 0, 1) or (weight is not None and message.get("role") != "assistant"):
             raise UserError(f"message {i}: weight is 0 or 1, and only the assistant's messages have one.")
-        conversation.append(Message(str(message.get("role")), content, reasoning, calls, weight != 0))
+        effort = message.get("reasoning_effort") or ""
+        conversation.append(Message(str(message.get("role")), content, reasoning, calls, weight != 0, str(effort)))
     return tuple(conversation)
 
 
@@ -90,11 +96,12 @@ def write(conversation: Iterable[Message]) -> list[dict[str, Any]]:
             else {}
         )
         | ({} if m.learn else {"weight": 0})
+        | ({"reasoning_effort": m.effort} if m.effort else {})
         for m in conversation
     ]
 
 
-def render(conversation: Sequence[Message], add_generation_prompt: bool = False, source: str = "") -> Document:
+def render(conversation: Sequence[Message], add_generation_prompt: bool = False, source: str = "", effort: str = "") -> Document:
     """The document of a conversation; `learn` is True exactly on the assistant's words, calls and closing tokens, where its
     message is to be learned from.
 
@@ -102,16 +109,17 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
         conversation: its turns, oldest first.
         add_generation_prompt: end with `<|assistant|>`, for the model to answer.
         source: where it came from.
+        effort: of the answer that the generation prompt asks for; none: nothing is said of it.
 
     Raises:
-        UserError: no message; an unknown role; a tool message that answers no call; reasoning or calls of anybody but the
-            assistant; arguments that are not a JSON object.
+        UserError: no message; an unknown role or effort; a tool message that answers no call; reasoning or calls of anybody
+            but the assistant; arguments that are not a JSON object.
     """
     _check(conversation)
     segments: list[Segment] = []
     for message in conversation:
         mine = message.role == "assistant" and message.learn
-        segments.append(Segment("control", f"<|{message.role}|>", learn=False))
+        segments += _opening(message.role, message.effort)
         if message.reasoning:
             segments += _marked("<|think|>", message.reasoning, "<|/think|>", mine)
         segments += [picture_segment(picture, learn=False) for picture in message.pictures]
@@ -121,7 +129,7 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
             segments += _marked("<|tool_call|>", _call_text(call), "<|/tool_call|>", mine)
         segments.append(Segment("control", "<|end_turn|>", learn=mine))
     if add_generation_prompt:
-        segments.append(Segment("control", "<|assistant|>", learn=False))
+        segments += _opening("assistant", effort)
     return Document(tuple(segments), source)
 
 
@@ -194,6 +202,7 @@ _TEMPLATE = """\
 {%- if message.role != "tool" -%}{%- set state.called = message.role == "assistant" and message.tool_calls -%}{%- endif -%}
 {{- "<|" ~ message.role ~ "|>" -}}
 {%- if message.role == "assistant" -%}
+{%- if message.reasoning_effort -%}{{- "<|effort_" ~ message.reasoning_effort ~ "|>" -}}{%- endif -%}
 BEGIN
 {%- set reasoning = message.reasoning_content or message.reasoning -%}
 {%- if reasoning -%}{{- "<|think|>" ~ reasoning ~ "<|/think|>" -}}{%- endif -%}
@@ -211,7 +220,10 @@ END
 {{- "<|end_turn|>" -}}
 {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- "<|assistant|>" -}}{%- endif -%}
+{%- if add_generation_prompt -%}
+{{- "<|assistant|>" -}}
+{%- if reasoning_effort in ["low", "medium", "high"] -%}{{- "<|effort_" ~ reasoning_effort ~ "|>" -}}{%- endif -%}
+{%- endif -%}
 """
 
 
@@ -224,13 +236,22 @@ def _check(conversation: Sequence[Message]) -> None:
             raise UserError(f"message {i} has the unknown role {message.role!r}; the roles are {', '.join(ROLES)}.")
         if message.role == "tool" and not called:
             raise UserError(f"message {i} is a tool's result, but no assistant message before it called a tool.")
-        if message.role != "assistant" and (message.reasoning or message.tool_calls):
-            raise UserError(f"message {i} is a {message.role}'s, but only the assistant's may have reasoning or tool_calls.")
+        if message.role != "assistant" and (message.reasoning or message.tool_calls or message.effort):
+            raise UserError(
+                f"message {i} is a {message.role}'s, but only the assistant's may have reasoning, its effort or tool_calls."
+            )
         for call in message.tool_calls:
             if not _is_object(call.arguments):
                 raise UserError(f"message {i}: the arguments of {call.name} are not a JSON object: {call.arguments[:80]!r}.")
         if message.role != "tool":
             called = bool(message.tool_calls)
+
+
+def _opening(role: str, effort: str) -> list[Segment]:
+    if effort and effort not in EFFORTS:
+        raise UserError(f"there is no effort {effort!r}; write {', '.join(EFFORTS)}, or none.")
+    names = [f"<|{role}|>", *([f"<|effort_{effort}|>"] if effort else [])]
+    return [Segment("control", name, learn=False) for name in names]
 
 
 def _marked(opening: str, text: str, closing: str, learn: bool) -> list[Segment]:

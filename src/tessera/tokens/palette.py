@@ -1,9 +1,8 @@
 """Pictures as tokens by a palette: each pixel is the id of its nearest colour, as in Image GPT (Chen et al. 2020).
 
-`MediaTokenizer` is what every tokenizer of a medium offers, whatever it is made of. `Palette` is the first of them: up to so
-many colours, found by k-means among the pixels of the pictures that a model learns from. Where these have no more colours than
-that, as drawings in a few grey levels do, the palette is exactly theirs and nothing is lost. A tokenizer lies beside the model's
-weights as a JSON file of its own, and its fingerprint in the vocabulary's hash.
+A `Palette` is up to so many colours, found by k-means among the pixels of the pictures that a model learns from. Where these have
+no more colours than that, as drawings in a few grey levels do, the palette is exactly theirs and nothing is lost. It lies beside
+the model's weights as a JSON file of its own, and its fingerprint in the vocabulary's hash.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tessera.errors import UserError
 from tessera.tokens.document import Kind
+from tessera.tokens.media import StreamingDecoder
 
 MOST_COLOURS = 4096
 _ROUNDS = 30
@@ -28,69 +28,6 @@ _ROUNDS = 30
 _SAMPLED_COLOURS = 1 << 15
 """Of more different colours than this only so many, drawn by how often they occur, take part in k-means."""
 _CHUNK = 4096
-
-
-class StreamingDecoder(Protocol):
-    """Decodes one signal while its ids are coming."""
-
-    def feed(self, ids: np.ndarray) -> np.ndarray:
-        """The part of the signal that has become certain by these ids; each part is given once, in order."""
-        ...
-
-
-class MediaTokenizer(Protocol):
-    """Turns the signal of one medium into ids of its own block and back."""
-
-    @property
-    def name(self) -> str:
-        """Of its kind: `palette`."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """The medium."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many ids it has."""
-        ...
-
-    @property
-    def expects(self) -> str:
-        """The signal that `encode` takes, in words."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of most signals that it was made for, in its units: what is made where no size is named."""
-        ...
-
-    @property
-    def rate(self) -> float:
-        """Ids for one unit of the signal: a pixel, or a second."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of all that decides ids."""
-        ...
-
-    def encode(self, signal: np.ndarray) -> np.ndarray:
-        """Ids, int64, each from 0 to size - 1; UserError where it is not what the tokenizer expects."""
-        ...
-
-    def decode(self, ids: np.ndarray) -> np.ndarray:
-        """The signal; UserError where ids are out of range."""
-        ...
-
-    def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
-        """Decodes a signal of a known shape while its ids are coming."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """What the file in the model's folder holds; `from_json` reads it back."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +98,10 @@ class Palette:
         # The usual size decides no id.
         return hashlib.sha256(json.dumps([self.name, self.colours.tolist()]).encode()).hexdigest()
 
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One id for each pixel."""
+        return shape
+
     def encode(self, signal: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (H, W) int64, the nearest colour of each pixel; of equally near ones the darkest."""
         if signal.ndim != 3 or signal.shape[2] != 3 or signal.dtype != np.uint8 or not signal.size:
@@ -195,13 +136,6 @@ class _Rows:
         whole = len(waiting) // self._width * self._width
         self._open = waiting[whole:]
         return self._palette.decode(waiting[:whole].reshape(-1, self._width))
-
-
-def media_tokenizer(page: dict[str, Any]) -> MediaTokenizer:
-    """The tokenizer that a JSON page from `to_json` describes; ValueError where there is no such one."""
-    if page.get("name") != Palette.name:
-        raise ValueError(f"a media tokenizer of the kind {page.get('name')!r}, which this version does not know")
-    return Palette.from_json(page)
 
 
 def psnr(picture: np.ndarray, other: np.ndarray) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
-from tessera.tokens.palette import MediaTokenizer
+from tessera.tokens.media import MediaTokenizer
 
 if TYPE_CHECKING:
     from tessera.tokens.vocabulary import Vocabulary
@@ -48,23 +48,23 @@ def pictures_of(document: Document) -> list[np.ndarray]:
 
 def to_draw(caption: str, pixels: np.ndarray) -> tuple[Segment, ...]:
     """Caption -> picture; without a caption the picture alone."""
-    return (*_given(caption), picture_segment(pixels))
+    return (*given(caption), picture_segment(pixels))
 
 
 def to_see(pixels: np.ndarray, questions: Sequence[tuple[str, str]], learn: bool) -> tuple[Segment, ...]:
     """Picture -> answers to questions about it; `learn`: the picture too, so that it is one without a caption as well."""
-    asked = [part for question, answer in questions for part in (*_given(question), Segment("text", answer))]
+    asked = [part for question, answer in questions for part in (*given(question), Segment("text", answer))]
     return (picture_segment(pixels, learn), *asked)
 
 
 def to_edit(caption: str, hidden: np.ndarray, pixels: np.ndarray) -> tuple[Segment, ...]:
     """Caption and picture with hidden pixels, (H, W, 4) -> the whole picture."""
-    return (*_given(caption), Segment("control", EDIT, False), picture_segment(hidden, False), picture_segment(pixels))
+    return (*given(caption), Segment("control", EDIT, False), picture_segment(hidden, False), picture_segment(pixels))
 
 
 def to_vary(caption: str, source: np.ndarray, pixels: np.ndarray) -> tuple[Segment, ...]:
     """Caption and picture -> another picture with that caption."""
-    return (*_given(caption), picture_segment(source, False), *_given(ANOTHER), picture_segment(pixels))
+    return (*given(caption), picture_segment(source, False), *given(ANOTHER), picture_segment(pixels))
 
 
 def prompt(vocabulary: Vocabulary, segments: Sequence[Segment], shape: tuple[int, int] | None = None) -> list[int]:
@@ -141,6 +141,6 @@ def find_pictures(vocabulary: Vocabulary, ids: Sequence[int] | np.ndarray) -> li
     return found
 
 
-def _given(text: str) -> tuple[Segment, ...]:
+def given(text: str) -> tuple[Segment, ...]:
     """A text that is read, not learned; nothing where there is none."""
     return (Segment("text", text, learn=False),) if text else ()

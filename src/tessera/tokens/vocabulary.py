@@ -27,8 +27,11 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tessera.errors import UserError
 from tessera.tokens.chat import chat_template
 from tessera.tokens.document import Document, Kind, Segment, TokenRecord
-from tessera.tokens.palette import MediaTokenizer, media_tokenizer
+from tessera.tokens.films import encode_film, is_film
+from tessera.tokens.media import MediaTokenizer
+from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import encode_picture, is_picture
+from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
 END, PAD, END_TURN = "<|endoftext|>", "<|pad|>", "<|end_turn|>"
@@ -104,8 +107,7 @@ class Vocabulary:
         tree = json.loads(train_bpe(texts, size, pretokenizer).to_str())
         text_size = len(tree["model"]["vocab"])
         controls = {name: text_size + i for i, name in enumerate(CONTROLS)}
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        tree["added_tokens"] = [{"id": i, "content": name} | flags for name, i in controls.items()]
+        tree["added_tokens"] = _added_tokens(controls)
         config = {
             "add_bos_token": False,
             "bos_token": None,
@@ -181,6 +183,24 @@ class Vocabulary:
             aside = folder / f".{name}.{os.getpid()}"
             aside.write_text(text, encoding="utf-8")
             aside.replace(folder / name)
+
+    def with_controls(self) -> Vocabulary:
+        """This vocabulary with all of our control tokens: an imported one gets those it lacks, behind the ids of its tokenizer.
+
+        Raises:
+            UserError: it has blocks already, behind which no control token fits.
+        """
+        missing = [name for name in _NAMED if name not in self.controls]
+        if not missing:
+            return self
+        if self.blocks:
+            raise UserError(f"this vocabulary has blocks of media, but no control token {missing[0]}.")
+        tree = json.loads(self.files["tokenizer.json"])
+        first = 1 + max([*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])])
+        new = {name: first + i for i, name in enumerate(missing)}
+        tree["added_tokens"] += _added_tokens(new)
+        files = {**self.files, "tokenizer.json": json.dumps(tree, ensure_ascii=False)}
+        return Vocabulary(files, {**self.controls, **new}, max(self.base_size, first + len(new)))
 
     def add_block(self, name: str, kind: Kind, size: int, fingerprint: str) -> Vocabulary:
         """This vocabulary with `size` more ids at its end, for the medium `kind`.
@@ -400,6 +420,8 @@ class Vocabulary:
         elif is_picture(segment):
             tokenizer, offset = self.media_tokenizer("image"), self.block("image").offset
             return encode_picture(self, np.asarray(segment.content), tokenizer, offset, segment.learn)
+        elif is_film(segment):
+            return encode_film(self, segment, self.media_tokenizer("video"), self.block("video").offset)
         else:
             block = self.block(segment.kind)
             ids = np.asarray(segment.content).reshape(-1)
@@ -481,6 +503,12 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
+def _added_tokens(controls: Mapping[str, int]) -> list[dict[str, Any]]:
+    """As `tokenizer.json` lists control tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": i, "content": name} | flags for name, i in controls.items()]
+
+
 def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> Vocabulary:
     if ours["format"] != _FORMAT:
         raise UserError(f"{folder / _OURS} has format {ours['format']}, this version of Tessera reads {_FORMAT}.")
@@ -488,6 +516,15 @@ def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> 
     if vocabulary.hash != ours["hash"]:
         raise UserError(f"tokenizer.json and {_OURS} in {folder} do not belong together; one of them was changed.")
     return vocabulary
+
+
+def media_tokenizer(page: dict[str, Any]) -> MediaTokenizer:
+    """The tokenizer that a JSON page from `to_json` describes; ValueError where there is no such one."""
+    if page.get("name") == Palette.name:
+        return Palette.from_json(page)
+    if page.get("name") == Quantizer.name:
+        return Quantizer.from_json(page)
+    raise ValueError(f"a media tokenizer of the kind {page.get('name')!r}, which this version does not know")
 
 
 def _media_file(kind: str) -> str:

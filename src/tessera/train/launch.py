@@ -125,4 +125,5 @@ def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds
     ends = own.end or (vocabulary.end_id,)
     if info.get("dialogue") and vocabulary.end_turn_id not in ends:
         ends = (*ends, vocabulary.end_turn_id)
-    return weights.SpecialIds(own.begin, ends, vocabulary.pad_id if own.pad is None else own.pad)
+    pad = vocabulary.pad_id if own.pad is None else own.pad
+    return weights.SpecialIds(own.begin, ends, pad, {**own.thinking, **info.get("thinking", {})})

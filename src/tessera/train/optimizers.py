@@ -109,11 +109,12 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-            looks.append(parameter.grad.lerp(momentum, group["momentum"]))
+            # A convolution is a matrix with a column for each input and place.
+            looks.append(parameter.grad.lerp(momentum, group["momentum"]).flatten(1))
         updates = orthogonalise(torch.stack(looks) if len(looks) > 1 else looks[0][None], self.dtype)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+            parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -> None:
@@ -126,8 +127,8 @@ def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -
 def build(model: nn.Module, train: Train, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """The optimizers of a resolved recipe. Each group remembers its full rate as `peak_lr` and decay as `peak_decay`."""
     assert train.matrix_rate is not None and train.adam_rate is not None and train.weight_decay is not None
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    lookups = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." not in n]
+    matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and ".layers." in n]
+    lookups = [p for n, p in model.named_parameters() if p.ndim > 1 and ".layers." not in n]
     gains = [p for p in model.parameters() if p.ndim == 1]
     fused = all(p.device.type in {"cpu", "cuda"} for p in model.parameters())
     adam_groups = [{"params": lookups + gains, "weight_decay": 0.0}]

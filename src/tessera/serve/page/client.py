@@ -108,6 +108,8 @@ class Client:
         body = {**body, "stream": True}
         if not path.startswith("/v1/images/"):
             body["stream_options"] = {"include_usage": True}
+        if "messages" in body:
+            body["include_reasoning"] = True
         try:
             async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code >= 400:

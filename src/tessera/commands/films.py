@@ -1,0 +1,144 @@
+"""`tessera generate` with films: made by a caption, from a first frame, gone on with, or told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tessera.commands import terminal
+from tessera.commands.pictures import Asked, read_size, report
+from tessera.data.films import WRITTEN, film_file, read_film, resampled
+from tessera.data.pictures import on_white, read_picture, resized
+from tessera.data.reasons import Unreadable
+from tessera.engine.engine import Engine
+from tessera.engine.films import GUIDANCE, FilmWish, make_films, quantizer_of, tell
+from tessera.engine.request import Completion
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.run import write_bytes, writing
+
+
+def speaks_of_films(asked: Asked) -> bool:
+    """Whether what is asked for is a film, not a picture."""
+    return asked.video is not None or asked.frames is not None or (asked.out is not None and _ending(asked.out) in WRITTEN)
+
+
+def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+    """Makes a film into a file, or answers about one.
+
+    Raises:
+        UserError: options that contradict each other, a file that cannot be read or written, a model without films.
+    """
+    refuse_contradictions(asked)
+    quantizer = quantizer_of(engine)
+    frames, height, width = quantizer.shape
+    height, width = (height, width) if asked.size is None else read_size(asked.size)
+    quantizer.grid((1, height, width))
+    start = time.perf_counter()
+    if asked.out is None:
+        assert asked.video is not None
+        film = _whole_steps(_read(asked.video, quantizer.per_second, height, width), quantizer.config.time_stride)
+        completion = tell(engine, [film[:frames]], prompt, replace(params, max_tokens=64))[0]
+        if as_json:
+            report(completion, [], start)
+        else:
+            terminal.write(completion.text.strip(), end="\n")
+        return
+    given = np.empty((0, height, width, 3), np.uint8)
+    if asked.image is not None:
+        given = _first_frame(asked.image, height, width)[None]
+    elif asked.video is not None:
+        given = _read(asked.video, quantizer.per_second, height, width)
+    if asked.video is None:
+        total = asked.frames or frames
+    else:
+        total = len(given) + (asked.frames or _half(frames, quantizer.config.time_stride))
+    guidance = GUIDANCE if asked.guidance is None else asked.guidance
+    shown, completion = _made(engine, FilmWish(prompt.strip(), guidance=guidance), given, total, params)
+    path = Path(asked.out)
+    with writing(path):
+        write_bytes(path, film_file(shown, quantizer.per_second, _ending(asked.out)))
+    if as_json:
+        report(completion, [str(path)], start)
+    else:
+        what = f" of {prompt.strip()!r}" if prompt.strip() else ""
+        new = f", {len(shown) - len(given)} of them new" if len(given) else ""
+        print(
+            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {completion.seed}, "
+            f"{time.perf_counter() - start:.1f} s"
+        )
+
+
+def _made(engine: Engine, wish: FilmWish, given: np.ndarray, total: int, params: SamplingParams) -> tuple[np.ndarray, Completion]:
+    """`total` frames that begin with those `given`, as they are, and the last completion of the engine.
+
+    As many frames as the model has learned are made at once; a longer film is gone on with from its last ones, again and again.
+    """
+    quantizer = quantizer_of(engine)
+    longest, stride = quantizer.shape[0], quantizer.config.time_stride
+    frames, rounds = given, 0
+    while len(frames) < total or not rounds:
+        kept = (min(len(frames), max(1, longest - _half(longest, stride))) - 1) // stride * stride + 1 if len(frames) else 0
+        wanted = _up(kept + total - len(frames), stride)
+        shape = (max(kept + stride if kept else 1, min(longest, wanted)), *frames.shape[1:3])
+        seed = None if params.seed is None else params.seed + rounds
+        asked = replace(wish, shape=shape, beginning=frames[-kept:] if kept else None)
+        film = make_films(engine, [asked], replace(params, seed=seed))[0]
+        frames, rounds = np.concatenate([frames, film.frames[kept:]]), rounds + 1
+    return frames[:total], film.completion
+
+
+def _half(frames: int, stride: int) -> int:
+    """Frames that are new when a film is gone on with: half of what the model has learned, in whole steps."""
+    return max(stride, (frames - 1) // 2 // stride * stride)
+
+
+def _up(frames: int, stride: int) -> int:
+    """The next length that can be cut into whole steps."""
+    return -(-(frames - 1) // stride) * stride + 1
+
+
+def refuse_contradictions(asked: Asked) -> None:
+    """Raises UserError where options do not belong together."""
+    if asked.out is None and asked.video is None:
+        raise UserError("--frames is for films: give --out FILE.gif to make one.")
+    if asked.out is not None and _ending(asked.out) not in WRITTEN:
+        endings = ", ".join(f".{ending}" for ending in WRITTEN)
+        raise UserError(f"--out {asked.out}: films are written as {endings}; give a name that ends in one of them.")
+    if asked.image is not None and asked.video is not None:
+        raise UserError("--image is the first frame of a film, --video a film to go on with; give one of them.")
+    if asked.mask or asked.variation or asked.best_of is not None:
+        raise UserError("--mask, --variation and --best-of are for pictures, not for films.")
+    if asked.frames is not None and asked.frames < 1:
+        raise UserError(f"--frames must be at least 1, not {asked.frames}.")
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix.lower().removeprefix(".")
+
+
+def _whole_steps(film: np.ndarray, stride: int) -> np.ndarray:
+    return film[: (len(film) - 1) // stride * stride + 1]
+
+
+def _first_frame(path: str, height: int, width: int) -> np.ndarray:
+    if not Path(path).is_file():
+        raise UserError(f"there is no picture {path}.")
+    try:
+        return resized(on_white(read_picture(Path(path), alpha=True)), height, width)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+def _read(path: str, per_second: float, height: int, width: int) -> np.ndarray:
+    """A film's frames at the rate and the size of the model's."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no film {path}.")
+    try:
+        frames, rate = read_film(Path(path))
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    return np.stack([resized(frame, height, width) for frame in resampled(frames, rate, per_second)])

@@ -1,0 +1,86 @@
+"""Captioned films -> documents of tasks: caption -> film, film -> caption.
+
+A film from its first frame and one that is gone on with are the first of these, with its beginning given (`tokens.films`).
+Of each film `views` documents are made, each with a task chosen by its content and the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from tessera import recipe
+from tessera.data.films import film_parts
+from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, content_rng, views_of
+from tessera.data.pictures import Parts
+from tessera.tokens.document import Document
+from tessera.tokens.films import QUESTION, Geometry, to_film, to_tell, tokens_of_film
+from tessera.tokens.quantizer import QuantizerConfig, find_quantizer
+
+
+def quantizer_config(settings: recipe.Films) -> QuantizerConfig:
+    """Of the quantizer that a recipe asks for."""
+    return find_quantizer(settings.trained).config if settings.trained else config_of("video", settings.quantizer)
+
+
+def config_of(kind: Literal["image", "video"], q: recipe.Quantizer) -> QuantizerConfig:
+    """The same of a quantizer that is to be trained."""
+    time_stride = q.time_stride if kind == "video" else 1
+    return QuantizerConfig(kind, q.levels, q.stride, time_stride, q.width, q.encoder_layers, q.decoder_layers)
+
+
+def least_film_context(documents: Iterable[Document], settings: recipe.Films) -> int:
+    """T that holds any task made of these documents, a multiple of 32; 0 where there is no film."""
+    longest, config = 0, quantizer_config(settings)
+    for document in documents:
+        if (found := film_parts(document)) is not None:
+            longest = max(longest, _tokens(*found, config, bool(settings.tasks.tell)))
+    return -(-longest // 32) * 32
+
+
+def film_documents(documents: Iterable[Document], settings: recipe.Films, seed: int, tokens: int = 0) -> Iterator[Document]:
+    """Training documents: some of each captioned film, all others as they are.
+
+    Args:
+        tokens: of all films together; decides where the recipe names no number of views. 0: one view.
+    """
+    views = settings.views or (views_of(None, tokens) if tokens else 1)
+    for document in documents:
+        found = film_parts(document)
+        if found is None:
+            yield document
+            continue
+        parts, per_second = found
+        rng = content_rng(parts, seed)
+        shares = np.array([settings.tasks.film, settings.tasks.tell if parts.caption else 0.0])
+        film_share = shares[0] / shares.sum() if shares.any() else 1.0
+        for _ in range(views):
+            if rng.random() < film_share:
+                caption = "" if rng.random() < settings.caption_dropout else parts.caption
+                yield Document(to_film(caption, parts.pixels, per_second), document.source)
+            else:
+                yield Document(to_tell(parts.pixels, per_second, [(QUESTION, parts.caption)]), document.source)
+
+
+def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Iterator[Document]:
+    """Documents to measure on: each film by its caption, and told, as far as these are tasks."""
+    for document in documents:
+        found = film_parts(document)
+        if found is None:
+            yield document
+            continue
+        parts, per_second = found
+        if settings.tasks.film or not parts.caption:
+            yield Document(to_film(parts.caption, parts.pixels, per_second), document.source)
+        if settings.tasks.tell and parts.caption:
+            yield Document(to_tell(parts.pixels, per_second, [(QUESTION, parts.caption)]), document.source)
+
+
+def _tokens(parts: Parts, per_second: float, config: QuantizerConfig, told: bool) -> int:
+    """Of the longest task, roughly and on the high side."""
+    frames, height, width = parts.pixels.shape[:3]
+    grid = config.grid(frames, height, width)
+    asked = len(parts.caption) + (len(QUESTION) if told else 0)
+    return tokens_of_film(grid, Geometry(frames, height, width, per_second)) + round(asked / CHARACTERS_PER_TOKEN) + 4

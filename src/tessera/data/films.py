@@ -1,0 +1,205 @@
+"""Film files -> frames, frames -> film files, and both ends of a captioned film's document.
+
+`read_film` opens what a person or the network sent: GIF, WebP and PNG animations by Pillow; MP4, WebM and MOV by PyAV, which is
+an extra (`pip install "tessera[film]"`). What is broken, empty or too large is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from tessera.data.pictures import MOST_BYTES, Parts, fitted, on_white, resized
+from tessera.data.reasons import Unreadable, words
+from tessera.errors import UserError
+from tessera.tokens.document import Document, Segment
+from tessera.tokens.films import film_segment, is_film
+
+ANIMATED = frozenset({"gif", "webp", "png", "apng"})
+"""What Pillow reads, all of its frames."""
+ENCODED = frozenset({"mp4", "webm", "mov", "m4v", "mkv"})
+"""What PyAV reads."""
+ENDINGS = ANIMATED | ENCODED
+WRITTEN = ("gif", "mp4", "webm")
+MOST_FRAMES_READ = 4096
+MOST_PIXELS_READ = 1 << 30
+"""Over all frames of a file."""
+NO_READER = 'films other than GIF need PyAV; install it with `pip install "tessera[film]"`'
+_USUAL_PER_SECOND = 10.0
+"""Of an animation that does not say how long its frames stay: what browsers take."""
+_CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
+
+
+def read_film(path: Path, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
+    """The frames of a film, (T, H, W, 3) uint8, transparent parts on white, and how many there are in a second.
+
+    Args:
+        most_frames: what comes after so many is not read.
+
+    Raises:
+        Unreadable: why it cannot be read.
+    """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise Unreadable(f"a film file of {size / 1e6:,.0f} MB, more than the {MOST_BYTES / 1e6:.0f} that are read")
+    frames, per_second = (_encoded if _is_encoded(path) else _animated)(path, most_frames)
+    if not frames:
+        raise Unreadable("a film without frames")
+    return np.stack(frames), per_second
+
+
+def _is_encoded(path: Path) -> bool:
+    """By what is in the file, whatever it is called: ISO media (`ftyp` behind a length) and Matroska."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head[:4] == b"\x1a\x45\xdf\xa3"
+
+
+def _animated(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
+    frames: list[np.ndarray] = []
+    milliseconds: list[float] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("GIF", "WEBP", "PNG")) as film:
+                _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames))
+                for frame in ImageSequence.Iterator(film):
+                    frames.append(on_white(np.array(frame.convert("RGBA"))))
+                    milliseconds.append(float(frame.info.get("duration") or 0))
+                    if len(frames) == most_frames:
+                        break
+    except UnidentifiedImageError:
+        raise Unreadable("not a GIF, WebP, PNG, MP4, WebM or MOV film") from None
+    except Image.DecompressionBombError:
+        raise Unreadable("a film of more pixels than are read") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError) as error:
+        raise Unreadable(f"a damaged film ({words(error)})") from None
+    shown = [m if m > 0 else 1000 / _USUAL_PER_SECOND for m in milliseconds]
+    if not shown:
+        return [], 0.0
+    # A frame may stay as long as several: what writes such files puts frames that are equal together.
+    least = min(shown)
+    timeline = [frame for frame, m in zip(frames, shown, strict=True) for _ in range(round(m / least))]
+    return timeline[:most_frames], round(1000 / least, 3)
+
+
+def _encoded(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
+    av = _library()
+    if av is None:
+        raise Unreadable(NO_READER)
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise Unreadable("a file without a film in it")
+            stream = container.streams.video[0]
+            for frame in container.decode(stream):
+                _refuse_large(frame.width, frame.height, len(frames) + 1)
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == most_frames:
+                    break
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise Unreadable(f"a damaged film ({words(error)})") from None
+    if len({f.shape for f in frames}) > 1:
+        raise Unreadable("a film whose frames change their size")
+    return frames, round(rate, 3) if rate > 0 else _USUAL_PER_SECOND
+
+
+def _library() -> Any:
+    """PyAV; None where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        return None
+    return av
+
+
+def _refuse_large(width: int, height: int, frames: int) -> None:
+    if not width or not height:
+        raise Unreadable("a film without pixels")
+    if width * height * frames > MOST_PIXELS_READ:
+        raise Unreadable(f"a film of {frames} frames of {width} x {height} pixels, more than are read")
+
+
+def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:
+    """A film as a file.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        ending: one of WRITTEN. A GIF has the very frames as long as they have 256 colours or fewer each.
+
+    Raises:
+        UserError: PyAV is needed and not installed, or cannot write a film of this size.
+    """
+    file = io.BytesIO()
+    if ending == "gif":
+        first, *rest = (Image.fromarray(f).quantize(256, dither=Image.Dither.NONE) for f in frames)
+        # In hundredths of a second, as the format counts.
+        duration = max(20, round(100 / per_second) * 10)
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
+        return file.getvalue()
+    if (av := _library()) is None:
+        raise UserError(f"{NO_READER}, or give a name that ends in .gif.")
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise UserError(f".{ending} needs even sides, not {height} x {width}; give a name that ends in .gif.")
+    try:
+        with av.open(file, "w", format=ending) as container:
+            stream = container.add_stream(_CODECS[ending], rate=Fraction(per_second).limit_denominator(1000))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode())
+    except av.error.FFmpegError as error:
+        raise UserError(f"a .{ending} file cannot be written here ({words(error)}); give a name that ends in .gif.") from None
+    return file.getvalue()
+
+
+def resampled(frames: np.ndarray, per_second: float, wanted: float) -> np.ndarray:
+    """A film at another rate: at each new moment the frame that is shown then."""
+    if not per_second or per_second == wanted:
+        return frames
+    count = max(1, round(len(frames) * wanted / per_second))
+    moments = np.floor((np.arange(count) + 0.5) * per_second / wanted).astype(int)
+    return frames[np.minimum(moments, len(frames) - 1)]
+
+
+def fitted_film(frames: np.ndarray, most_pixels: int, multiple: int) -> np.ndarray:
+    """A film whose frames have at most about so many pixels and sides that are multiples of `multiple`."""
+    small = fitted(frames[0], most_pixels).shape
+    height, width = (max(multiple, round(side / multiple) * multiple) for side in small[:2])
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([resized(frame, height, width) for frame in frames])
+
+
+def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator[np.ndarray]:
+    """Films of k x `time_stride` + 1 frames, as many as there are to `most_frames`; of a long one several, end to end."""
+    longest = (most_frames - 1) // time_stride * time_stride + 1
+    for start in range(0, max(1, len(frames) - longest + 1), longest):
+        piece = frames[start : start + longest]
+        yield piece[: (len(piece) - 1) // time_stride * time_stride + 1]
+
+
+def captioned_film(film: np.ndarray, caption: str, per_second: float, source: str) -> Document:
+    """The document of a film: its caption, if it has one, and the film."""
+    first = (Segment("text", caption),) if caption else ()
+    return Document((*first, film_segment(film, per_second)), source)
+
+
+def film_parts(document: Document) -> tuple[Parts, float] | None:
+    """Caption, frames as `pixels`, and rate of what `captioned_film` put together; None where a document is none such."""
+    segments = document.segments
+    if not segments or not is_film(segments[-1]) or len(segments) > 2 or (len(segments) == 2 and segments[0].kind != "text"):
+        return None
+    caption = str(segments[0].content) if len(segments) == 2 else ""
+    return Parts(caption, np.asarray(segments[-1].content), []), segments[-1].per_second

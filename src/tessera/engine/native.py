@@ -1,0 +1,194 @@
+"""The step of running streams on a CPU in float32 as one call of compiled C++ (`step.cpp`).
+
+The source is compiled once for this machine, in a few seconds, and kept; then it serves every model, every number of streams and
+every context, and new weights are only packed again. torch's own way, one kernel for each operation, spends more time between the
+products than in them where there are few streams (docs/LOG.md, 2026-11-29, "One call a step").
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tessera.device import cache_folder, cpu_flags
+from tessera.engine.cache import SlotCache
+from tessera.model.decoder import Block, Decoder, Rotary
+
+_PANEL = 16
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+# From the best on: a compiler that does not know one of them gets the next.
+_VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
+
+_log = logging.getLogger(__name__)
+_building = threading.Lock()
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("qkv", "out", "gate_up", "down", "attention_norm", "mlp_norm", "q_norm", "k_norm", "keys", "values")
+    ]  # fmt: skip
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "layers", "width", "heads", "kv_heads", "head_size", "mlp_width", "vocabulary", "capacity", "halves", "threads",
+        )),
+        ("layer", ctypes.POINTER(_Layer)),
+        *((name, ctypes.c_void_p) for name in ("norm", "embedding", "cosines", "sines", "head")),
+        *((name, ctypes.c_int64) for name in ("embedding_row", "embedding_column")),
+        ("eps", ctypes.c_float),
+    ]  # fmt: skip
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled `step.cpp`, built at the first call on a machine; None where there is no compiler, or it fails (logged)."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    if compiler is None:
+        return None
+    source = resources.files("tessera.engine").joinpath("step.cpp").read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    key = hashlib.blake2b(b"\0".join((source, version, _processor().encode())), digest_size=10).hexdigest()
+    path = cache_folder() / "native" / f"step-{key}.so"
+    with _building:
+        if not path.is_file():
+            try:
+                _build(compiler, source, path)
+            except (OSError, subprocess.CalledProcessError) as error:
+                said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
+                _log.warning("the native step could not be compiled, decoding stays in torch: %s", said)
+                return None
+        found = ctypes.CDLL(str(path))
+    # Pointers come as whole numbers (Tensor.data_ptr), which ctypes would cut to 32 bits unless it is told.
+    whole, pointer = ctypes.c_int64, ctypes.c_void_p
+    found.tessera_pack.argtypes = [pointer, whole, whole, whole, whole, whole, pointer]
+    found.tessera_halves.argtypes, found.tessera_halves.restype = [pointer, whole], whole
+    found.tessera_step.argtypes = [pointer, whole, pointer, pointer, pointer, pointer]
+    found.tessera_pack.restype = found.tessera_step.restype = None
+    return found
+
+
+def _build(compiler: str, source: bytes, path: Path) -> None:
+    """Compiles aside and renames, so that two processes at once do no harm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        code, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
+        code.write_bytes(source)
+        for variant in _VARIANTS:
+            done = subprocess.run([compiler, *_FLAGS, *variant, "-o", made, code], capture_output=True, check=False)
+            if done.returncode == 0:
+                break
+        done.check_returncode()
+        made.replace(path)
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    return f"{platform.machine()} {platform.processor()} {cpu_flags()}"
+
+
+def fits(decoder: Decoder) -> bool:
+    """Whether the native step can serve a decoder: on a CPU, in float32, with heads that are whole vectors."""
+    weight, size = decoder.head_weight, decoder.config.head_size
+    return weight.device.type == "cpu" and decoder.dtype == weight.dtype == torch.float32 and size % _PANEL == 0
+
+
+class NativeStep:
+    """One new token of each of some slots of a cache.
+
+    Args:
+        code: `library`.
+        decoder: that `fits`; its weights are copied in the step's own layout.
+        rotary: of all positions of the context, (T, S) each.
+    """
+
+    def __init__(self, code: ctypes.CDLL, decoder: Decoder, rotary: Rotary) -> None:
+        self._code, self._decoder = code, decoder
+        self._rotary = tuple(table.contiguous() for table in rotary)
+        self.pack()
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Takes the decoder's weights as they are now."""
+        decoder, config = self._decoder, self._decoder.config
+        matrices = [p for p in decoder.parameters() if p.ndim == 2]
+        halves = all(self._code.tessera_halves(p.data_ptr(), p.numel()) for p in map(_dense, matrices))
+        dtype = torch.bfloat16 if halves else torch.float32
+        self._kept: list[Tensor] = []  # the C++ side has only their addresses
+
+        def packed(*parts: Tensor) -> int:
+            outputs, inputs = sum(len(part) for part in parts), parts[0].shape[1]
+            panels = torch.empty(-(-outputs // _PANEL) * _PANEL * inputs, dtype=dtype)
+            whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+            self._code.tessera_pack(whole.data_ptr(), *whole.stride(), outputs, inputs, halves, panels.data_ptr())
+            self._kept.append(panels)
+            return panels.data_ptr()
+
+        def plain(vector: Tensor) -> int:
+            self._kept.append(vector.detach().contiguous())
+            return self._kept[-1].data_ptr()
+
+        layers = []
+        for block in decoder.model.layers:
+            assert isinstance(block, Block)
+            attention, mlp = block.self_attn, block.mlp
+            norms = [plain(attention.q_norm.weight), plain(attention.k_norm.weight)] if config.qk_norm else [None, None]
+            layers.append(
+                _Layer(
+                    packed(attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+                    packed(attention.o_proj.weight),
+                    packed(mlp.gate_proj.weight, mlp.up_proj.weight),
+                    packed(mlp.down_proj.weight),
+                    plain(block.input_layernorm.weight), plain(block.post_attention_layernorm.weight), *norms, None, None,
+                )
+            )  # fmt: skip
+        embedding = decoder.model.embed_tokens.weight
+        self._layers = (_Layer * config.layers)(*layers)
+        self._model = _Model(
+            config.layers, config.width, config.heads, config.kv_heads, config.head_size, config.mlp_width, config.vocab_size,
+            0, halves, torch.get_num_threads(), self._layers,
+            plain(decoder.model.norm.weight), embedding.data_ptr(), self._rotary[0].data_ptr(), self._rotary[1].data_ptr(),
+            packed(decoder.head_weight), *embedding.stride(), config.norm_eps,
+        )  # fmt: skip
+        self._tensors: Sequence[Tensor] = ()
+
+    def __call__(self, ids: Sequence[int], slots: Sequence[int], cache: SlotCache) -> Tensor:
+        """Logits (B, V) after one new token of each of B slots, whose keys and values are written; `cache.end` is not called.
+
+        Args:
+            ids: B new tokens.
+            slots: of the cache, different ones.
+        """
+        positions = [cache.lengths[slot] for slot in slots]
+        cache.make_room(len(cache.lengths), max(positions) + 1)
+        if self._tensors is not cache.slots:
+            for number, layer in enumerate(self._layers):
+                layer.keys, layer.values = cache.slots[2 * number].data_ptr(), cache.slots[2 * number + 1].data_ptr()
+            self._tensors, self._model.capacity = cache.slots, cache.shape[1]
+        B = len(ids)
+        numbers = (ctypes.c_int64 * (3 * B))(*ids, *slots, *positions)
+        logits_BV = torch.empty((B, self._decoder.config.vocab_size))
+        first = ctypes.addressof(numbers)
+        self._code.tessera_step(ctypes.addressof(self._model), B, first, first + 8 * B, first + 16 * B, logits_BV.data_ptr())
+        return logits_BV
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """The same numbers in one stretch of memory, in whatever order."""
+    return matrix if matrix.is_contiguous() else matrix.t().contiguous()

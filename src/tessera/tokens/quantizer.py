@@ -1,0 +1,388 @@
+"""Pictures and films as tokens by one autoencoder with finite scalar quantization (arXiv 2309.15505), learned from the data.
+
+A signal is cut into patches of `stride` x `stride` pixels and `time_stride` frames; each patch becomes a vector of a few bounded
+numbers, each rounded to one of its levels, and what they are together is the id: no codebook, nothing that could die. Frames are
+grouped causally with the first one alone, so that a picture is a film of one frame, a film has k x time_stride + 1 frames, and no
+id depends on a later frame: a film is gone on with without encoding it anew. What trains it is `train.quantizer`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tessera.errors import UserError
+from tessera.tokens.document import Kind
+from tessera.tokens.media import StreamingDecoder
+
+CHANNELS = 3
+_AT_ONCE = 1 << 13
+"""Patches that are encoded or decoded in one pass, about."""
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """What a quantizer is made of.
+
+    Args:
+        kind: `image`: pictures; `video`: films, pictures as films of one frame among them.
+        levels: of each number of a code; their product is how many ids there are.
+        stride: side of a patch in pixels.
+        time_stride: frames of a patch, but for the first, which has one; 1 for pictures.
+        width: channels inside.
+        encoder_layers, decoder_layers: residual blocks. Few in the encoder: the less an id depends on what lies around its patch,
+            the easier it is to foretell.
+    """
+
+    kind: Literal["image", "video"]
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    stride: int = 4
+    time_stride: int = 1
+    width: int = 96
+    encoder_layers: int = 2
+    decoder_layers: int = 4
+
+    @property
+    def size(self) -> int:
+        """How many ids."""
+        return math.prod(self.levels)
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(T', h, w): the patches of a signal.
+
+        Raises:
+            UserError: it cannot be cut into whole ones.
+        """
+        if frames < 1 or (frames - 1) % self.time_stride:
+            raise UserError(f"a film of {frames} frames cannot be cut; it has to have k x {self.time_stride} + 1.")
+        if height < 1 or width < 1 or height % self.stride or width % self.stride:
+            raise UserError(f"{height} x {width} pixels cannot be cut; the sides have to be multiples of {self.stride}.")
+        return (frames - 1) // self.time_stride + 1, height // self.stride, width // self.stride
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of a training step for one patch, as of a decoder for one token: 6 for each weight."""
+        per_layer = (9 + 1 + (self.kind == "video")) * self.width**2
+        ends = self.width * (2 * CHANNELS * self.stride**2 * self.time_stride + 2 * len(self.levels))
+        return 6 * ((self.encoder_layers + self.decoder_layers) * per_layer + ends)
+
+
+class Autoencoder(nn.Module):
+    """The network: frames -> codes -> frames. A patch sees the 3 x 3 around it and itself one step before, layer by layer."""
+
+    levels: Tensor
+    places: Tensor
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch = CHANNELS * config.stride**2 * config.time_stride
+        timed = config.kind == "video"
+        self.open = nn.Conv2d(patch, config.width, 1)
+        self.encoder = _Stack(config.encoder_layers, config.width, timed)
+        self.code = nn.Conv2d(config.width, len(config.levels), 1)
+        self.uncode = nn.Conv2d(len(config.levels), config.width, 1)
+        self.decoder = _Stack(config.decoder_layers, config.width, timed)
+        self.close = nn.Conv2d(config.width, patch, 1)
+        levels = torch.tensor(config.levels)
+        self.register_buffer("levels", levels, persistent=False)
+        self.register_buffer("places", torch.cumprod(torch.cat([levels.new_ones(1), levels[:-1]]), 0), persistent=False)
+
+    def initialise(self, seed: int) -> None:
+        """Weights of scale 1/sqrt(inputs); the last one of each block begins at a small part of it."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if p.ndim == 1:
+                    p.fill_(float("gain" in name))
+                else:
+                    scale = 0.2 if name.endswith("back.weight") else 1.0
+                    p.normal_(0, scale / math.sqrt(p[0].numel()), generator=generator)
+
+    def codes(self, signal: Tensor) -> Tensor:
+        """(B, T, H, W, 3) in -1 ... 1 -> (B, T', d, h, w), whole numbers around 0, differentiable as if nothing were rounded."""
+        x = self.encoder(self.open(self._patches(signal)), (signal.shape[1] - 1) // self.config.time_stride + 1)
+        z = self.code(_normal(x))
+        # Bounded so that each number falls into as many whole numbers as it has levels (section 3.1 of the paper).
+        levels = self.levels[:, None, None].to(z.dtype)
+        half, offset = (levels - 1) * (1 + 1e-3) / 2, (levels % 2 == 0) * 0.5
+        bounded = torch.tanh(z + torch.atanh(offset / half)) * half - offset
+        codes = bounded + (bounded.round() - bounded).detach()
+        return codes.unflatten(0, (signal.shape[0], -1))
+
+    def frames(self, codes: Tensor) -> Tensor:
+        """(B, T', d, h, w) -> (B, T, H, W, 3)."""
+        steps = codes.shape[1]
+        x = self.uncode(codes.flatten(0, 1) / (self.levels[:, None, None] // 2))
+        return self._signal(self.close(_normal(self.decoder(x, steps))), steps)
+
+    def ids(self, codes: Tensor) -> Tensor:
+        """(B, T', d, h, w) -> (B, T', h, w) int64."""
+        digits = codes.round().long() + (self.levels // 2)[:, None, None]
+        return (digits * self.places[:, None, None]).sum(2)
+
+    def codes_of(self, ids: Tensor) -> Tensor:
+        """(B, T', h, w) -> (B, T', d, h, w)."""
+        digits = ids[:, :, None] // self.places[:, None, None] % self.levels[:, None, None]
+        return (digits - (self.levels // 2)[:, None, None]).float()
+
+    def _patches(self, signal: Tensor) -> Tensor:
+        """(B, T, H, W, 3) -> (B*T', patch, h, w); the first frame stands for those before it."""
+        s, t = self.config.stride, self.config.time_stride
+        if t > 1:
+            signal = torch.cat([signal[:, :1].expand(-1, t - 1, -1, -1, -1), signal], 1)
+        B, T, H, W, C = signal.shape
+        cut = signal.reshape(B, T // t, t, H // s, s, W // s, s, C).permute(0, 1, 2, 4, 6, 7, 3, 5)
+        patches = cut.reshape(B * (T // t), t * s * s * C, H // s, W // s)
+        return patches.contiguous(memory_format=torch.channels_last)
+
+    def _signal(self, patches: Tensor, steps: int) -> Tensor:
+        """The way back, (B*T', patch, h, w) -> (B, T, H, W, 3)."""
+        s, t = self.config.stride, self.config.time_stride
+        n, _, h, w = patches.shape
+        cut = patches.reshape(n // steps, steps, t, s, s, CHANNELS, h, w).permute(0, 1, 2, 6, 3, 7, 4, 5)
+        return cut.reshape(n // steps, steps * t, h * s, w * s, CHANNELS)[:, t - 1 :]
+
+
+class _Stack(nn.Module):
+    def __init__(self, count: int, width: int, timed: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(width, timed) for _ in range(count))
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, steps)
+        return x
+
+
+class _Layer(nn.Module):
+    """x + f(x): the 3 x 3 patches around in the same step and, of films, the patch itself one step before."""
+
+    def __init__(self, width: int, timed: bool) -> None:
+        super().__init__()
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+        self.before = nn.Conv2d(width, width, 1, bias=False) if timed else None
+        self.back = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """(B*T', D, h, w); `steps` is T'."""
+        y = _normal(x)
+        inner = self.near(y)
+        if self.before is not None and steps > 1:
+            # The first step has none before it.
+            earlier = self.before(y).unflatten(0, (-1, steps))
+            inner = inner + F.pad(earlier[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)).flatten(0, 1)
+        return x + self.back(F.gelu(inner))
+
+
+def _normal(x: Tensor) -> Tensor:
+    """Each patch by itself to a root mean square of 1 over its channels: nothing leaks through means over time or space."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """A trained autoencoder as a tokenizer.
+
+    Args:
+        network: float32.
+        shape: (height, width) of most pictures it was made for, or (frames, height, width) of most films.
+        per_second: frames in a second of most films it was made for; 0 for pictures.
+    """
+
+    network: Autoencoder = field(repr=False)
+    shape: tuple[int, ...]
+    per_second: float = 0.0
+
+    name = "quantizer"
+
+    @classmethod
+    def from_json(cls, page: dict[str, Any]) -> Quantizer:
+        """The way back from `to_json`; ValueError or KeyError where it is damaged."""
+        config = QuantizerConfig(**{**page["config"], "levels": tuple(page["config"]["levels"])})
+        network = Autoencoder(config)
+        try:
+            network.load_state_dict(load(base64.b64decode(page["weights"])))
+        except Exception as error:  # the library's errors are of no common kind
+            raise ValueError(f"weights that are none: {error}") from None
+        return cls(network.eval(), tuple(map(int, page["shape"])), float(page["per_second"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "config": asdict(self.config),
+            "shape": list(self.shape),
+            "per_second": self.per_second,
+            "weights": base64.b64encode(self._weights).decode(),
+        }
+
+    @property
+    def config(self) -> QuantizerConfig:
+        """What it is made of."""
+        return self.network.config
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        return self.config.kind
+
+    @property
+    def size(self) -> int:
+        return self.config.size
+
+    @property
+    def expects(self) -> str:
+        s, t = self.config.stride, self.config.time_stride
+        if self.kind == "image":
+            return f"pictures, (height, width, 3) uint8 with sides that are multiples of {s}"
+        return f"films, (k x {t} + 1 frames, height, width, 3) uint8 with sides that are multiples of {s}"
+
+    @property
+    def rate(self) -> float:
+        """Ids for a pixel of a picture, or for a pixel of a long film's frame."""
+        return 1 / (self.config.stride**2 * self.config.time_stride)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        head = json.dumps([self.name, asdict(self.config)]).encode()
+        return hashlib.sha256(head + self._weights).hexdigest()
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(height, width) or (frames, height, width) -> the shape of their ids; UserError as `QuantizerConfig.grid`."""
+        found = self.config.grid(*(shape if len(shape) == 3 else (1, *shape)))
+        return found if self.kind == "video" else found[1:]
+
+    def encode(self, signal: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w) int64, or (T, H, W, 3) -> (T', h, w)."""
+        if signal.ndim != 3 + (self.kind == "video") or signal.shape[-1] != CHANNELS or signal.dtype != np.uint8:
+            raise UserError(f"a quantizer expects {self.expects}, not {signal.shape} {signal.dtype}.")
+        # Documents of one film follow each other; the last one is remembered by being the very same array.
+        if not (self._last and self._last[0] is signal):
+            self._last[:] = [signal, self.encode_all(signal[None])[0]]
+        return self._last[1]
+
+    @torch.inference_mode()
+    def encode_all(self, signals: np.ndarray) -> np.ndarray:
+        """(N, H, W, 3) or (N, T, H, W, 3) uint8, all of one shape -> their ids; many in one pass are faster."""
+        grid = self.grid(signals.shape[1:-1])
+        step = max(1, _AT_ONCE // math.prod(grid))
+        parts = [
+            self.network.ids(self.network.codes(as_frames(signals[start : start + step]).to(self._device))).cpu().numpy()
+            for start in range(0, len(signals), step)
+        ]
+        return np.concatenate(parts).reshape(-1, *grid) if parts else np.empty((0, *grid), np.int64)
+
+    def decode(self, ids: np.ndarray) -> np.ndarray:
+        """(h, w) ids -> (H, W, 3) uint8, or (T', h, w) -> (T, H, W, 3)."""
+        array = np.asarray(ids, np.int64)
+        if array.ndim != 2 + (self.kind == "video") or not array.size:
+            raise UserError(f"ids of {self.expects} have another shape than {array.shape}.")
+        return self.decode_all(array[None])[0]
+
+    @torch.inference_mode()
+    def decode_all(self, ids: np.ndarray) -> np.ndarray:
+        """The way back from `encode_all`."""
+        array = np.asarray(ids, np.int64)
+        if array.size and not 0 <= array.min() <= array.max() < self.size:
+            raise UserError(f"a quantizer of {self.size} ids has no id {array.min()} or {array.max()}.")
+        grids = torch.from_numpy(array if self.kind == "video" else array[:, None])
+        step = max(1, _AT_ONCE // math.prod(grids.shape[1:]))
+        parts = [
+            as_pixels(self.network.frames(self.network.codes_of(grids[start : start + step].to(self._device))))
+            for start in range(0, len(grids), step)
+        ]
+        frames = np.concatenate(parts)
+        return frames if self.kind == "video" else frames[:, 0]
+
+    def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
+        """Gives whole frames of a (frames, height, width) film, or a (height, width) picture when its last id has come."""
+        return _Steps(self, self.grid(shape))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.levels.device
+
+    @cached_property
+    def _last(self) -> list[np.ndarray]:
+        return []
+
+    @cached_property
+    def _weights(self) -> bytes:
+        return save({name: tensor.detach().float().contiguous() for name, tensor in self.network.state_dict().items()})
+
+
+class _Steps:
+    """Decodes what has come as often as a step is whole; what comes later changes no earlier frame."""
+
+    def __init__(self, quantizer: Quantizer, grid: tuple[int, ...]) -> None:
+        self._quantizer = quantizer
+        self._grid = grid
+        self._come = np.empty(0, np.int64)
+        self._given = 0
+
+    def feed(self, ids: np.ndarray) -> np.ndarray:
+        self._come = np.concatenate([self._come, np.asarray(ids, np.int64).ravel()])
+        if len(self._come) > math.prod(self._grid):
+            raise UserError(f"these are {len(self._come) - math.prod(self._grid)} ids more than the signal has.")
+        film = self._quantizer.kind == "video"
+        whole = len(self._come) // (math.prod(self._grid[1:]) if film else math.prod(self._grid))
+        if not whole:
+            side = tuple(n * self._quantizer.config.stride for n in self._grid[-2:])
+            return np.empty((0, *side, CHANNELS), np.uint8)
+        shape = (whole, *self._grid[1:]) if film else self._grid
+        frames = self._quantizer.decode(self._come[: math.prod(shape)].reshape(shape))
+        frames = frames if film else frames[None]
+        new, self._given = frames[self._given :], len(frames)
+        return new if film or not len(new) else new[0]
+
+
+def find_quantizer(folder: str | Path, kind: Kind = "video") -> Quantizer:
+    """The quantizer for a medium that lies in a folder: of `tessera tokenizer train`, of a run, or of a model.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    for place in (Path(folder), Path(folder) / "model", Path(folder) / "tokenizer"):
+        path = place / f"{kind}_tokenizer.json"
+        if not path.is_file():
+            continue
+        try:
+            page = json.loads(path.read_text(encoding="utf-8"))
+            if page["name"] != Quantizer.name:
+                raise ValueError(f"a {page['name']}, not a quantizer")
+            return Quantizer.from_json(page)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error!r}.") from None
+    raise UserError(f"{folder} has no quantizer for {kind} ({kind}_tokenizer.json); train one by `tessera tokenizer train`.")
+
+
+def as_frames(pixels: np.ndarray) -> Tensor:
+    """(N, H, W, 3) or (N, T, H, W, 3) uint8 -> (N, T, H, W, 3) float in -1 ... 1."""
+    frames = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
+    return frames if pixels.ndim == 5 else frames[:, None]
+
+
+def as_pixels(frames: Tensor) -> np.ndarray:
+    """Floats in about -1 ... 1 -> uint8 of the same shape."""
+    return ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def commonest(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that most have; of equals the smallest."""
+    counts: dict[tuple[int, ...], int] = {}
+    for shape in shapes:
+        counts[shape] = counts.get(shape, 0) + 1
+    if not counts:
+        raise UserError("there is no picture or film to make a quantizer from.")
+    return min(counts, key=lambda s: (-counts[s], s))

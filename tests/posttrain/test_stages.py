@@ -1,0 +1,115 @@
+"""`tessera posttrain reason` and `chat`: all stages in one folder, gone on with where they stood, refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.engine.thinking import budgets_of
+from tessera.errors import Interrupted
+from tessera.posttrain import reinforce
+from tessera.run import RunFolder
+
+SMALL = (
+    "--data", "dial:5-6", "--examples-count", "120", "--steps", "2", "--groups", "2", "--group", "2", "--set", "train.threads=1",
+)  # fmt: skip
+Tessera = Callable[..., tuple[int, str]]
+
+
+def weights_of(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_both_stages_of_reason_make_one_model_that_thinks_and_go_on_where_they_stood(
+    tessera: Tessera, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(whole))
+    assert code == 0, said
+    assert "thoughts of at most so many tokens: 3 at the effort low, 7 at the effort medium, 11 at the effort high" in said
+    assert "stage 1: supervised" in said and "stage 2: reinforce" in said and "by effort: low " in said
+    assert budgets_of(str(whole)) == {"low": 3, "medium": 7, "high": 11}
+    exam = next(event for event in RunFolder(whole).events() if event["event"] == "exam")
+    assert {"pass_at_1_low", "pass_at_1_medium", "pass_at_1_high"} <= exam.keys()
+
+    # Stopped between the stages: the cold start is finished, the reinforcement not begun.
+    def stop(*ignored: Any) -> None:
+        raise Interrupted(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reinforce, "prepare", stop)
+        code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(broken))
+        assert code == 130 and "--resume" in said
+    code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(broken))
+    assert code == 2 and "exists already" in said
+    code, said = tessera("posttrain", "reason", "--out", str(broken), "--steps", "9", "--resume")
+    assert code == 2 and "--steps is 9 here and 2 in the run" in said
+    code, said = tessera("posttrain", "reason", "--out", str(broken), "--resume")
+    assert code == 0, said
+    assert weights_of(broken) == weights_of(whole) and weights_of(broken / "cold") == weights_of(whole / "cold")
+    code, said = tessera("posttrain", "reason", "--out", str(whole), "--resume")
+    assert code == 0 and "the run is finished" in said
+
+
+def test_own_examples_teach_their_own_budgets(tessera: Tessera, model: Path, write: Callable[..., str], tmp_path: Path) -> None:
+    def example(word: str, effort: str, thought: str) -> dict[str, Any]:
+        said = {"role": "assistant", "content": word[::-1], "reasoning_content": thought, "reasoning_effort": effort}
+        return {"messages": [{"role": "user", "content": word}, said]}
+
+    words = [a + b for a in "abcde" for b in "fghij"]
+    rows = [example(w, e, t) for w in words for e, t in (("low", w[1]), ("high", f"{w[1]} then {w[0]}"))]
+    tasks = write([{"prompt": w, "answer": w[::-1]} for w in words], "tasks.jsonl")
+    out = tmp_path / "own"
+    more = ("--examples", write(rows), "--epochs", "1", "--steps", "1", "--groups", "2", "--group", "2", "--max-tokens", "4")
+    code, said = tessera(
+        "posttrain", "reason", "--model", str(model), "--data", tasks, *more, "--set", "train.threads=1", "--out", str(out)
+    )
+    assert code == 0, said
+    assert budgets_of(str(out)) == {"low": 1, "high": 8}
+
+
+def test_chat_learns_from_examples_and_then_from_preferences(
+    tessera: Tessera, model: Path, write: Callable[..., str], tmp_path: Path
+) -> None:
+    def asked(n: int) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Say {n}"}]
+
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    examples = write([{"messages": asked(n) + said(f"{n}.")} for n in range(20)])
+    pairs = write([{"prompt": asked(n), "chosen": said(f"{n}."), "rejected": said("no")} for n in range(20)], "pairs.jsonl")
+    words = ("posttrain", "chat", "--model", str(model), "--data", examples, "--out", str(tmp_path / "chat"))
+    code, text = tessera(*words)
+    assert code == 2 and "--pairs is missing" in text
+    code, text = tessera(*words, "--pairs", pairs, "--epochs", "1", "--set", "train.threads=1")
+    assert code == 0, text
+    assert "stage 1: supervised" in text and "stage 2: preference" in text
+    assert json.loads((tmp_path / "chat" / "stages.json").read_text())["recipe"] == "chat"
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--data", "reversal"), "for reversal give --examples"),
+        (("--budget", "5m", "--steps", "3"), "give --budget, or --epochs and --steps"),
+        (("--budget", "5Mtok"), "share a budget of time"),
+        (("--examples-count", "4"), "must be at least 100"),
+        (("--data", "dial:9"), "write the levels as LOW-HIGH"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    tessera: Tessera, model: Path, tmp_path: Path, more: tuple[str, ...], sentence: str
+) -> None:
+    code, said = tessera("posttrain", "reason", "--model", str(model), "--out", str(tmp_path / "out"), *more)
+    assert code == 2 and sentence in said
+
+
+def test_reinforcement_with_an_effort_needs_a_model_that_has_it(tessera: Tessera, model: Path, tmp_path: Path) -> None:
+    words = ("posttrain", "grpo", "--model", str(model), "--data", "dial", "--effort", "high", "--out", str(tmp_path / "out"))
+    code, said = tessera(*words)
+    assert code == 2 and "was not trained to think" in said and "tessera posttrain reason" in said
