@@ -58,7 +58,7 @@ class ReinforcementHyperparameters(Hyperparameters):
     compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=16)] = "auto"
     eval_interval: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
     eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] = "auto"
-    reasoning_effort: Literal["default"] = "default"
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
     max_tokens: Auto | Annotated[int, Field(ge=1, le=2**20)] = "auto"
 
 

@@ -95,12 +95,13 @@ def write_wish(
             rate=_rate(preference.RATES["dpo"], chosen, base), beta=chosen["beta"] or 0.1, seed=seed, settings=_SETTINGS,
         )  # fmt: skip
     else:
+        effort = chosen["reasoning_effort"]
         every = [f"train.evaluate_every={chosen['eval_interval']}"] if chosen["eval_interval"] else []
         wish = reinforce.Wish(
             str(base), str(folder / TASKS["train"]), "grader", validation=held and str(folder / TASKS["validation"]),
             group=max(2, round(_GROUP * (chosen["compute_multiplier"] or 1.0))), groups=chosen["batch_size"] or 16,
             rate=_rate(reinforce.RATE, chosen, base), max_tokens=chosen["max_tokens"], exam_samples=chosen["eval_samples"] or 4,
-            seed=seed, settings=(*_SETTINGS, *every),
+            efforts=() if effort in (None, "default") else (str(effort),), seed=seed, settings=(*_SETTINGS, *every),
         )  # fmt: skip
     page = {"kind": kind, "wish": asdict(wish), "epochs": chosen["n_epochs"], "grader": grader}
     (folder / "wish.json").write_text(json.dumps(page), encoding="utf-8")
@@ -157,7 +158,7 @@ def used(kind: Kind, info: Mapping[str, Any], recipe: Recipe, steps: int) -> dic
         "eval_interval": recipe.train.evaluate_every,
         "eval_samples": asked["exam_samples"],
         "max_tokens": asked["max_tokens"],
-        "reasoning_effort": "default",
+        "reasoning_effort": next(iter(asked["efforts"]), "default"),
     }
 
 
