@@ -63,6 +63,9 @@ class Rounds(Generic[T]):
                     else:
                         yield index, self._requests[index], happened
             self.usage.add(generation.usage)
+            # The log tells of the request as a whole, not of its last round.
+            counts = {"prompt_tokens": self.usage.prompt, "completion_tokens": self.usage.completion}
+            self._caller.state["usage"] = {"model": self._served.name, **counts}
             made = [done[index] for index in range(len(self._requests))]
             self.completions += made
             await self._go_on(made)
