@@ -212,3 +212,11 @@ def test_pictures_in_messages_are_checked(client: OpenAI, url: str, model: str, 
     shown: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
     with pytest.raises(openai.BadRequestError, match=words):
         client.responses.create(model=model, input=[shown], max_output_tokens=1)
+
+
+def test_who_leaves_a_stream_stops_the_drawing(client: OpenAI, server: Running) -> None:
+    before = server.engine_tokens
+    stream = client.images.generate(model="painter", prompt="a dot", size="30x30", stream=True, partial_images=3)
+    next(iter(stream))
+    stream.close()
+    assert server.idle(30) and server.engine_tokens - before < 30 * 31

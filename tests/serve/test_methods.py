@@ -70,7 +70,7 @@ def client(server: Running) -> OpenAI:
 
 
 def test_a_preference_job_makes_its_pairs_likelier_and_tells_so(client: OpenAI) -> None:
-    chosen: Any = {"n_epochs": 6, "batch_size": 4, "beta": 0.2, "learning_rate_multiplier": 4}
+    chosen: Any = {"n_epochs": 3, "batch_size": 4, "beta": 0.2, "learning_rate_multiplier": 4}
     method: Any = {"type": "dpo", "dpo": {"hyperparameters": chosen}}
     held = upload(client, [pair("white", word) for word in WORDS])
     job = client.fine_tuning.jobs.create(
@@ -79,10 +79,10 @@ def test_a_preference_job_makes_its_pairs_likelier_and_tells_so(client: OpenAI) 
     done = finished(client, job.id)
     assert done.status == "succeeded", done.error
     shown = done.method.dpo.hyperparameters
-    assert shown.beta == 0.2 and shown.n_epochs == 6 and shown.batch_size == 4 and done.hyperparameters.n_epochs == 6
+    assert shown.beta == 0.2 and shown.n_epochs == 3 and shown.batch_size == 4 and done.hyperparameters.n_epochs == 3
     measured = metrics(client, job.id)
     trained = [m for m in measured if "train_loss" in m]
-    assert len(trained) == 6 * len(PAIRS) / 4 and trained[-1]["train_loss"] < trained[0]["train_loss"]
+    assert len(trained) == 3 * len(PAIRS) / 4 and trained[-1]["train_loss"] < trained[0]["train_loss"]
     valid = [m["valid_preference_accuracy"] for m in measured if "valid_preference_accuracy" in m]
     assert valid and 0 <= valid[-1] <= 1 and "full_valid_reward_margin" in measured[-1]
     lines = client.files.content(done.result_files[0]).text.splitlines()

@@ -23,7 +23,8 @@ from tessera.serve.bodies import Body, Metadata, Part
 from tessera.serve.context import Here, Id, Limit, Order, Server, in_thread
 from tessera.serve.door import call
 from tessera.serve.errors import ApiError, invalid
-from tessera.serve.graders import checked_grader
+from tessera.serve.files import forget_bytes
+from tessera.serve.graders import checked_grader, need_sandbox
 from tessera.serve.models import now
 from tessera.serve.store import new_id
 
@@ -72,7 +73,7 @@ class Source(Part):
     """Where the rows are."""
 
     type: Literal["file_content", "file_id", "stored_completions", "responses"]
-    content: Annotated[list[Row], Field(max_length=_MOST_ROWS)] = []
+    content: Annotated[list[Row], Field(max_length=1000)] = []  # more of them belong into a file
     id: str = ""
 
 
@@ -126,6 +127,7 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
         raise invalid(f"{error}", "data_source_config.item_schema", "invalid_schema") from None
     for i, criterion in enumerate(body.testing_criteria):
         checked_grader(criterion, f"testing_criteria[{i}]")
+        await in_thread(need_sandbox, criterion, f"testing_criteria[{i}]")
         threshold = criterion.get("pass_threshold", 1.0)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float):
             raise invalid("A threshold is a number.", f"testing_criteria[{i}].pass_threshold", "invalid_type")
@@ -258,7 +260,6 @@ async def cancel_run(eval_id: Id, run_id: Id, here: Here) -> dict[str, Any]:
 @router.delete("/v1/evals/{eval_id}/runs/{run_id}")
 async def delete_run(eval_id: Id, run_id: Id, here: Here) -> dict[str, Any]:
     """Forgets a run and its results."""
-    await here.find(_RUN, run_id, "run", parent=eval_id)
     await _forget_run(here, eval_id, run_id)
     return {"object": "eval.run.deleted", "deleted": True, "run_id": run_id}
 
@@ -294,7 +295,10 @@ async def resume(server: Server, app: ASGIApp) -> None:
 
 async def _forget_run(here: Here, eval_id: str, run_id: str) -> None:
     await here.server.cancel(run_id)
+    record = await here.find(_RUN, run_id, "run", parent=eval_id)
     await here.delete(_RUN, run_id, "run", parent=eval_id)
+    if record.private["digest"] is not None:
+        await in_thread(forget_bytes, here.server, record.private["digest"])
 
 
 class _Work:

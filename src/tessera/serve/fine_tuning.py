@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from tessera.serve.bodies import Body, Metadata
 from tessera.serve.context import Here, Id, Limit, in_thread
 from tessera.serve.errors import invalid
-from tessera.serve.graders import checked_grader
+from tessera.serve.graders import checked_grader, need_sandbox
 from tessera.serve.methods import KINDS, Kind
 from tessera.serve.models import now
 from tessera.serve.store import Record, new_id
@@ -58,7 +58,7 @@ class ReinforcementHyperparameters(Hyperparameters):
     compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=16)] = "auto"
     eval_interval: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
     eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] = "auto"
-    reasoning_effort: Literal["default"] = "default"
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
     max_tokens: Auto | Annotated[int, Field(ge=1, le=2**20)] = "auto"
 
 
@@ -100,6 +100,8 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
     method = _method(body)
     own = method[method["type"]]
     chosen = own["hyperparameters"]
+    if "grader" in own:
+        await in_thread(need_sandbox, own["grader"], "method.reinforcement.grader")
     base = here.server.models.find(body.model, here.owner)
     files = {"train": await _file(here, body.training_file, "training_file")}
     if body.validation_file is not None:

@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from pydantic import StringConstraints
 
 from tessera.errors import RunFailed, UserError
-from tessera.posttrain.verifiers.graders import Grade, check, grade
+from tessera.posttrain.verifiers.code import default_sandbox
+from tessera.posttrain.verifiers.graders import Grade, check, grade, runs_programs
 from tessera.serve.bodies import Body
 from tessera.serve.context import Here, in_thread
 from tessera.serve.errors import ApiError, invalid
@@ -89,10 +90,18 @@ def graded(grader: Mapping[str, Any], answer: str, item: Mapping[str, Any]) -> G
     Raises:
         ApiError: 400, there is no sandbox for a Python grader here.
     """
+    need_sandbox(grader)
+    return grade(grader, answer, item)
+
+
+def need_sandbox(grader: Mapping[str, Any], param: str = "grader") -> None:
+    """Raises ApiError, 400, where a grader that was checked holds a program and there is no sandbox here. The first time takes a
+    second or two."""
     try:
-        return grade(grader, answer, item)
+        if runs_programs(grader):
+            default_sandbox()
     except RunFailed as error:
-        raise ApiError(400, f"Python graders cannot run here: {error}", "grader", "sandbox_unavailable") from None
+        raise ApiError(400, f"Python graders cannot run here: {error}", param, "sandbox_unavailable") from None
 
 
 _ERRORS = (

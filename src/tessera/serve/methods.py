@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.posttrain import examples, preference, reinforce, supervised
-from tessera.posttrain.curriculum import write_tasks
+from tessera.posttrain.curriculum import open_pool, write_tasks
 from tessera.posttrain.pairs import read_questions
 from tessera.posttrain.verifiers import Task
-from tessera.posttrain.verifiers.graders import grade
+from tessera.posttrain.verifiers.graders import missing
 from tessera.recipe import Recipe
 from tessera.tokens import chat
 from tessera.tokens.vocabulary import Vocabulary
@@ -95,12 +95,13 @@ def write_wish(
             rate=_rate(preference.RATES["dpo"], chosen, base), beta=chosen["beta"] or 0.1, seed=seed, settings=_SETTINGS,
         )  # fmt: skip
     else:
+        effort = chosen["reasoning_effort"]
         every = [f"train.evaluate_every={chosen['eval_interval']}"] if chosen["eval_interval"] else []
         wish = reinforce.Wish(
             str(base), str(folder / TASKS["train"]), "grader", validation=held and str(folder / TASKS["validation"]),
             group=max(2, round(_GROUP * (chosen["compute_multiplier"] or 1.0))), groups=chosen["batch_size"] or 16,
             rate=_rate(reinforce.RATE, chosen, base), max_tokens=chosen["max_tokens"], exam_samples=chosen["eval_samples"] or 4,
-            seed=seed, settings=(*_SETTINGS, *every),
+            efforts=() if effort in (None, "default") else (str(effort),), seed=seed, settings=(*_SETTINGS, *every),
         )  # fmt: skip
     page = {"kind": kind, "wish": asdict(wish), "epochs": chosen["n_epochs"], "grader": grader}
     (folder / "wish.json").write_text(json.dumps(page), encoding="utf-8")
@@ -125,6 +126,8 @@ def check_files(folder: Path) -> None:
         else:
             tasks = _named(_tasks, path, name, page["grader"])
             write_tasks(folder / TASKS[split], tasks)
+            if split == "train" and page["wish"]["validation"] is None:
+                _named(lambda file: open_pool(str(file), 1, 0), folder / TASKS[split], name)  # enough to hold some out
             if split == "train" and page["epochs"]:
                 # Only now it is known how many there are.
                 page["wish"]["steps"] = max(1, math.ceil(page["epochs"] * len(tasks) / page["wish"]["groups"]))
@@ -155,7 +158,7 @@ def used(kind: Kind, info: Mapping[str, Any], recipe: Recipe, steps: int) -> dic
         "eval_interval": recipe.train.evaluate_every,
         "eval_samples": asked["exam_samples"],
         "max_tokens": asked["max_tokens"],
-        "reasoning_effort": "default",
+        "reasoning_effort": next(iter(asked["efforts"]), "default"),
     }
 
 
@@ -209,7 +212,7 @@ def _tasks(path: Path, grader: Mapping[str, Any]) -> list[Task]:
             chat.render(turns, add_generation_prompt=True)
             if turns[-1].role == "assistant":
                 raise UserError("the last message is the assistant's; end with what it is asked.")
-            if wrong := grade(grader, "", row).variable:
+            if wrong := missing(grader, row):
                 raise UserError(f"{wrong}, which the grader asks for.")
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -152,6 +152,23 @@ def grade(grader: Mapping[str, Any], answer: str, item: Mapping[str, Any], more:
         return Grade(0.0, parts, formula=str(error))
 
 
+def missing(grader: Mapping[str, Any], item: Mapping[str, Any]) -> str:
+    """What the templates of a grader name and a row does not have; empty: nothing."""
+    try:
+        for one in _inner(grader).values() if grader["type"] == "multi" else (grader,):
+            for key in ("input", "reference"):
+                filled(one.get(key, ""), {"output_text": ""}, item)
+    except NoSuchVariable as error:
+        return str(error)
+    return ""
+
+
+def runs_programs(grader: Mapping[str, Any]) -> bool:
+    """Whether a grader that was checked needs a sandbox."""
+    every = _inner(grader).values() if grader["type"] == "multi" else (grader,)
+    return any(one["type"] == "python" for one in every)
+
+
 def graded(task: Task, answer: str) -> float:
     """The reward that `task.data["grader"]` gives for the answer to `task.data["item"]`.
 
