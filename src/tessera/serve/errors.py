@@ -93,6 +93,12 @@ def not_here(what: str, brought_by: str) -> ApiError:
     return ApiError(501, f"{what}: not in this version; {brought_by}.", code="not_implemented", headers=headers)
 
 
+def sentence(error: BaseException) -> str:
+    """What an exception says, with a capital."""
+    text = str(error)
+    return text[:1].upper() + text[1:]
+
+
 def of_exception(error: BaseException) -> ApiError:
     """Any exception as an answer; what nobody foresaw says nothing of its insides."""
     if isinstance(error, ApiError):

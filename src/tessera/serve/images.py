@@ -28,10 +28,10 @@ from tessera.errors import UserError
 from tessera.serve import bodies
 from tessera.serve.context import Call, Here, in_thread
 from tessera.serve.door import OPEN_PICTURES
-from tessera.serve.errors import ApiError, invalid, not_found
+from tessera.serve.errors import ApiError, invalid, not_found, sentence
 from tessera.serve.generation import unless_left
 from tessera.serve.models import Served, now
-from tessera.serve.rounds import Rounds
+from tessera.serve.rounds import Rounds, maker
 from tessera.serve.store import new_id
 from tessera.serve.streams import MAY_STREAM, EventStream, event
 
@@ -106,14 +106,14 @@ class Vary(Wanted):
 @router.post("/v1/images/generations", responses=MAY_STREAM)
 async def generate(body: Generate, here: Here) -> Response:
     """Draws what the prompt says."""
-    served = await _painter(here, body.model)
+    served = await maker(here, body.model, "image")
     return await _answer(here, served, body, Wish(body.prompt.strip(), body.shape), "image_generation")
 
 
 @router.post("/v1/images/edits", responses=MAY_STREAM)
 async def edit(body: Annotated[Edit, Form(media_type="multipart/form-data")], here: Here) -> Response:
     """Draws a region anew: what is transparent in the mask, or without a mask in the picture; all else stays as it is."""
-    served = await _painter(here, body.model)
+    served = await maker(here, body.model, "image")
     given = [*([body.image] if body.image is not None else []), *body.images]
     if not given:
         raise ApiError(400, "Missing required parameter: 'image'.", "image", "missing_required_parameter")
@@ -124,14 +124,14 @@ async def edit(body: Annotated[Edit, Form(media_type="multipart/form-data")], he
     try:
         known, hidden = await in_thread(hole, picture, mask, body.shape, _most_pixels(served))
     except UserError as error:
-        raise invalid(_sentence(error), "mask") from None
+        raise invalid(sentence(error), "mask") from None
     return await _answer(here, served, body, Wish(body.prompt.strip(), known=known, hidden=hidden), "image_edit")
 
 
 @router.post("/v1/images/variations")
 async def vary(body: Annotated[Vary, Form(media_type="multipart/form-data")], here: Here) -> Response:
     """Draws other pictures of the same: the model says first what it sees, and draws that beside the picture."""
-    served = await _painter(here, body.model)
+    served = await maker(here, body.model, "image")
     picture = await _read(body.image, "image")
     source = on_white(await in_thread(sized, picture, body.shape, _most_pixels(served)))
     return await _answer(here, served, body, Wish(body.prompt.strip(), source=source), "")
@@ -147,25 +147,6 @@ async def show(name: Annotated[str, PathPart(pattern=r"^img_[0-9a-f]{24}\.[a-z]{
             headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}
             return FileResponse(path, media_type=f"image/{kind}", headers=headers)
     raise not_found("picture", name)
-
-
-async def _painter(here: Call, name: str | None) -> Served:
-    """The model that draws; without a name the first that can.
-
-    Raises:
-        ApiError: 404, there is none of that name; 400, it makes no pictures.
-    """
-    if name is not None:
-        served = await here.model(name)
-        if served.draws:
-            return served
-        said = f"The model '{name[:100]}' makes no pictures"
-    else:
-        for served in here.server.models:
-            if served.owner in ("", here.owner) and served.draws:
-                return served
-        said = "None of the models here makes pictures"
-    raise invalid(f"{said}; train one by the recipe `draw` (`tessera train draw`).", "model", "unsupported_modality")
 
 
 async def _answer(here: Call, served: Served, body: Wanted, wish: Wish, events: str) -> Response:
@@ -189,7 +170,7 @@ async def _answer(here: Call, served: Served, body: Wanted, wish: Wish, events: 
     try:
         await rounds.start()
     except UserError as error:
-        raise invalid(_sentence(error), "size" if body.shape is not None else "prompt") from None
+        raise invalid(sentence(error), "size" if body.shape is not None else "prompt") from None
     if stream:
         assert isinstance(body, Drawn)
         return EventStream(_stream(served, body, rounds, events))
@@ -290,8 +271,3 @@ def _most_pixels(served: Served) -> int:
 
 def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
-
-
-def _sentence(error: UserError) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:]

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from tessera.engine.pictures import Steps
 from tessera.engine.request import Completion, Finished, Request, Token
-from tessera.serve.context import in_thread
+from tessera.serve.context import Call, in_thread
+from tessera.serve.errors import invalid
 from tessera.serve.generation import Caller, Generation, Order, Usage
 from tessera.serve.models import Served
 
 T = TypeVar("T")
+
+_MAKERS = {"image": ("pictures", "draw"), "video": ("films", "film")}
+"""Medium -> what a model makes of it, and the recipe that brings such models."""
+
+
+async def maker(here: Call, name: str | None, kind: Literal["image", "video"]) -> Served:
+    """The model that makes pictures or films; without a name the first that can.
+
+    Raises:
+        ApiError: 404, there is none of that name; 400, it makes none.
+    """
+    things, recipe = _MAKERS[kind]
+    if name is not None:
+        served = await here.model(name)
+        if kind in served.vocabulary.media:
+            return served
+        said = f"The model '{name[:100]}' makes no {things}"
+    else:
+        for served in here.server.models:
+            if served.owner in ("", here.owner) and kind in served.vocabulary.media:
+                return served
+        said = f"None of the models here makes {things}"
+    raise invalid(f"{said}; train one by the recipe `{recipe}` (`tessera train {recipe}`).", "model", "unsupported_modality")
 
 
 class Rounds(Generic[T]):

@@ -34,10 +34,10 @@ from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.serve.bodies import Body, Part, Seed
 from tessera.serve.context import Call, Here, Id, Limit, Order, Server, in_thread
-from tessera.serve.errors import ApiError, invalid, of_validation
+from tessera.serve.errors import ApiError, invalid, of_validation, sentence
 from tessera.serve.files import forget_bytes
 from tessera.serve.models import Served, now
-from tessera.serve.rounds import Rounds
+from tessera.serve.rounds import Rounds, maker
 from tessera.serve.store import new_id
 
 router = APIRouter(tags=["videos"])
@@ -119,7 +119,7 @@ def _accepts(schema: type[Body]) -> dict[str, Any]:
 async def create(here: Here) -> dict[str, Any]:
     """Begins a film."""
     body = await _read(here.request, Create)
-    served = await _filmer(here, body.model)
+    served = await maker(here, body.model, "video")
     quantizer = quantizer_of(served)
     frames, height, width = quantizer.shape
     if body.size is not None:
@@ -141,7 +141,7 @@ async def list_videos(here: Here, after: str | None = None, limit: Limit = 20, o
 async def edit(here: Here) -> dict[str, Any]:
     """Another film from the first frame of one, of the same length."""
     body = await _read(here.request, Change)
-    served = await _filmer(here, body.model)
+    served = await maker(here, body.model, "video")
     film, source = await _film(here, served, body.video)
     return await _begin(here, served, body.prompt, film[:1], len(film), remixed_from=source)
 
@@ -150,7 +150,7 @@ async def edit(here: Here) -> dict[str, Any]:
 async def extend(here: Here) -> dict[str, Any]:
     """A film and what comes after it, in one."""
     body = await _read(here.request, Extend)
-    served = await _filmer(here, body.model)
+    served = await maker(here, body.model, "video")
     film, source = await _film(here, served, body.video)
     quantizer = quantizer_of(served)
     more = half(quantizer) if body.seconds is None else _frames(body.seconds, quantizer.per_second)
@@ -182,7 +182,7 @@ async def delete(video_id: Id, here: Here) -> dict[str, Any]:
 async def remix(video_id: Id, body: Remix, here: Here) -> dict[str, Any]:
     """Another film from the first frame of one that was made here, of the same length."""
     record = await here.find(_KIND, video_id, _KIND)
-    served = await _filmer(here, record.body["model"])
+    served = await maker(here, record.body["model"], "video")
     film, source = await _film(here, served, Existing(id=video_id))
     return await _begin(here, served, body.prompt, film[:1], len(film), remixed_from=source)
 
@@ -230,7 +230,7 @@ async def _begin(
         next(_steps(served, private, given))
     except UserError as error:
         usual = f"{quantizer.shape[2]}x{quantizer.shape[1]}"
-        raise invalid(f"{_sentence(error)} Its films are {usual}.", "size", "unsupported_value") from None
+        raise invalid(f"{sentence(error)} Its films are {usual}.", "size", "unsupported_value") from None
     shown = {
         "id": new_id("video_"), "object": "video", "created_at": now(), "completed_at": None, "expires_at": None, "error": None,
         "model": served.name, "progress": 0, "prompt": prompt, "remixed_from_video_id": remixed_from,
@@ -273,7 +273,7 @@ async def _make(server: Server, owner: str, id: str) -> None:
         # The server stops: the next one begins anew.
         raise
     except Exception as error:
-        said = {"code": getattr(error, "code", None) or "server_error", "message": _sentence(error)}
+        said = {"code": getattr(error, "code", None) or "server_error", "message": sentence(error)}
         await note(lambda shown, _: shown.update(status="failed", error=said))
         if not isinstance(error, ApiError | UserError):
             raise
@@ -291,25 +291,6 @@ def _tokens(served: Served, private: Mapping[str, Any], given: int) -> int:
     height, width = private["shape"]
     steps = max(1, -(-(private["total"] - given) // quantizer.config.time_stride))
     return steps * (height // quantizer.config.stride * width // quantizer.config.stride + 1)
-
-
-async def _filmer(here: Call, name: str | None) -> Served:
-    """The model that makes films; without a name the first that can.
-
-    Raises:
-        ApiError: 404, there is none of that name; 400, it makes no films.
-    """
-    if name is not None:
-        served = await here.model(name)
-        if served.films:
-            return served
-        said = f"The model '{name[:100]}' makes no films"
-    else:
-        for served in here.server.models:
-            if served.owner in ("", here.owner) and served.films:
-                return served
-        said = "None of the models here makes films"
-    raise invalid(f"{said}; train one by the recipe `film` (`tessera train film`).", "model", "unsupported_modality")
 
 
 async def _read(request: Request, schema: type[Any]) -> Any:
@@ -429,8 +410,3 @@ def _file(frames: np.ndarray, per_second: float) -> tuple[bytes, str]:
 
 def _frames(seconds: str, per_second: float) -> int:
     return round(float(seconds) * per_second)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:]
