@@ -1,6 +1,6 @@
 """Own ladders, sealed forecasts and verdicts: code, prose and dialogue, two seeds each, one after the other in one ledger.
 
-    python benchmarks/forecasts.py [--flops 3e13] [--seeds 2] [--only code,prose,dialogue] [--runs runs/forecasts]
+    python benchmarks/forecasts.py [--flops 1.2e14] [--seeds 2] [--only code,prose,dialogue] [--runs runs/forecasts]
 
 Each is `tessera train RECIPE --forecast --budget ...` as a person types it, with all cores: the ladder, the seal, the run,
 the verdict. The target has `--flops`, the ladder comes on top. Nothing is chosen afterwards: every forecast that is sealed
@@ -35,7 +35,7 @@ def sources() -> dict[str, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--flops", type=float, default=3e13, help="of the target")
+    parser.add_argument("--flops", type=float, default=1.2e14, help="of the target")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", default="code,prose,dialogue")
     parser.add_argument("--runs", default="runs/forecasts")

@@ -49,9 +49,9 @@ forecast may rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
-LAWFUL_FLOPS = 1e12
-"""Of the smallest rung. With rows of 256 ladders from below were refused (docs/LOG.md, 2026-11-24, "Ladder"); with rows of 128
-one was not, but no forecast of such a ladder was judged yet (2026-11-25, "Pieces or not")."""
+LAWFUL_FLOPS = 4e11
+"""Of the smallest rung. From 4.6e11 on log loss falls evenly with log compute, of code and of dialogue; the rungs below fall more
+slowly, and ladders with them are refused (docs/LOG.md, 2026-11-29, "The ladder after it" and "Dialogue")."""
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 
