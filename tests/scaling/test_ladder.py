@@ -101,7 +101,7 @@ def test_a_budget_too_small_for_a_ladder_is_refused_in_words(ground: Ground, tmp
 
 
 def test_a_ladder_that_would_begin_below_the_laws_regime_is_refused_before_it_costs_anything() -> None:
-    with pytest.raises(ladder.NoLadder, match=r"begin at 1\.1e\+11 FLOPs.* a budget 10 times as large has one"):
+    with pytest.raises(ladder.NoLadder, match=r"begin at 1\.1e\+11 FLOPs.* a budget 4 times as large has one"):
         ladder.refuse_lawless(3e13)
     ladder.refuse_lawless(1.2e14)
 
