@@ -1,6 +1,6 @@
 """Thinking from scratch: does accuracy grow with effort, what does reinforcement add, and what do votes over samples?
 
-    python benchmarks/thinking.py [--seeds 1] [--examples 24000] [--steps 60] [--picture FILE.png]
+    python benchmarks/thinking.py [--seeds 1] [--examples 22000] [--steps 50] [--picture FILE.png]
 
 A model of fresh weights goes through `tessera posttrain reason` on a dial (`dial 3*7+4*9=`: from left to right, the last digit is
 kept): a cold start on worked examples, then reinforcement. Both models then answer problems that neither has met, without thought
@@ -32,8 +32,8 @@ SAMPLES = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=24_000, help="of the cold start")
-    parser.add_argument("--steps", type=int, default=60, help="of the reinforcement")
+    parser.add_argument("--examples", type=int, default=22_000, help="of the cold start")
+    parser.add_argument("--steps", type=int, default=50, help="of the reinforcement")
     parser.add_argument("--tasks", type=int, default=150, help="problems to be measured on")
     parser.add_argument("--folder", help="keep the runs here")
     parser.add_argument("--picture", help="draw the curves into this PNG")

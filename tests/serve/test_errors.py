@@ -251,8 +251,7 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     "method,path",
     [
-        ("POST", "/videos"),
-        ("GET", "/videos/video_1/content"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
+        ("POST", "/videos/characters"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
         ("POST", "/moderations"),
         ("POST", "/content_provenance_checks"),
     ],

@@ -14,8 +14,8 @@ from tessera.data.films import WRITTEN, film_file, read_film, resampled
 from tessera.data.pictures import on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
-from tessera.engine.films import GUIDANCE, FilmWish, make_films, quantizer_of, tell
-from tessera.engine.request import Completion
+from tessera.engine.films import GUIDANCE, FilmWish, half, long_film, quantizer_of, tell
+from tessera.engine.pictures import run
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.run import write_bytes, writing
@@ -52,12 +52,10 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         given = _first_frame(asked.image, height, width)[None]
     elif asked.video is not None:
         given = _read(asked.video, quantizer.per_second, height, width)
-    if asked.video is None:
-        total = asked.frames or frames
-    else:
-        total = len(given) + (asked.frames or _half(frames, quantizer.config.time_stride))
+    total = len(given) + (asked.frames or half(quantizer)) if asked.video is not None else asked.frames or frames
     guidance = GUIDANCE if asked.guidance is None else asked.guidance
-    shown, completion = _made(engine, FilmWish(prompt.strip(), guidance=guidance), given, total, params)
+    made = run(engine, long_film(engine, FilmWish(prompt.strip(), guidance=guidance), given, total, params))
+    shown, completion = made.frames, made.completion
     path = Path(asked.out)
     with writing(path):
         write_bytes(path, film_file(shown, quantizer.per_second, _ending(asked.out)))
@@ -70,35 +68,6 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
             f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {completion.seed}, "
             f"{time.perf_counter() - start:.1f} s"
         )
-
-
-def _made(engine: Engine, wish: FilmWish, given: np.ndarray, total: int, params: SamplingParams) -> tuple[np.ndarray, Completion]:
-    """`total` frames that begin with those `given`, as they are, and the last completion of the engine.
-
-    As many frames as the model has learned are made at once; a longer film is gone on with from its last ones, again and again.
-    """
-    quantizer = quantizer_of(engine)
-    longest, stride = quantizer.shape[0], quantizer.config.time_stride
-    frames, rounds = given, 0
-    while len(frames) < total or not rounds:
-        kept = (min(len(frames), max(1, longest - _half(longest, stride))) - 1) // stride * stride + 1 if len(frames) else 0
-        wanted = _up(kept + total - len(frames), stride)
-        shape = (max(kept + stride if kept else 1, min(longest, wanted)), *frames.shape[1:3])
-        seed = None if params.seed is None else params.seed + rounds
-        asked = replace(wish, shape=shape, beginning=frames[-kept:] if kept else None)
-        film = make_films(engine, [asked], replace(params, seed=seed))[0]
-        frames, rounds = np.concatenate([frames, film.frames[kept:]]), rounds + 1
-    return frames[:total], film.completion
-
-
-def _half(frames: int, stride: int) -> int:
-    """Frames that are new when a film is gone on with: half of what the model has learned, in whole steps."""
-    return max(stride, (frames - 1) // 2 // stride * stride)
-
-
-def _up(frames: int, stride: int) -> int:
-    """The next length that can be cut into whole steps."""
-    return -(-(frames - 1) // stride) * stride + 1
 
 
 def refuse_contradictions(asked: Asked) -> None:

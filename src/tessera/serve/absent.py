@@ -10,7 +10,7 @@ from tessera.serve.errors import not_here
 
 router = APIRouter(tags=["not in this version"])
 
-_FILMS = "films", "the recipe `film` brings the models that make them"
+_CHARACTERS = "characters of films", "no issue brings them: a film here is made from its caption and its first frames"
 _SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
 _MODERATION = "moderation", "the issue on safety brings the model that it needs"
 _PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
@@ -19,8 +19,8 @@ _STORES = "vector stores", "search over files is not planned yet; embed texts by
 _CONTAINERS = "containers", "code runs in no container here"
 
 ABSENT: dict[str, tuple[str, str]] = {
-    "/videos": _FILMS,
-    "/videos/{rest:path}": _FILMS,
+    "/videos/characters": _CHARACTERS,
+    "/videos/characters/{rest:path}": _CHARACTERS,
     "/audio/{rest:path}": _SOUND,
     "/moderations": _MODERATION,
     "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
