@@ -112,7 +112,7 @@ def test_rows_that_are_none_fail_the_run_and_what_a_grader_misses_is_an_error(cl
         ({"data_source_config": {"type": "logs"}}, "data_source_config.type"),
         ({"data_source_config": {"type": "custom", "item_schema": {"type": "blub"}}}, "data_source_config.item_schema"),
         ({"testing_criteria": []}, "testing_criteria"),
-        ({"testing_criteria": [{**SAME, "operation": "is"}]}, "testing_criteria[0].grader.operation"),
+        ({"testing_criteria": [{**SAME, "operation": "is"}]}, "testing_criteria[0].operation"),
         ({"testing_criteria": [{**ALIKE, "pass_threshold": "much"}]}, "testing_criteria[0].pass_threshold"),
     ],
 )

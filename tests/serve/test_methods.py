@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -96,28 +95,22 @@ def test_a_preference_job_makes_its_pairs_likelier_and_tells_so(client: OpenAI) 
         assert answer.model == checkpoint.fine_tuned_model_checkpoint
 
 
-def test_a_reinforcement_job_pays_by_its_grader_is_paused_and_ends_with_a_model(client: OpenAI, server: Running) -> None:
-    chosen: Any = {"n_epochs": 12, "batch_size": 4, "compute_multiplier": 0.5, "eval_interval": 8, "eval_samples": 1}
+def test_a_reinforcement_job_pays_by_its_grader_and_ends_with_a_model(client: OpenAI) -> None:
+    chosen: Any = {"n_epochs": 4, "batch_size": 4, "compute_multiplier": 0.5, "eval_interval": 4, "eval_samples": 1}
     own: Any = {"grader": ALIKE, "hyperparameters": {**chosen, "max_tokens": 6}}
     file, held = upload(client, TASKS), upload(client, [task("violet")])
     job = client.fine_tuning.jobs.create(
         model="small", training_file=file, validation_file=held, method={"type": "reinforcement", "reinforcement": own}, seed=1
     )
     assert job.method is not None and job.method.reinforcement is not None
-    assert wait_for(lambda: len(metrics(client, job.id)) > 2, 180)
-    assert client.fine_tuning.jobs.pause(job.id).status == "paused"  # type: ignore[comparison-overlap]
-    reached = max(m["step"] for m in metrics(client, job.id))
-    client.fine_tuning.jobs.resume(job.id)
     done = finished(client, job.id)
     assert done.status == "succeeded", done.error
-    data = Path(server.door._app.state.server.data)  # type: ignore[attr-defined]
-    assert reached == 24 or "resumed from" in (data / "tuning" / job.id / "log.txt").read_text()
     shown = done.method.reinforcement
-    assert shown.grader.name == "alike" and shown.hyperparameters.n_epochs == 12 and shown.hyperparameters.eval_interval == 8
+    assert shown.grader.name == "alike" and shown.hyperparameters.n_epochs == 4 and shown.hyperparameters.eval_interval == 4
     measured = metrics(client, job.id)
-    assert [m["step"] for m in measured if "train_loss" in m] == list(range(1, 25))
+    assert [m["step"] for m in measured if "train_loss" in m] == list(range(1, 9))
     assert all(0 <= m["train_reward_mean"] <= 1 for m in measured if "train_reward_mean" in m)
-    assert {m["step"] for m in measured if "valid_reward_mean" in m} >= {0, 8, 16}
+    assert {m["step"] for m in measured if "valid_reward_mean" in m} >= {0, 4}
     name = str(done.fine_tuned_model)
     assert client.chat.completions.create(model=name, messages=TASKS[0]["messages"], max_tokens=2).model == name
 

@@ -222,28 +222,6 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     assert inside.locator(".question img").count() == 1
 
 
-def test_thumbs_become_a_job_whose_model_answers(inside: Any, api: httpx.Client) -> None:
-    for question in ("Left?", "Right?"):
-        chat = api.post("/tessera/chats", json={"title": question}).json()["id"]
-        asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": question}).json()["id"]
-        for text, thumb in (("Yes.", "up"), ("No, never.", "down")):
-            body = {"role": "assistant", "text": text, "after": [asked], "model": "tiny"}
-            turn = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
-            api.post(f"/tessera/chats/{chat}/turns/{turn}", json={"rating": thumb})
-    inside.get_by_role("tab", name="Tuning").click()
-    inside.get_by_role("button", name="Tune on these pairs").click()
-    inside.get_by_role("cell", name="succeeded").wait_for(timeout=180_000)
-    inside.get_by_role("tab", name="Chat").click()
-    inside.get_by_label("Models").click()
-    inside.get_by_role("option", name=":thumbs:").first.click()
-    inside.get_by_role("option", name="tiny", exact=True).click()
-    inside.keyboard.press("Escape")
-    settings(inside, most_tokens=5)
-    ask(inside, "Left?")
-    inside.locator(".answer .speed").wait_for()
-    assert ":thumbs:" in inside.locator(".answer .who").inner_text()
-
-
 def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
     inside: Any, server: Running, api: httpx.Client
 ) -> None:
@@ -300,6 +278,28 @@ def test_a_tuning_job_is_drawn_as_it_goes_and_cancelled_by_a_button(inside: Any,
     inside.get_by_role("cell", name="cancelled").wait_for()
     inside.get_by_role("button", name="Cancel the job").wait_for(state="hidden")
     assert api.get(f"/v1/fine_tuning/jobs/{job}").json()["status"] == "cancelled"
+
+
+def test_thumbs_become_a_job_whose_model_answers(inside: Any, api: httpx.Client) -> None:
+    for question in ("Left?", "Right?"):
+        chat = api.post("/tessera/chats", json={"title": question}).json()["id"]
+        asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": question}).json()["id"]
+        for text, thumb in (("Yes.", "up"), ("No, never.", "down")):
+            body = {"role": "assistant", "text": text, "after": [asked], "model": "tiny"}
+            turn = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
+            api.post(f"/tessera/chats/{chat}/turns/{turn}", json={"rating": thumb})
+    inside.get_by_role("tab", name="Tuning").click()
+    inside.get_by_role("button", name="Tune on these pairs").click()
+    inside.get_by_role("cell", name="succeeded").wait_for(timeout=180_000)
+    inside.get_by_role("tab", name="Chat").click()
+    inside.get_by_label("Models").click()
+    inside.get_by_role("option", name=":thumbs:").first.click()
+    inside.get_by_role("option", name="tiny", exact=True).click()
+    inside.keyboard.press("Escape")
+    settings(inside, most_tokens=5)
+    ask(inside, "Left?")
+    inside.locator(".answer .speed").wait_for()
+    assert ":thumbs:" in inside.locator(".answer .who").inner_text()
 
 
 def test_without_keys_foreign_names_and_pages_are_kept_from_the_page_too(tmp_path: Path, model_folder: Path) -> None:

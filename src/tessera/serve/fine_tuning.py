@@ -216,12 +216,10 @@ def _method(body: Create) -> dict[str, Any]:
             raise invalid("Give the hyperparameters in 'method' alone.", "hyperparameters")
         own = Supervised(hyperparameters=body.hyperparameters)
     if method.type == "reinforcement":
-        if own is None:
+        if not isinstance(own, Reinforcement):
             said = "Missing required parameter: 'method.reinforcement.grader'."
             raise invalid(said, "method.reinforcement.grader", "missing_required_parameter")
-        checked_grader(
-            body.method.reinforcement.grader if body.method and body.method.reinforcement else {}, "method.reinforcement"
-        )
+        checked_grader(own.grader, "method.reinforcement.grader")
     shown = (own or {"supervised": Supervised, "dpo": Dpo}[method.type]()).model_dump()
     return {"type": method.type, method.type: shown}
 

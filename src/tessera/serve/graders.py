@@ -71,17 +71,16 @@ async def run(body: Run, here: Here) -> dict[str, Any]:
     }
 
 
-def checked_grader(grader: Mapping[str, Any], within: str = "") -> None:
+def checked_grader(grader: Mapping[str, Any], place: str = "grader") -> None:
     """Raises ApiError, 400, where a grader cannot be followed; it names the field.
 
     Args:
-        within: where the grader stands in the body.
+        place: where the grader stands in the body.
     """
     try:
-        check(grader)
+        check(grader, place)
     except UserError as error:
-        place = str(error).split(":")[0].split(" ")[0]
-        raise invalid(f"{error}"[:1000], f"{within}.{place}" if within else place, "invalid_grader") from None
+        raise invalid(f"{error}"[:1000], str(error).split(":")[0].split(" ")[0], "invalid_grader") from None
 
 
 def graded(grader: Mapping[str, Any], answer: str, item: Mapping[str, Any]) -> Grade:
