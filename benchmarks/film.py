@@ -1,8 +1,8 @@
 """Films: one run of `film`, and what its films show; and how near a quantizer brings 32 px emoji back.
 
-A checker reads thing, colour, motion and style from frames (`tessera.evals.films`); it is asked first about real films, whose scenes
-are known. Then: films by captions that say all four; films from a first frame, whose ids have to come back as they went in; and
-films that are gone on with from their first 5 frames, compared with where the thing really goes.
+A checker reads thing, colour, motion and style from frames (`tessera.evals.films`); it is asked first about real films, whose
+scenes are known. Then: films by captions that say all four; films from a first frame, whose ids have to come back as they went
+in; and films that are gone on with from their first 5 frames, compared with where the thing really goes.
 
     python benchmarks/film.py                     # trains by the recipe and measures
     python benchmarks/film.py --run runs/film     # measures a run that is there
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import facts, result_path, store, tessera_command
+from common import data_folder, facts, result_path, store, tessera_command
 from digits import about
 
 from tessera import recipe
@@ -42,7 +42,6 @@ from tessera.train.quantizer import measure, train_quantizer
 BARS = {"all_right": 0.90, "position_error": 1.0, "emoji_psnr": 22.5}
 GIVEN = 5
 """Frames of a film that is gone on with."""
-EMOJI = Path("../shared/data/image/emoji/png/32")
 EMOJI_HELD_OUT = 300
 
 
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--only", choices=["films", "emoji"])
     parser.add_argument("--emoji-steps", type=int, default=2500)
-    parser.add_argument("--emoji", default=str(EMOJI), help="folder of 32 px PNG files")
+    parser.add_argument("--emoji", help="folder of 32 px PNG files; by default those of the data folder")
     parser.add_argument("--strip", help="write some of the films into this PNG file, a film a row")
     parser.add_argument("--name", default="film")
     parser.add_argument("--json", action="store_true")
@@ -123,7 +122,7 @@ def films(run: Path, asked: argparse.Namespace) -> dict[str, Any]:
 def from_beginnings(
     engine: Engine, scenes: list[Scene], real: np.ndarray, given: int, asked: argparse.Namespace, params: SamplingParams
 ) -> dict[str, Any]:
-    """Films whose first frames are given, with their captions: whether these ids stayed, what is right, and where the thing is."""
+    """Films whose first frames and captions are given: whether these ids stayed, what is right, and where the thing is."""
     quantizer = quantizer_of(engine)
     wishes = [
         FilmWish(s.caption, beginning=film[:given], guidance=asked.guidance[0]) for s, film in zip(scenes, real, strict=True)
@@ -164,7 +163,7 @@ def strip(path: Path, films_: list[np.ndarray]) -> None:
 
 def emoji(asked: argparse.Namespace) -> dict[str, Any]:
     """A quantizer with 64 ids for a 32 px picture: PSNR on emoji that it never saw."""
-    folder = Path(asked.emoji)
+    folder = Path(asked.emoji) if asked.emoji else data_folder() / "image" / "emoji" / "png" / "32"
     if not folder.is_dir():
         return {"left_out": f"there is no {folder}"}
     pictures = [read_picture(path) for path in sorted(folder.rglob("*.png"))]

@@ -26,7 +26,7 @@ def prepared_run(given: Path | None) -> Path:
         return given
     from tessera import recipe as recipes
     from tessera.commands.train import prepare
-    from tessera.run import cache_folder
+    from tessera.device import cache_folder
 
     path = cache_folder() / "benchmark-code-6m"
     if not (path / "run.json").is_file():

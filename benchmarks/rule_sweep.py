@@ -103,9 +103,8 @@ def train_one(asked: dict[str, Any]) -> dict[str, Any]:
     from tessera.data.corpus import gather
     from tessera.data.loader import Loader, validation_batches
     from tessera.data.shards import tokenise
-    from tessera.device import detect
+    from tessera.device import cache_folder, detect
     from tessera.model.decoder import Decoder
-    from tessera.run import cache_folder
     from tessera.scaling import rules
     from tessera.train.job import shape_of
     from tessera.train.loop import Job, total_steps, train

@@ -29,7 +29,7 @@ def test_threads_are_those_asked_for_or_a_share_of_the_cores(monkeypatch: pytest
 @pytest.mark.parametrize("able", [True, False])
 def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
     flags = "flags : fma avx512f avx512bw avx512vl avx512dq avx512_bf16" if able else "flags : fma avx2"
-    monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(device, "cpu_flags", lambda: flags)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
     assert device.detect().dtype == ("bfloat16" if able else "float32")
     assert device.detect("float32").torch_dtype == torch.float32

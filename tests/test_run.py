@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tessera import recipe
+from tessera.device import cache_folder
 from tessera.errors import RunFailed, UserError
-from tessera.run import Follower, RunFolder, cache_folder, disk_may_be_full, write_text
+from tessera.run import Follower, RunFolder, disk_may_be_full, write_text
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ ForecastOption = Annotated[
     ),
 ]
 PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]
+HeldOutFileOption = Annotated[str | None, typer.Option("--validation", help="File of preferences to measure on.")]
 HeldOutOption = Annotated[float | None, typer.Option(help="Share of the prompts that is held out.  [default: 0.1]")]
 PairBudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")]
 EpochsOption = Annotated[float | None, typer.Option(help="Passes over the prompts.  [default: 1]")]
@@ -355,6 +356,7 @@ def grpo(
         str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
+    validation: Annotated[str | None, typer.Option(help="File of tasks for the exam, instead of some of --data.")] = None,
     exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
     exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
     level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
@@ -386,7 +388,7 @@ def grpo(
     asked = {
         "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
         "max_tokens": max_tokens, "efforts": tuple(effort.split(",")) if effort else None, "rate": rate,
-        "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
+        "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
         "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
@@ -463,6 +465,7 @@ def tune_chat(
 def dpo(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: PairsOption = None,
+    validation: HeldOutFileOption = None,
     validation_share: HeldOutOption = None,
     budget: PairBudgetOption = None,
     epochs: EpochsOption = None,
@@ -481,9 +484,9 @@ def dpo(
     from tessera.commands.posttrain import preferred as run
 
     asked = {
-        "model": model, "data": data, "validation_share": validation_share, "budget": budget, "epochs": epochs,
-        "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor, "seed": seed,
-        "settings": tuple(settings) if settings else None,
+        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
+        "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor,
+        "seed": seed, "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run("dpo", {name: value for name, value in asked.items() if value is not None}, out, resume)
 
@@ -492,6 +495,7 @@ def dpo(
 def reward(
     model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
     data: PairsOption = None,
+    validation: HeldOutFileOption = None,
     validation_share: HeldOutOption = None,
     budget: PairBudgetOption = None,
     epochs: EpochsOption = None,
@@ -508,8 +512,8 @@ def reward(
     from tessera.commands.posttrain import preferred as run
 
     asked = {
-        "model": model, "data": data, "validation_share": validation_share, "budget": budget, "epochs": epochs,
-        "batch_size": batch_size, "rate": rate, "hardened": hardened, "seed": seed,
+        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
+        "epochs": epochs, "batch_size": batch_size, "rate": rate, "hardened": hardened, "seed": seed,
         "settings": tuple(settings) if settings else None,
     }  # fmt: skip
     run("reward", {name: value for name, value in asked.items() if value is not None}, out, resume)

@@ -1,4 +1,5 @@
-"""The machine: what computes, in which precision, how fast it can multiply matrices. Dtype and device are decided here only.
+"""The machine: what computes, in which precision, how fast it can multiply matrices, where it keeps what can be made again. Dtype
+and device are decided here only.
 
 `prepare_process` must run before torch is imported for the first time; everything else imports torch when called, so that
 the command line can answer `--help` without it.
@@ -13,6 +14,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tessera.errors import UserError
@@ -149,7 +151,14 @@ def can_compile(machine: Machine) -> bool:
     return machine.kind == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
+def cache_folder() -> Path:
+    """Where token shards and other things that can be made again are kept: $TESSERA_CACHE, or ~/.cache/tessera."""
+    named = os.environ.get("TESSERA_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tessera"
+
+
 def cpu_flags() -> str:
+    """The line of /proc/cpuinfo with the processor's instructions; empty where there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line for line in lines if line.startswith("flags")), "")

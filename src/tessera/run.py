@@ -29,12 +29,6 @@ _BEFORE_TRAINING = frozenset(
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
 
-def cache_folder() -> Path:
-    """Where token shards and other things that can be made again are kept: $TESSERA_CACHE, or ~/.cache/tessera."""
-    named = os.environ.get("TESSERA_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tessera"
-
-
 def write_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: written aside, flushed to the disk, renamed."""
     write_bytes(path, text.encode())

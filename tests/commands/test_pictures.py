@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
 
 from tessera.data.builtin_pictures import digit_arrays, digit_pixels
 from tessera.data.pictures import png, read_picture
+from tessera.model import weights
+from tessera.run import RunFolder
+from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.growing import grow
 
 SETTINGS = (
     'data.sources=["builtin:digits","files:{text}"]', "data.pictures.views=1", "data.pictures.colours=17",
@@ -144,7 +151,34 @@ def test_what_cannot_be_done_is_said_in_one_sentence(  # type: ignore[no-untyped
 def test_a_model_of_text_alone_says_that_it_knows_no_pictures(corner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, said = corner.call("generate", str(corner.unbroken), "a seven", "--out", str(tmp_path / "a.png"))
     assert code == 2 and "not learned that medium" in said
+
+
+def test_a_model_of_text_learns_pictures_and_keeps_its_old_ids(corner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    sets = [word for s in SETTINGS if s.startswith(("data.pictures", "train")) for word in ("--set", s)]
     code, said = corner.call(
-        "train", "draw", "--init", str(corner.unbroken), "--out", str(tmp_path / "r"), "--budget", "10ktok", "--no-forecast"
+        "train",
+        "draw",
+        "--init",
+        str(corner.unbroken),
+        "--out",
+        str(tmp_path / "r"),
+        "--budget",
+        "12ktok",
+        "--no-forecast",
+        *sets,
     )
-    assert code == 2 and "not learned that medium" in said
+    assert code == 0, said
+    assert "17 new ids" in said
+    old, info = weights.load(corner.unbroken / "model"), RunFolder.open(tmp_path / "r").info
+    vocabulary = Vocabulary.load(tmp_path / "r" / "tokenizer")
+    begun = grow(weights.load(info["init"]), vocabulary, seed=0)
+    assert begun.config.vocab_size == vocabulary.size == old.config.vocab_size + 17
+    text = next(iter(corner.text.glob("*.txt"))).read_text()
+    ids = torch.tensor([vocabulary.encode_text(text)[: old.config.context]])
+    with torch.no_grad():
+        before, after = old.logits(old(ids)[0]), begun.logits(begun(ids)[0])
+        assert torch.equal(after[:, : old.config.vocab_size], before)
+        loss, grown_loss = (F.cross_entropy(logits[:-1], ids[0, 1:]) for logits in (before, after))
+    assert float(loss) <= float(grown_loss) <= 1.005 * float(loss)
+    code, said = corner.call("generate", str(tmp_path / "r"), "a seven", "--out", str(tmp_path / "a.png"))
+    assert code == 0 and Image.open(tmp_path / "a.png").size == (8, 8), said

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tessera import recipe
-from tessera.data.corpus import Corpus, gather
+from tessera.data.corpus import PIECE, Corpus, gather
 from tessera.data.folders import aside, publish, read_manifest
 from tessera.errors import UserError
 
@@ -151,3 +151,20 @@ def test_documents_of_many_segments_survive_the_cache(tmp_path: Path, monkeypatc
         caption, picture = document.segments
         assert not caption.learn and picture.learn
         assert isinstance(picture.content, np.ndarray) and picture.content.shape == (2, 3)
+
+
+def test_of_a_few_long_texts_pieces_are_held_out_from_all_over(tmp_path: Path) -> None:
+    for book in range(4):
+        lines = "".join(f"Book {book}, line {line}: nothing is said twice here.\n" for line in range(12_000))
+        (tmp_path / f"{book}.txt").write_text(lines)
+    (tmp_path / "note.txt").write_text("A short note.\n")
+    data = recipe.Data(sources=(f"files:{tmp_path}/*.txt",), validation_fraction=0.1)
+    corpus = gather(data, tmp_path / "cache", quiet)
+    found = texts(corpus)
+    whole = sum(path.stat().st_size for path in tmp_path.glob("*.txt"))
+    assert corpus.train_bytes + corpus.validation_bytes == whole
+    assert 0.05 < corpus.validation_bytes / whole < 0.15
+    assert {text[: len("Book 0")] for text in found["validation"]} >= {f"Book {book}" for book in range(4)}
+    pieces = [text for text in found["validation"] if text.startswith("Book")]
+    assert all(PIECE <= len(text) <= 2 * PIECE and text.endswith("\n") for text in pieces)
+    assert gather(data, tmp_path / "cache", quiet).hash == corpus.hash

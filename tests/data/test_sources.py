@@ -218,3 +218,11 @@ def test_hub_reads_local_folders_and_reports_what_is_not_there(tmp_path: Path, m
         read(f"hub:{tmp_path / 'set'}?split=nope")
     with pytest.raises(UserError, match="is not hub:"):
         read("hub:x?limit=many")
+
+
+def test_sums_in_words_are_right_and_each_is_a_document_of_its_own() -> None:
+    found = {document.source: document.text for document in documents("builtin:sums", [])}
+    assert found["sums[40 plus 2]"] == "What is forty plus two? Forty-two.\nForty plus two is forty-two.\n"
+    assert found["sums[99 plus 21]"].startswith("What is ninety-nine plus twenty-one? One hundred and twenty.")
+    assert found["sums[12 times 12]"].endswith("Twelve times twelve is one hundred and forty-four.\n")
+    assert len(found) == 100 * 100 + 100 * 101 // 2 + 13 * 13 == len(set(found.values()))

@@ -119,6 +119,26 @@ def test_the_native_step_computes_what_the_decoder_does(shape: dict[str, Any]) -
                     cache.end([1] * len(new))
 
 
+def test_the_faster_number_of_threads_is_kept_and_tried_again_later() -> None:
+    threads = native.Threads(4)
+
+    def run(steps: int, seconds: dict[int, float]) -> list[int]:
+        used = []
+        for _ in range(steps):
+            used.append(threads.now)
+            threads.took(seconds[threads.now])
+        return used
+
+    alone, beside_others = {1: 2.0, 4: 1.0}, {1: 2.0, 4: 50.0}
+    assert run(12, alone) == [1, 4] * 6
+    assert run(500, alone) == [4] * 500
+    assert set(run(12, beside_others)) == {1, 4}
+    assert run(500, beside_others) == [1] * 500
+    single = native.Threads(1)
+    single.took(1.0)
+    assert single.now == 1
+
+
 def test_without_a_compiler_decoding_stays_in_torch(
     decoder: Decoder, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from tessera.serve.door import Door
 from tessera.serve.metrics import Log
 from tessera.serve.models import Models, Served
 from tessera.tokens.palette import Palette
+from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig
 from tessera.tokens.vocabulary import Vocabulary
 
 CONTEXT = 1024
@@ -39,11 +40,17 @@ COLOURS = np.array([[v, v, 255 - v] for v in range(0, 250, 50)], np.uint8)
 """Of the pictures that `make_model` teaches nothing of; most of them are 4 pixels high and 6 wide."""
 
 
-def make_model(folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False) -> Path:
+def make_model(
+    folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False, films: bool = False
+) -> Path:
     """A random model with a byte-level vocabulary, whose distributions are far from uniform."""
     vocabulary = Vocabulary.train(["a byte is enough"], 256)
     if draws:
         vocabulary = vocabulary.add_media(Palette(COLOURS, (4, 6)))
+    if films:
+        network = Autoencoder(QuantizerConfig("video", (4, 3), 4, 2, 8, 1, 1))
+        network.initialise(0)
+        vocabulary = vocabulary.add_media(Quantizer(network.eval(), (5, 8, 8), 8.0))
     config = DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=context)
     decoder = Decoder(config)
     generator = torch.Generator().manual_seed(seed)

@@ -251,9 +251,8 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     "method,path",
     [
-        ("POST", "/images/generations"), ("POST", "/images/edits"), ("POST", "/images/variations"), ("POST", "/videos"),
-        ("GET", "/videos/video_1/content"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
-        ("POST", "/moderations"), ("POST", "/fine_tuning/alpha/graders/run"), ("POST", "/evals"), ("GET", "/evals/e/runs"),
+        ("POST", "/videos/characters"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
+        ("POST", "/moderations"),
         ("POST", "/content_provenance_checks"),
     ],
 )  # fmt: skip
@@ -264,6 +263,6 @@ def test_what_is_not_in_this_version_says_who_brings_it(raw: httpx2.Client, meth
 
 
 def test_the_openapi_document_names_only_statuses_that_come(running: Running) -> None:
-    page = httpx2.get(running.url.removesuffix("/v1") + "/openapi.json").json()
+    page = httpx2.get(running.url.removesuffix("/v1") + "/openapi.json", timeout=60).json()
     operations = [operation for methods in page["paths"].values() for operation in methods.values()]
     assert len(operations) > 40 and not any("422" in operation["responses"] for operation in operations)

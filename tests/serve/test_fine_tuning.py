@@ -228,13 +228,9 @@ def test_fields_are_checked(alice: OpenAI, body: dict[str, Any], kind: Any, para
     assert refused.value.param == param
 
 
-def test_other_methods_and_purposes_are_refused_in_words(alice: OpenAI) -> None:
+def test_other_purposes_are_refused_in_words(alice: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="purpose"):
         alice.fine_tuning.jobs.create(model="tiny", training_file=upload(alice, purpose="batch"))
-    for kind in ("dpo", "reinforcement"):
-        with pytest.raises(openai.APIStatusError) as absent:
-            alice.fine_tuning.jobs.create(model="tiny", training_file=upload(alice), method={"type": kind})  # type: ignore[typeddict-item]
-        assert absent.value.status_code == 501 and absent.value.code == "not_implemented"
 
 
 def test_a_killed_server_goes_on_with_the_job_and_knows_its_models(tmp_path: Path, model_folder: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from tessera.data.pictures import png, read_picture
+from tessera.data.pictures import fitted, png, read_picture
+from tessera.engine.pictures import seeing
 from tessera.serve.app import Settings
 from tessera.serve.keys import read_keys
 
@@ -172,3 +173,50 @@ def test_two_pictures_none_and_a_form_without_one_are_refused(client: OpenAI, se
     for sent in ({"data": {"prompt": "x"}}, {"json": {"prompt": "x"}}):
         refused = httpx2.post(f"{server.url}/images/edits", headers=headers, **sent)  # type: ignore[arg-type]
         assert refused.status_code == 400 and set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_picture_in_a_message_is_read_as_the_command_line_shows_it(client: OpenAI, server: Running) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    url = f"data:image/png;base64,{base64.b64encode(png(photo)).decode()}"
+    served = server.models.get("painter", "alice")
+    for text, question in (("How many?", "How many?"), ("", "")):
+        parts: Any = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url, "detail": "low"}}]
+        messages: Any = [{"role": "user", "content": parts}]
+        chat = client.chat.completions.create(model="painter", messages=messages, max_tokens=8, temperature=0)
+        asked = seeing(served, fitted(photo, 24), question)
+        same = client.completions.create(model="painter", prompt=asked, max_tokens=8, temperature=0)
+        assert chat.choices[0].message.content == same.choices[0].text
+        assert chat.usage is not None and chat.usage.prompt_tokens == len(asked)
+        shown: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}]
+        shown[0]["content"].append({"type": "input_text", "text": text})
+        answer = client.responses.create(model="painter", input=shown, max_output_tokens=8, temperature=0)
+        assert answer.output_text == same.choices[0].text
+    assert client.responses.input_items.list(answer.id).data[0].content[0].image_url == url  # type: ignore[union-attr, index]
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "words"),
+    [
+        ("https://example.org/a.png", "painter", "are not followed"),
+        ("data:image/png;base64,????", "painter", "not valid base64"),
+        ("data:image/png;base64,AAAA", "painter", "not a PNG"),
+        (f"data:image/png;base64,{base64.b64encode(bomb()).decode()}", "painter", "pixels"),
+        (f"data:image/png;base64,{base64.b64encode(png(COLOURS[None])).decode()}", "tiny", "does not read pictures"),
+    ],
+)
+def test_pictures_in_messages_are_checked(client: OpenAI, url: str, model: str, words: str) -> None:
+    message: Any = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    with pytest.raises(openai.BadRequestError, match=words) as refused:
+        client.chat.completions.create(model=model, messages=[message], max_tokens=1)
+    assert str(refused.value.param).startswith("messages[0]")
+    shown: Any = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
+    with pytest.raises(openai.BadRequestError, match=words):
+        client.responses.create(model=model, input=[shown], max_output_tokens=1)
+
+
+def test_who_leaves_a_stream_stops_the_drawing(client: OpenAI, server: Running) -> None:
+    before = server.engine_tokens
+    stream = client.images.generate(model="painter", prompt="a dot", size="30x30", stream=True, partial_images=3)
+    next(iter(stream))
+    stream.close()
+    assert server.idle(30) and server.engine_tokens - before < 30 * 31

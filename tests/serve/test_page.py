@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 
 from tessera.serve.app import Settings
 from tessera.serve.keys import Key
-from tests.serve.conftest import CONTEXT, Running, serving
+from tests.serve.conftest import CONTEXT, Running, make_model, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -29,7 +30,7 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Two models behind a key, one of them without dialogue; a run beside them."""
+    """Three models behind a key, one that knows dialogue, one that only goes on, one that draws; a run beside them."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "one").mkdir()
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
@@ -37,7 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
     (runs / "one" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     keys = (Key(sha256(_KEY.encode()).digest(), "me", operator=True),)
     settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
-    with serving(settings, model_folder, base_folder) as running:
+    painter = make_model(tmp_path_factory.mktemp("models") / "painter", tuned=False, draws=True)
+    with serving(settings, model_folder, base_folder, painter) as running:
         yield running
 
 
@@ -188,6 +190,58 @@ def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp
     ask(inside, "What is this?")
     inside.get_by_role("alert").get_by_text("does not read pictures").wait_for()
     assert inside.locator(".question img").evaluate("image => image.naturalWidth") == 1
+
+
+def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_them_answers(inside: Any, tmp_path: Path) -> None:
+    inside.get_by_label("Models").click()
+    for name in ("painter", "tiny"):
+        inside.get_by_role("option", name=name).click()
+    inside.keyboard.press("Escape")
+    inside.get_by_text("What shall be drawn?").wait_for()
+    ask(inside, "a dot")
+    inside.locator(".answer .speed").wait_for()
+    picture = inside.locator(".answer img.drawn")
+    size = "image => [image.naturalWidth, image.naturalHeight]"
+    assert picture.evaluate(size) == [6, 4] and picture.bounding_box()["width"] > 200
+    shown = picture.get_attribute("src")
+    inside.reload()
+    inside.locator(".answer img.drawn").wait_for()
+    assert inside.locator(".answer img.drawn").get_attribute("src") == shown
+    assert inside.get_by_label("Thumb up").count() == 0
+    inside.keyboard.press("Control+Shift+o")
+    inside.get_by_text("What shall be drawn?").wait_for()
+    inside.get_by_role("button", name="Draw").click()
+    (tmp_path / "drawn.png").write_bytes(base64.b64decode(str(shown).partition(",")[2]))
+    with inside.expect_file_chooser() as chooser:
+        inside.get_by_label("Add a picture").click()
+    chooser.value.set_files(tmp_path / "drawn.png")
+    inside.locator(".thumb img").wait_for()
+    settings(inside, most_tokens=5)
+    ask(inside, "What is this?")
+    inside.locator(".answer .speed").wait_for()
+    assert inside.locator(".question img").count() == 1
+
+
+def test_thumbs_become_a_job_whose_model_answers(inside: Any, api: httpx.Client) -> None:
+    for question in ("Left?", "Right?"):
+        chat = api.post("/tessera/chats", json={"title": question}).json()["id"]
+        asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": question}).json()["id"]
+        for text, thumb in (("Yes.", "up"), ("No, never.", "down")):
+            body = {"role": "assistant", "text": text, "after": [asked], "model": "tiny"}
+            turn = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
+            api.post(f"/tessera/chats/{chat}/turns/{turn}", json={"rating": thumb})
+    inside.get_by_role("tab", name="Tuning").click()
+    inside.get_by_role("button", name="Tune on these pairs").click()
+    inside.get_by_role("cell", name="succeeded").wait_for(timeout=180_000)
+    inside.get_by_role("tab", name="Chat").click()
+    inside.get_by_label("Models").click()
+    inside.get_by_role("option", name=":thumbs:").first.click()
+    inside.get_by_role("option", name="tiny", exact=True).click()
+    inside.keyboard.press("Escape")
+    settings(inside, most_tokens=5)
+    ask(inside, "Left?")
+    inside.locator(".answer .speed").wait_for()
+    assert ":thumbs:" in inside.locator(".answer .who").inner_text()
 
 
 def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(

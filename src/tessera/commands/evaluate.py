@@ -16,6 +16,7 @@ from tessera.commands.generate import open_engine
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
+from tessera.device import cache_folder
 from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
@@ -23,7 +24,7 @@ from tessera.evals import answers, likelihood, suites
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
-from tessera.run import RunFolder, cache_folder
+from tessera.run import RunFolder
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 

@@ -14,7 +14,8 @@ from tessera.data.films import WRITTEN, film_file, read_film, resampled
 from tessera.data.pictures import on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
-from tessera.engine.films import GUIDANCE, FilmWish, make_films, quantizer_of, tell
+from tessera.engine.films import GUIDANCE, FilmWish, half, long_film, quantizer_of, tell
+from tessera.engine.pictures import run
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.run import write_bytes, writing
@@ -46,38 +47,25 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         else:
             terminal.write(completion.text.strip(), end="\n")
         return
-    before = np.empty((0, height, width, 3), np.uint8)
-    beginning = None
-    stride = quantizer.config.time_stride
+    given = np.empty((0, height, width, 3), np.uint8)
     if asked.image is not None:
-        beginning = _first_frame(asked.image, height, width)[None]
+        given = _first_frame(asked.image, height, width)[None]
     elif asked.video is not None:
-        film = _read(asked.video, quantizer.per_second, height, width)
-        # As much of its end as leaves room for what is new; the frame before each whole step stands alone.
-        kept = min(len(film), max(1, frames - (asked.frames or stride)))
-        kept = (kept - 1) // stride * stride + 1
-        before, beginning = film[:-kept], film[-kept:]
-    given = 0 if beginning is None else len(beginning)
-    if asked.video is not None:
-        frames = given + -(-(asked.frames or max(stride, frames - given)) // stride) * stride
-    elif asked.frames is not None:
-        frames = asked.frames
+        given = _read(asked.video, quantizer.per_second, height, width)
+    total = len(given) + (asked.frames or half(quantizer)) if asked.video is not None else asked.frames or frames
     guidance = GUIDANCE if asked.guidance is None else asked.guidance
-    made = make_films(engine, [FilmWish(prompt.strip(), (frames, height, width), beginning, guidance)], params)[0]
-    shown = made.frames
-    if beginning is not None:
-        # What was given stays as it was given, not as the quantizer has it.
-        shown = np.concatenate([before, beginning, made.frames[given:]])
+    made = run(engine, long_film(engine, FilmWish(prompt.strip(), guidance=guidance), given, total, params))
+    shown, completion = made.frames, made.completion
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, film_file(shown, made.per_second, _ending(asked.out)))
+        write_bytes(path, film_file(shown, quantizer.per_second, _ending(asked.out)))
     if as_json:
-        report(made.completion, [str(path)], start)
+        report(completion, [str(path)], start)
     else:
         what = f" of {prompt.strip()!r}" if prompt.strip() else ""
-        new = f", {len(shown) - len(before) - given} of them new" if given else ""
+        new = f", {len(shown) - len(given)} of them new" if len(given) else ""
         print(
-            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {made.completion.seed}, "
+            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {completion.seed}, "
             f"{time.perf_counter() - start:.1f} s"
         )
 

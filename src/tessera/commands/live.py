@@ -146,7 +146,10 @@ class LiveLine:
                 f"entropy {event['entropy']:.3f}  cut off {event['truncated']:.0%}  gradient {event['grad_norm']:.3f}"
             )
         else:
-            what = f"{event['peak_share']:.0%} of peak  loss {self.loss:.3f}  {self.bits:.3f} bits/{self.unit}"
+            # What reconstructs has neither of the two beside its loss.
+            share = f"{event['peak_share']:.0%} of peak  " if event["peak_share"] else ""
+            bits = f"  {self.bits:.3f} bits/{self.unit}" if share or math.isfinite(self.bits) else ""
+            what = f"{share}loss {self.loss:.3f}{bits}"
         line = f"step {event['step']:,}/{self.steps:,}  {event['tokens_per_second']:,.0f} tokens/s  {what}  {left} left"
         self.stream.write(f"\r\x1b[2K{line}")
         self.stream.flush()

@@ -18,6 +18,7 @@ from tessera.commands.live import duration
 from tessera.data.corpus import Corpus, gather
 from tessera.data.loader import validation_batches
 from tessera.data.shards import tokenise
+from tessera.device import cache_folder
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
@@ -26,7 +27,7 @@ from tessera.evals.ngram import ngram_bits_per_byte
 from tessera.model.decoder import Decoder
 from tessera.recipe import Budget
 from tessera.report import write_report
-from tessera.run import RunFolder, cache_folder, write_text
+from tessera.run import RunFolder, write_text
 from tessera.train.objectives import evaluate
 
 AFTER_SECONDS = 25.0

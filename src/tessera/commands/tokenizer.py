@@ -21,9 +21,10 @@ from tessera.data.corpus import Split, gather
 from tessera.data.film_tasks import config_of
 from tessera.data.films import fitted_film
 from tessera.data.sources import Skipped, documents
+from tessera.device import cache_folder
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.run import cache_folder, write_bytes, writing
+from tessera.run import write_bytes, writing
 from tessera.tokens.document import Kind
 from tessera.tokens.quantizer import Quantizer, find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
@@ -82,30 +83,31 @@ def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], ou
     overrides = [f"data.films.{'quantizer.' if s.partition('=')[0] in own else ''}{s}" for s in settings]
     tree = {"name": "quantizer", "summary": "", "data": {"sources": list(sources), "films": {}, "pictures": {}}}
     data = recipes.assemble(tree, overrides, "--set").data
-    assert data.films is not None and data.pictures is not None
+    chosen = data.films
+    assert chosen is not None and data.pictures is not None
     # Their frames are fitted alike. Of an animated GIF the first frame is a picture where films are not asked for.
-    pictures = data.pictures.model_copy(update={"most_pixels": data.films.most_pixels})
+    pictures = data.pictures.model_copy(update={"most_pixels": chosen.most_pixels})
     wanted = {"pictures": None} if of == "films" else {"pictures": pictures, "films": None}
     corpus = gather(data.model_copy(update=wanted), cache_folder(), lambda line: print(line, file=sys.stderr))
-    stride, machine = data.films.quantizer.stride, devices.detect("float32")
+    stride, machine = chosen.quantizer.stride, devices.detect("float32")
 
     def signals(split: Split) -> Iterator[np.ndarray]:
         if of == "films":
             yield from media.films(corpus, split)
         else:
             for picture in media.pictures(corpus, split):
-                yield fitted_film(picture[None], data.films.most_pixels, stride)[0]
+                yield fitted_film(picture[None], chosen.most_pixels, stride)[0]
 
     if not (corpus.films if of == "films" else corpus.pictures):
         raise UserError(f"there are no {of} in {', '.join(sources)}.")
     lines: list[str] = []
-    live = LiveLine(data.films.quantizer.steps)
+    live = LiveLine(chosen.quantizer.steps)
     observers = (live, lambda event: lines.append(json.dumps(event)))
-    config = config_of("video" if of == "films" else "image", data.films.quantizer)
-    per_second = data.films.per_second if of == "films" else 0.0
+    config = config_of("video" if of == "films" else "image", chosen.quantizer)
+    per_second = chosen.per_second if of == "films" else 0.0
     try:
         quantizer = fit_quantizer(
-            config, data.films.quantizer, signals("train"), signals("validation"), machine, data.seed, per_second, observers
+            config, chosen.quantizer, signals("train"), signals("validation"), machine, data.seed, per_second, observers
         )
     finally:
         live.close()

@@ -46,15 +46,15 @@ from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
-from tessera.device import Machine
+from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
-from tessera.run import RunFolder, cache_folder, disk_may_be_full
+from tessera.run import RunFolder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
-from tessera.tokens.document import Document
+from tessera.tokens.document import Document, Kind
 from tessera.tokens.quantizer import find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
@@ -264,6 +264,12 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)
+    own = None
+    if model is not None and shape is not None:
+        own = _grown(Vocabulary.load(model, shape.vocab_size), corpus, intent, machine)
+        if more := own.size - shape.vocab_size:
+            say(f"the model gets {more:,} new ids for what it has not learned yet; the old ones stay as they are.")
+            shape = replace(shape, vocab_size=own.size)
     facts = _of_data(_facts(machine, clock, peak, shape, processes), corpus, intent.data)
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
@@ -272,14 +278,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
-        if model is None or shape is None:
-            vocabulary = _tokenizer(corpus, plan.recipe, cache, machine)
-        else:
-            vocabulary = Vocabulary.load(model, shape.vocab_size)
-            if corpus.pictures:
-                vocabulary.media_tokenizer("image")
-            if corpus.films:
-                vocabulary.media_tokenizer("video")
+        vocabulary = own or _tokenizer(corpus, plan.recipe, cache, machine)
         return vocabulary, tokenise(corpus, vocabulary, intent.data, cache, say, plan.recipe.train.context)
 
     vocabulary, shards = materials(planned)
@@ -514,10 +513,26 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
     read = itertools.chain.from_iterable(texts(corpus, recipe.data, split) for split in splits)
     vocabulary = Vocabulary.train(read, wanted.vocabulary_size, wanted.pretokenizer)
     say(f"tokenizer: {vocabulary.text_size:,} entries in {time.perf_counter() - begin:.1f} s")
-    vocabulary = with_pictures(vocabulary, corpus, recipe.data, say)
-    vocabulary = with_films(vocabulary, corpus, recipe.data, machine, say)
+    vocabulary = _grown(vocabulary, corpus, recipe, machine)
     vocabulary.save(kept)
     return vocabulary
+
+
+def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Machine) -> Vocabulary:
+    """The vocabulary with ids for all media of a corpus; what it knows already it keeps as it is."""
+    if corpus.pictures and not _knows(vocabulary, "image"):
+        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, say)
+    if corpus.films and not _knows(vocabulary, "video"):
+        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+    return vocabulary
+
+
+def _knows(vocabulary: Vocabulary, kind: Kind) -> bool:
+    """Whether there are ids for a medium; where there are, its tokenizer has to be at hand."""
+    if all(block.kind != kind for block in vocabulary.blocks):
+        return False
+    vocabulary.media_tokenizer(kind)
+    return True
 
 
 def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world: parallel.World) -> Shards:

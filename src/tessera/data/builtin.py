@@ -1,7 +1,7 @@
-"""Text that every machine has: the standard library of the Python that runs.
+"""Text that every machine has: the standard library of the Python that runs, and sums.
 
 `stdlib` gives its source code, one document per file; `prose` gives what people wrote in it for people: docstrings, extracted
-from the syntax tree, and the language reference that `help()` shows.
+from the syntax tree, and the language reference that `help()` shows; `sums` is arithmetic in words.
 """
 
 from __future__ import annotations
@@ -58,6 +58,42 @@ def help_topics(skipped: list[Skipped]) -> Iterator[Document]:
         return
     for name, text in sorted(topics.items()):
         yield Document.of_text(inspect.cleandoc(text) + "\n", f"pydoc_data/topics.py[{name}]")
+
+
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def in_words(number: int) -> str:
+    """0 ... 199 as English writes it: `one hundred and forty-two`.
+
+    Raises:
+        ValueError: a number outside of these.
+    """
+    if not 0 <= number < 200:
+        raise ValueError(f"{number} is not among 0 ... 199")
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        return _TENS[number // 10 - 2] + (f"-{_ONES[number % 10]}" if number % 10 else "")
+    return "one hundred" + (f" and {in_words(number % 100)}" if number % 100 else "")
+
+
+def sums() -> Iterator[Document]:
+    """Every sum and difference of numbers below 100 and every product up to 12 times 12, one document each, with its question.
+
+    A document that is held out is therefore a sum that was never shown, in any wording.
+    """
+    facts = [(a, "plus", b, a + b) for a in range(100) for b in range(100)]
+    facts += [(a, "minus", b, a - b) for a in range(100) for b in range(a + 1)]
+    facts += [(a, "times", b, a * b) for a in range(13) for b in range(13)]
+    for a, sign, b, result in facts:
+        asked, found = f"{in_words(a)} {sign} {in_words(b)}", in_words(result)
+        text = f"What is {asked}? {found.capitalize()}.\n{asked.capitalize()} is {found}.\n"
+        yield Document.of_text(text, f"sums[{a} {sign} {b}]")
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import time
 import zlib
@@ -36,6 +37,11 @@ from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 _SAY_SECONDS = 10.0
+PIECE = 8192
+"""Characters of a long text that are held out together."""
+FEW = 10
+"""Documents that have to be held out, or long ones are split in pieces: a few books that happen to be drawn are another language
+than the rest, and two runs that differ by noise come out in any order on them (docs/LOG.md, 2026-11-29, "Whole books")."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,9 @@ def gather(data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Corpus
     """Reads, deduplicates and splits the documents of a recipe.
 
     A document belongs to validation when the hash of its content and `data.seed` falls below `data.validation_fraction`, so that
-    adding documents moves none. Each source has at least one document in either split; of a source that is one single
-    document, the end of its text is held out.
+    adding documents moves none. Each source has at least one document in either split. Where fewer than `FEW` documents would be
+    held out, pieces of the long ones are drawn instead of whole ones; of a source that is one single document, the end of its
+    text.
 
     Args:
         cache: folder of the caller's choice; the corpus lies in `cache/corpus-HASH`.
@@ -175,10 +182,9 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        raise UserError(
-            f"source {uri} has nothing but pictures or films, and the recipe has no data.pictures or data.films for them; "
-            "train draw, see, pixels or film."
-        )
+        films_left = any(s.reason == NO_FILMS for s in skipped)
+        what, use = ("films", "film") if films_left else ("pictures", "draw, see or pixels")
+        raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
@@ -186,6 +192,8 @@ def _spool(
     if count == 1:
         _hold_out_end(folder, index, data.validation_fraction)
         say(f"{uri}: one document, so the last {data.validation_fraction:.0%} of its text is held out")
+    elif 0 < count * data.validation_fraction < FEW and _hold_out_pieces(folder, index, data):
+        say(f"{uri}: few documents, so pieces of {PIECE:,} characters are held out from all over them")
     elif not places["validation"]:
         _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
     elif not places["train"]:
@@ -239,6 +247,50 @@ def _hold_out_end(folder: Path, index: int, fraction: float) -> None:
     cut = text.rfind("\n", 0, cut) + 1 or cut
     for split, part in (("train", text[:cut]), ("validation", text[cut:])):
         (folder / _file(index, split)).write_bytes(_line({"text": part}, document.source))
+
+
+def _hold_out_pieces(folder: Path, index: int, data: recipe.Data) -> bool:
+    """Splits a source anew, long texts piece by piece; False, and nothing done, where none is long or one split would be empty.
+
+    What lies between two pieces that are held out stays together.
+    """
+    fresh = {split: folder / f"fresh-{split}" for split in SPLITS}
+    written, cut = dict.fromkeys(SPLITS, 0), False
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(path.open("wb")) for split, path in fresh.items()}
+
+        def write(split: Split, line: bytes) -> None:
+            files[split].write(line)
+            written[split] += 1
+
+        for origin in SPLITS:
+            for line in stack.enter_context((folder / _file(index, origin)).open("rb")):
+                document = _parse(line)
+                if "text" not in _tree(document) or len(document.text) < 2 * PIECE:
+                    write(origin, line)
+                    continue
+                cut = True
+                places = ((_place(piece, data.seed) < data.validation_fraction, piece) for piece in _pieces(document.text))
+                for held_out, group in itertools.groupby(places, key=lambda pair: pair[0]):
+                    for text in (piece for _, piece in group) if held_out else ["".join(piece for _, piece in group)]:
+                        write("validation" if held_out else "train", _line({"text": text}, document.source))
+    done = cut and all(written.values())
+    for split, path in fresh.items():
+        if done:
+            path.replace(folder / _file(index, split))
+        else:
+            path.unlink()
+    return done
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Stretches of at least `PIECE` characters that end with a line, or where there is none for as long again."""
+    begin = 0
+    while len(text) - begin >= 2 * PIECE:
+        end = text.find("\n", begin + PIECE, begin + 2 * PIECE) + 1 or begin + PIECE
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def _file(index: int, split: str) -> str:

@@ -82,8 +82,13 @@ def _animated(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
         raise Unreadable("a film of more pixels than are read") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError) as error:
         raise Unreadable(f"a damaged film ({words(error)})") from None
-    seconds = sum(milliseconds) / 1000
-    return frames, round(len(frames) / seconds, 3) if seconds > 0 else _USUAL_PER_SECOND
+    shown = [m if m > 0 else 1000 / _USUAL_PER_SECOND for m in milliseconds]
+    if not shown:
+        return [], 0.0
+    # A frame may stay as long as several: what writes such files puts frames that are equal together.
+    least = min(shown)
+    timeline = [frame for frame, m in zip(frames, shown, strict=True) for _ in range(round(m / least))]
+    return timeline[:most_frames], round(1000 / least, 3)
 
 
 def _encoded(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
@@ -138,8 +143,9 @@ def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:
     file = io.BytesIO()
     if ending == "gif":
         first, *rest = (Image.fromarray(f).quantize(256, dither=Image.Dither.NONE) for f in frames)
-        # Kept as it is: optimising would merge frames that are equal, and take their time away.
-        first.save(file, "GIF", save_all=True, append_images=rest, duration=1000 / per_second, loop=0, optimize=False)
+        # In hundredths of a second, as the format counts.
+        duration = max(20, round(100 / per_second) * 10)
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
         return file.getvalue()
     if (av := _library()) is None:
         raise UserError(f"{NO_READER}, or give a name that ends in .gif.")

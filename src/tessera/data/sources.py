@@ -22,7 +22,9 @@ from tessera.tokens.document import Document
 
 __all__ = ["Skipped", "documents"]
 
-_FORMS = "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, digits, shapes or films, or python:package.module.function"
+_FORMS = (
+    "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, sums, digits, shapes or films, or python:package.module.function"
+)
 
 
 def documents(
@@ -32,8 +34,8 @@ def documents(
 
     Args:
         uri: `files:PATTERN[#column=NAME]`, `hub:NAME[:CONFIG][@REVISION][?split=train][#column=NAME][?limit=ROWS]`,
-            `builtin:stdlib`, `builtin:prose`, `builtin:digits`, `builtin:shapes[?count=N]`, `builtin:films[?count=N]`
-            or `python:package.module.function`.
+            `builtin:stdlib`, `builtin:prose`, `builtin:sums`, `builtin:digits`, `builtin:shapes[?count=N]`,
+            `builtin:films[?count=N]` or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
         pictures: False: picture files are left out unread.
@@ -79,6 +81,8 @@ def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: boo
         return builtin.stdlib(skipped, say)
     if uri == "builtin:prose":
         return builtin.prose(skipped, say)
+    if uri == "builtin:sums":
+        return builtin.sums()
     if uri == "builtin:digits":
         return builtin_pictures.digits()
     if shapes := re.fullmatch(r"builtin:shapes(?:\?count=(\d{1,7}))?", uri):

@@ -13,6 +13,7 @@ import numpy as np
 
 from tessera.engine.constraints import PictureGrid
 from tessera.engine.engine import Engine
+from tessera.engine.pictures import Reader, Steps, run
 from tessera.engine.request import Completion, Guidance, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
@@ -58,15 +59,20 @@ class Film:
     completion: Completion
 
 
-def quantizer_of(engine: Engine) -> Quantizer:
+def quantizer_of(reader: Reader) -> Quantizer:
     """What turns films into the model's ids; UserError where it knows none."""
-    tokenizer = engine.vocabulary.media_tokenizer("video")
+    tokenizer = reader.vocabulary.media_tokenizer("video")
     assert isinstance(tokenizer, Quantizer)
     return tokenizer
 
 
 def make_films(engine: Engine, wishes: Sequence[FilmWish], params: SamplingParams) -> list[Film]:
-    """One film for each wish.
+    """One film for each wish; see `making`."""
+    return run(engine, making(engine, wishes, params))
+
+
+def making(reader: Reader, wishes: Sequence[FilmWish], params: SamplingParams) -> Steps[list[Film]]:
+    """One film for each wish, in one round.
 
     Args:
         params: temperature, top_k and the like; the films take `seed`, `seed + 1` and so on. `max_tokens` follows from the size.
@@ -74,17 +80,55 @@ def make_films(engine: Engine, wishes: Sequence[FilmWish], params: SamplingParam
     Raises:
         UserError: the model knows no films; a size or length that is none, or too large for its context.
     """
-    quantizer = quantizer_of(engine)
+    quantizer = quantizer_of(reader)
     grids = [_known(quantizer, wish) for wish in wishes]
-    requests = [
-        _request(engine, wish, known, params, number) for number, (wish, known) in enumerate(zip(wishes, grids, strict=True))
+    completions = yield [
+        _request(reader, wish, known, params, number) for number, (wish, known) in enumerate(zip(wishes, grids, strict=True))
     ]
     films = []
-    start = engine.vocabulary.block("video").offset
-    for known, completion in zip(grids, engine.complete(requests), strict=True):
+    start = reader.vocabulary.block("video").offset
+    for known, completion in zip(grids, completions, strict=True):
         ids = completion.ids[:-1].reshape(len(known), -1)[:, :-1].astype(np.int64).reshape(known.shape) - start
         films.append(Film(quantizer.decode(ids), ids, quantizer.per_second, completion))
     return films
+
+
+def long_film(reader: Reader, wish: FilmWish, given: np.ndarray, total: int, params: SamplingParams) -> Steps[Film]:
+    """A film of `total` frames that begins with those `given`, as they are; its ids and completion are those of the last round.
+
+    As many frames as the model has learned are made at once; a longer film is gone on with from its last ones, again and again.
+
+    Args:
+        wish: its caption and guidance.
+        given: (T, H, W, 3) uint8, T may be 0.
+        params: as of `making`; each round takes another seed.
+
+    Raises:
+        UserError: as `making`.
+    """
+    quantizer = quantizer_of(reader)
+    longest, stride = quantizer.shape[0], quantizer.config.time_stride
+    frames, rounds = given, 0
+    while len(frames) < total or not rounds:
+        kept = (min(len(frames), max(1, longest - half(quantizer))) - 1) // stride * stride + 1 if len(frames) else 0
+        wanted = _up(kept + total - len(frames), stride)
+        shape = (max(kept + stride if kept else 1, min(longest, wanted)), *frames.shape[1:3])
+        seed = None if params.seed is None else params.seed + rounds
+        asked = replace(wish, shape=shape, beginning=frames[-kept:] if kept else None)
+        (film,) = yield from making(reader, [asked], replace(params, seed=seed))
+        frames, rounds = np.concatenate([frames, film.frames[kept:]]), rounds + 1
+    return replace(film, frames=frames[:total])
+
+
+def half(quantizer: Quantizer) -> int:
+    """Frames that are new when a film is gone on with: half of what the model has learned, in whole steps."""
+    stride = quantizer.config.time_stride
+    return max(stride, (quantizer.shape[0] - 1) // 2 // stride * stride)
+
+
+def _up(frames: int, stride: int) -> int:
+    """The next length that can be cut into whole steps."""
+    return -(-(frames - 1) // stride) * stride + 1
 
 
 def tell(engine: Engine, films: Sequence[np.ndarray], question: str, params: SamplingParams) -> list[Completion]:
@@ -118,23 +162,23 @@ def _known(quantizer: Quantizer, wish: FilmWish) -> np.ndarray:
     return known
 
 
-def _request(engine: Engine, wish: FilmWish, known: np.ndarray, params: SamplingParams, number: int) -> Request:
-    vocabulary, quantizer = engine.vocabulary, quantizer_of(engine)
+def _request(reader: Reader, wish: FilmWish, known: np.ndarray, params: SamplingParams, number: int) -> Request:
+    vocabulary, quantizer = reader.vocabulary, quantizer_of(reader)
     block = vocabulary.block("video")
     shape = wish.shape or tuple(quantizer.shape)
     head = film_head(vocabulary, Geometry(shape[0], shape[1], shape[2], quantizer.per_second))
     asked = vocabulary.encode(Document(given(wish.caption))).ids.tolist() + head
     steps = known.reshape(len(known), -1)
     grid = PictureGrid(block.offset, block.size, vocabulary.control(FRAME), vocabulary.control(VIDEO_END), steps)
-    _refuse_long(engine, len(asked) + grid.tokens, shape)
+    _refuse_long(reader, len(asked) + grid.tokens, shape)
     guidance = Guidance(wish.guidance, tuple(head)) if wish.guidance != 1 and asked != head else None
     seed = None if params.seed is None else params.seed + number
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=(), seed=seed)
     return Request(tuple(asked), exact, grid, guidance=guidance)
 
 
-def _refuse_long(engine: Engine, tokens: int, shape: tuple[int, ...]) -> None:
-    context = engine.decoder.config.context
+def _refuse_long(reader: Reader, tokens: int, shape: tuple[int, ...]) -> None:
+    context = reader.context
     if tokens > context:
         raise UserError(
             f"a film of {shape[0]} frames of {shape[1]} x {shape[2]} pixels with its prompt comes to {tokens} tokens, "

@@ -14,9 +14,11 @@ import logging
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -24,11 +26,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tessera.device import cache_folder, cpu_flags
 from tessera.engine.cache import SlotCache
 from tessera.model.decoder import Block, Decoder, Rotary
-from tessera.run import cache_folder
 
 _PANEL = 16
+_TRIED_STEPS, _KEPT_STEPS = 6, 500
+"""Of each number of threads, and then of the better one."""
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 # From the best on: a compiler that does not know one of them gets the next.
 _VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
@@ -100,8 +104,6 @@ def _build(compiler: str, source: bytes, path: Path) -> None:
 
 def _processor() -> str:
     """What `-march=native` depends on."""
-    from tessera.device import cpu_flags
-
     return f"{platform.machine()} {platform.processor()} {cpu_flags()}"
 
 
@@ -109,6 +111,38 @@ def fits(decoder: Decoder) -> bool:
     """Whether the native step can serve a decoder: on a CPU, in float32, with heads that are whole vectors."""
     weight, size = decoder.head_weight, decoder.config.head_size
     return weight.device.type == "cpu" and decoder.dtype == weight.dtype == torch.float32 and size % _PANEL == 0
+
+
+class Threads:
+    """One thread or all, whichever was faster of late. The numbers are the same with any.
+
+    Beside other work every product waits for the slowest thread, and a step takes many times as long with two as with one; alone
+    it takes half. So both are tried in turn for a few steps, then the better one is kept for a while.
+
+    Args:
+        most: all of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.now = 1
+        """To be used for the next step."""
+        self._most = most
+        self._taken: dict[int, list[float]] = {1: [], most: []}
+        self._kept = 0
+
+    def took(self, seconds: float) -> None:
+        """What a step took with `now`."""
+        if self._most == 1:
+            return
+        if self._kept:
+            self._kept -= 1
+            return
+        self._taken[self.now].append(seconds)
+        self.now = self._most if self.now == 1 else 1
+        if all(len(times) >= _TRIED_STEPS for times in self._taken.values()):
+            self.now = min(self._taken, key=lambda threads: statistics.median(self._taken[threads]))
+            self._kept = _KEPT_STEPS
+            self._taken = {threads: [] for threads in self._taken}
 
 
 class NativeStep:
@@ -122,6 +156,7 @@ class NativeStep:
 
     def __init__(self, code: ctypes.CDLL, decoder: Decoder, rotary: Rotary) -> None:
         self._code, self._decoder = code, decoder
+        self._threads = Threads(torch.get_num_threads())
         self._rotary = tuple(table.contiguous() for table in rotary)
         self.pack()
 
@@ -164,7 +199,7 @@ class NativeStep:
         self._layers = (_Layer * config.layers)(*layers)
         self._model = _Model(
             config.layers, config.width, config.heads, config.kv_heads, config.head_size, config.mlp_width, config.vocab_size,
-            0, halves, torch.get_num_threads(), self._layers,
+            0, halves, 1, self._layers,
             plain(decoder.model.norm.weight), embedding.data_ptr(), self._rotary[0].data_ptr(), self._rotary[1].data_ptr(),
             packed(decoder.head_weight), *embedding.stride(), config.norm_eps,
         )  # fmt: skip
@@ -187,7 +222,9 @@ class NativeStep:
         numbers = (ctypes.c_int64 * (3 * B))(*ids, *slots, *positions)
         logits_BV = torch.empty((B, self._decoder.config.vocab_size))
         first = ctypes.addressof(numbers)
+        began, self._model.threads = time.perf_counter(), self._threads.now
         self._code.tessera_step(ctypes.addressof(self._model), B, first, first + 8 * B, first + 16 * B, logits_BV.data_ptr())
+        self._threads.took(time.perf_counter() - began)
         return logits_BV
 
 

@@ -1,7 +1,8 @@
 """Reads back from frames what a drawn film shows: thing, colour, motion, style, and where the thing is in each frame.
 
-It knows the forms and colours of `data.builtin_films` and nothing of how a film came about: the ground is the commonest tone, the
-colour that of the pixels furthest from it, the form the template that explains most of what is left, wherever it lies best.
+It knows the forms and colours of `data.builtin_films` and nothing of how a film came about: the ground is the commonest tone,
+the colour the one in whose direction most pixels lie from it, the form the template that explains most of what is left, wherever
+it lies best.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from tessera.data.builtin_pictures import COLOURS
 
 _HOPS, _STILL = 5, 2
 """Pixels that a thing that hops goes up and down at least, and one that goes straight at most sideways."""
+_FAINT = 60
+"""Sum over red, green and blue of a difference from the ground that may be noise."""
 _TURNED = 2
 """Pixels that a thing has come back from a wall at least."""
 
@@ -44,12 +47,11 @@ def see(frames: np.ndarray) -> Seen:
     x = frames.astype(float)
     light = float(np.median(x.mean(-1))) > 128
     ground = np.array(WHITE if light else DARK, float)
-    away = np.abs(x - ground).sum(-1)
-    # The twentieth part of the pixels that differ most is all within the thing, whatever its form.
-    strong = x[away >= max(np.quantile(away, 0.97), 1.0)]
-    middle = np.median(strong, axis=0) if len(strong) else ground
-    colour = min(COLOURS, key=lambda name: float(((np.array(COLOURS[name]) - middle) ** 2).sum()))
-    line = np.array(COLOURS[colour]) - ground
+    lines = {name: np.array(colour) - ground for name, colour in COLOURS.items()}
+    # A blurred thing is paler, and of the same hue.
+    whole = np.where(np.abs(x - ground).sum(-1, keepdims=True) > _FAINT, x - ground, 0).sum((0, 1, 2))
+    colour = max(lines, key=lambda name: float(whole @ lines[name] / np.linalg.norm(lines[name])))
+    line = lines[colour]
     alpha = np.clip((x - ground) @ line / (line @ line), 0, 1)
     windows = np.lib.stride_tricks.sliding_window_view(alpha, (SIZE, SIZE), axis=(1, 2))
     best: tuple[float, str, bool, np.ndarray] | None = None

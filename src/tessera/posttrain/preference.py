@@ -57,7 +57,8 @@ class Wish(plans.Asked):
         kind: `dpo` or `reward`.
         model: a run's folder or a Hugging Face folder.
         data: file of preferences.
-        validation_share: of the prompts that are held out, at least one.
+        validation: file of preferences to measure on.
+        validation_share: of the prompts that are held out without such a file, at least one.
         budget: time, FLOPs or tokens, instead of epochs.
         epochs: passes over the prompts; one by default, since preferences are soon learned by heart.
         batch_size: pairs (DPO) or prompts (reward) in a batch.
@@ -82,6 +83,7 @@ class Wish(plans.Asked):
     hardened: bool = True
     seed: int = 0
     settings: tuple[str, ...] = ()
+    validation: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.epochs is not None:
@@ -196,11 +198,21 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     dialogue = any(question.dialogue for question in questions)
     if dialogue and "<|user|>" not in vocabulary.controls:
         raise UserError(f"{model} has no tokens for the turns of a conversation; give prompts and answers as texts.")
-    kept = [q for q in questions if max(len(q.encode(a, vocabulary)) for a in q.answers) <= shape.context]
+
+    def fits(question: Question) -> bool:
+        return max(len(question.encode(answer, vocabulary)) for answer in question.answers) <= shape.context
+
+    kept = list(filter(fits, questions))
     left = len(questions) - len(kept)
     if left:
         say(f"{left:,} of {len(questions):,} prompts have answers that are longer than {shape.context:,} tokens and are left out")
-    train, held_out = _parted(kept, wish, left)
+    if wish.validation is None:
+        train, held_out = _parted(kept, wish, left)
+    else:
+        train, held_out = kept, list(filter(fits, read_questions(Path(wish.validation), vocabulary)))
+        for file, given in ((wish.data, train), (wish.validation, held_out)):
+            if not given:
+                raise UserError(f"{file} holds no prompt whose answers fit the {shape.context:,} tokens that the model reads.")
     machine = devices.detect(wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
 

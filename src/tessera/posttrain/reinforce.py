@@ -81,6 +81,7 @@ class Wish(plans.Asked):
         efforts: with which the model thinks before it answers, one drawn for each task; none: it answers at once.
         rate: learning rate.
         exam_tasks, exam_samples: tasks held out, answers to each.
+        validation: file of tasks to hold the exam with, instead of some of `data`.
         level: of the curriculum at the start, counted from 0.
         refills, updates, std: as in `rollouts.Sampling`.
         punish_truncated: its `punish`; None: where all answers are known and short.
@@ -115,6 +116,7 @@ class Wish(plans.Asked):
     ptx_weight: float = 0.1
     seed: int = 0
     settings: tuple[str, ...] = ()
+    validation: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.steps is not None:
@@ -160,7 +162,11 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     shape = weights.read_config(model)
     vocabulary = Vocabulary.load(model, shape.vocab_size)
     load_verifier(wish.verifier)
-    pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
+    if wish.validation is None:
+        pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
+    else:
+        names, by_name = by_level(read_tasks(Path(wish.data)))
+        pool = Pool(names, tuple(read_tasks(Path(wish.validation))[: wish.exam_tasks]), by_name)
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
@@ -323,7 +329,13 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
         )
         done = [c for group in groups for c in group]
         by_task = right_GK.mean(1)
+        earned = [
+            r if c.finish_reason == "stop" else 0.0
+            for given, group in zip(rewards, groups, strict=True)
+            for r, c in zip(given, group, strict=True)
+        ]
         return {
+            "reward": sum(earned) / len(earned),
             "pass_at_1": float(by_task.mean()),
             "standard_error": float(by_task.std(ddof=1) / len(by_task) ** 0.5) if len(by_task) > 1 else math.nan,
             "pass_at_k": float(right_GK.any(1).mean()),
@@ -334,7 +346,8 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             **by_effort(tasks, by_task),
         }
 
-    return loop.Exam(take, "pass_at_1")
+    # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
+    return loop.Exam(take, "reward")
 
 
 def by_effort(tasks: Sequence[Task], success: Sequence[float]) -> dict[str, float]:

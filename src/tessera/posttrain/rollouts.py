@@ -86,10 +86,12 @@ def with_effort(task: Task, effort: str) -> Task:
 
 
 def prompt_ids(task: Task, vocabulary: Vocabulary, dialogue: bool) -> list[int]:
-    """What a model reads of a task: a user's turn and the beginning of its own, or plain text that goes on."""
+    """What a model reads of a task: its `data.messages`, or the prompt in a user's turn, and the beginning of the answer; a model
+    that knows no turns reads the prompt as text that goes on."""
     if not dialogue:
         return vocabulary.encode_text(task.prompt)
-    asked = chat.render([chat.Message("user", task.prompt)], add_generation_prompt=True, effort=task.data.get(EFFORT, ""))
+    turns = chat.read(task.data.get("messages") or ({"role": "user", "content": task.prompt},))
+    asked = chat.render(turns, add_generation_prompt=True, effort=task.data.get(EFFORT, ""))
     ids: list[int] = vocabulary.encode(asked).ids.tolist()
     return ids
 

@@ -127,7 +127,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     tokens = int(choose("train.tokens", tokens, why_tokens))
     why_context = "256 (D / 20M)^0.5, a power of two from 256: more data, longer memory"
     if _context(tokens) < facts.least_context:
-        why_context = "the longest picture with its caption, and both pictures where one is edited"
+        why_context = "the longest picture or film with its caption, and both pictures where one is edited"
     context = int(choose("train.context", shape.context, why_context))
     pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:
@@ -299,7 +299,8 @@ def _sizes(recipe: Recipe, facts: Facts) -> list[tuple[int, int]]:
 def _shape(recipe: Recipe, facts: Facts, width: int, layers: int, tokens: float) -> tuple[DecoderConfig, int]:
     if facts.shape is not None:
         # What could read far before goes on doing so.
-        context = recipe.train.context or min(facts.shape.context, max(_context(tokens), facts.least_context))
+        longest = max(facts.shape.context, facts.least_context)
+        context = recipe.train.context or min(longest, max(_context(tokens), facts.least_context))
         return replace(facts.shape, context=context), facts.shape.vocab_size
     model = recipe.model
     text = recipe.tokenizer.vocabulary_size or _vocabulary(tokens)

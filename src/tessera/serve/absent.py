@@ -10,25 +10,20 @@ from tessera.serve.errors import not_here
 
 router = APIRouter(tags=["not in this version"])
 
-_FILMS = "films", "the recipe `film` brings the models that make them"
+_CHARACTERS = "characters of films", "no issue brings them: a film here is made from its caption and its first frames"
 _SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
 _MODERATION = "moderation", "the issue on safety brings the model that it needs"
-_GRADERS = "graders", "the issue on reinforcement learning brings them"
-_EVALS = "evals", "the issue on evaluation brings them; `tessera eval` measures models already"
 _PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
 _PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
 _STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
 _CONTAINERS = "containers", "code runs in no container here"
 
 ABSENT: dict[str, tuple[str, str]] = {
-    "/videos": _FILMS,
-    "/videos/{rest:path}": _FILMS,
+    "/videos/characters": _CHARACTERS,
+    "/videos/characters/{rest:path}": _CHARACTERS,
     "/audio/{rest:path}": _SOUND,
     "/moderations": _MODERATION,
-    "/fine_tuning/alpha/graders/{rest:path}": _GRADERS,
     "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
-    "/evals": _EVALS,
-    "/evals/{rest:path}": _EVALS,
     "/content_provenance_checks": _PROVENANCE,
     "/vector_stores": _STORES,
     "/vector_stores/{rest:path}": _STORES,

@@ -24,8 +24,10 @@ from tessera.serve import (
     decisions,
     embeddings,
     errors,
+    evals,
     files,
     fine_tuning,
+    graders,
     images,
     model_routes,
     responses,
@@ -33,6 +35,7 @@ from tessera.serve import (
     stored_chat,
     tuning,
     uploads,
+    videos,
 )
 from tessera.serve.context import Here, Operating, Server, in_thread
 from tessera.serve.door import Door
@@ -94,6 +97,8 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
         await batches.resume(server, app)
         await responses.resume(server)
         await tuning.resume(server)
+        await evals.resume(server, app)
+        await videos.resume(server)
         yield
         await server.stop()
         store.close()
@@ -113,9 +118,9 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images, videos):
         app.include_router(room.router)
-    for room in (files, uploads, batches, fine_tuning):
+    for room in (files, uploads, batches, fine_tuning, graders, evals):
         app.include_router(room.router)
     for room in (chats, runs):
         app.include_router(room.router)

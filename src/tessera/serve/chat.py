@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import Field, StringConstraints
@@ -20,6 +21,7 @@ from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, pr
 from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
+from tessera.serve.seen import seen
 from tessera.serve.store import new_id
 from tessera.serve.streams import DONE, MAY_STREAM, EventStream, event
 from tessera.tokens.chat import NO_ARGUMENTS, Message, ToolCall
@@ -28,7 +30,13 @@ router = APIRouter()
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-_MEDIA = {"image_url": "pictures, which the recipe `see` brings", "input_audio": "sound, which the recipe `speak` brings"}
+_MEDIA = {"input_audio": "sound, which the recipe `speak` brings", "file": "files in messages"}
+
+
+class ImageUrl(Part):
+    """A picture; its address has to hold it (`data:image/png;base64,...`)."""
+
+    url: str
 
 
 class ContentPart(Part):
@@ -37,6 +45,7 @@ class ContentPart(Part):
     type: Literal["text", "image_url", "input_audio", "file", "refusal"]
     text: str = ""
     refusal: str = ""
+    image_url: ImageUrl | None = None
 
 
 class FunctionCall(Part):
@@ -186,7 +195,7 @@ def conversation_of(messages: Sequence[ChatMessage]) -> list[Message]:
     """The messages in the form of `tokens.chat`.
 
     Raises:
-        ApiError: 400, a part that is no text, or a result that answers no call.
+        ApiError: 400, a part that is neither text nor a picture, or a result that answers no call.
     """
     conversation = []
     open_calls: set[str] = set()
@@ -203,7 +212,8 @@ def conversation_of(messages: Sequence[ChatMessage]) -> list[Message]:
             open_calls = {call.id for call in message.tool_calls}
         reasoning = message.reasoning or message.reasoning_content or ""
         calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in message.tool_calls)
-        conversation.append(Message(message.role, _text(message, where), reasoning, calls))
+        pictures = _pictures(message, where)
+        conversation.append(Message(message.role, _text(message, where), reasoning, calls, pictures=pictures))
     return conversation
 
 
@@ -270,9 +280,13 @@ def _text(message: ChatMessage, where: str) -> str:
     for j, part in enumerate(message.content):
         if part.type in _MEDIA:
             raise invalid(f"This model does not read {_MEDIA[part.type]}.", f"{where}.content[{j}]", "unsupported_modality")
-        if part.type == "file":
-            raise invalid("This model does not read files in messages.", f"{where}.content[{j}]", "unsupported_modality")
     return "".join(part.text or part.refusal for part in message.content)
+
+
+def _pictures(message: ChatMessage, where: str) -> tuple[np.ndarray, ...]:
+    parts = enumerate(message.content) if not isinstance(message.content, str) else ()
+    shown = [(j, part.image_url) for j, part in parts if part.type == "image_url"]
+    return tuple(seen(None if image is None else image.url, f"{where}.content[{j}]") for j, image in shown)
 
 
 def _orders(served: Served, body: ChatRequest) -> list[Order]:

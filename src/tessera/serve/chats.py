@@ -42,9 +42,10 @@ class Settings(Body):
 
 
 class Create(Settings):
-    """The body of `POST /tessera/chats`. In the mode `complete` there are no turns of a dialogue, only text that goes on."""
+    """The body of `POST /tessera/chats`. In the mode `complete` there are no turns of a dialogue, only text that goes on; in the
+    mode `draw` each turn of the user is a caption, and the answers are pictures."""
 
-    mode: Literal["chat", "complete"] = "chat"
+    mode: Literal["chat", "complete", "draw"] = "chat"
 
 
 class NewTurn(Body):

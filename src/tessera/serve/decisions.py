@@ -104,7 +104,7 @@ async def create(body: DecisionRequest, here: Here) -> dict[str, Any]:
     """Answers questions about an input."""
     served = await here.model(body.model)
     items = [] if isinstance(body.input, str) else expanded(here.server.vault, here.owner, kept(body.input))
-    before = [Message("user", body.input)] if isinstance(body.input, str) else conversation_of(items, None)
+    before = [Message("user", body.input)] if isinstance(body.input, str) else await in_thread(conversation_of, items, None)
     usage = Usage()
 
     async def work() -> list[dict[str, Any]]:

@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tessera.data.pictures import fitted
 from tessera.engine.constraints import Constraint, Grammars
 from tessera.engine.thinking import THINK, THOUGHT, thought
 from tessera.errors import UserError
 from tessera.serve.errors import ApiError, invalid
 from tessera.serve.models import Served
+from tessera.serve.seen import MOST_PICTURES
 from tessera.tokens import chat
 from tessera.tokens.chat import EFFORTS, Message
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.pictures import QUESTION, picture_segment
 
 Choice = Literal["none", "auto", "required"]
 
@@ -81,6 +84,8 @@ def prompt_ids(
     Raises:
         ApiError: 400, the conversation is not one.
     """
+    if any(message.pictures for message in conversation):
+        conversation = _in_sight(served, conversation, param)
     if tools:
         conversation = (chat.describe_tools(map(vars, tools)), *conversation)
     try:
@@ -88,11 +93,39 @@ def prompt_ids(
             document = chat.render(conversation, add_generation_prompt=True, effort=effort)
         else:
             chat.render(conversation)  # the same mistakes are mistakes here
-            texts = [text for message in conversation for text in (message.content, *(c.arguments for c in message.tool_calls))]
-            document = Document((Segment("text", "\n\n".join(text for text in texts if text)),))
+            document = _going_on(conversation)
     except UserError as error:
         raise invalid(str(error), param) from None
     return served.vocabulary.encode(document).ids.tolist() or [served.vocabulary.end_id]
+
+
+def _in_sight(served: Served, conversation: Sequence[Message], param: str) -> list[Message]:
+    """The conversation with its pictures at the size that the model knows.
+
+    Raises:
+        ApiError: 400, it reads none, or there are too many.
+    """
+    if not served.draws:
+        place = next(i for i, message in enumerate(conversation) if message.pictures)
+        said = "This model does not read pictures, which the recipe `see` brings (`tessera train see`)."
+        raise invalid(said, f"{param}[{place}]" if param == "messages" else param, "unsupported_modality")
+    if (count := sum(len(message.pictures) for message in conversation)) > MOST_PICTURES:
+        raise invalid(f"There may be {MOST_PICTURES} pictures in a request, not {count}.", param)
+    height, width = served.vocabulary.media_tokenizer("image").shape
+    return [replace(m, pictures=tuple(fitted(picture, height * width) for picture in m.pictures)) for m in conversation]
+
+
+def _going_on(conversation: Sequence[Message]) -> Document:
+    """All contents one after the other; a picture comes before the question about it, as `tokens.pictures.to_see` has it."""
+    segments: list[Segment] = []
+    texts: list[str] = []
+    for message in conversation:
+        if message.pictures:
+            segments += [Segment("text", "\n\n".join(texts))] if texts else []
+            segments += [picture_segment(picture, learn=False) for picture in message.pictures]
+            texts = [] if message.content.strip() else [QUESTION]
+        texts += [text for text in (message.content, *(call.arguments for call in message.tool_calls)) if text]
+    return Document((*segments, Segment("text", "\n\n".join(texts))))
 
 
 def room_for(served: Served, prompt: Sequence[int], wanted: int | None, param: str = "messages") -> int:

@@ -11,7 +11,9 @@ from pydantic import Field, StringConstraints
 
 from tessera.serve.bodies import Body, Metadata
 from tessera.serve.context import Here, Id, Limit, in_thread
-from tessera.serve.errors import invalid, not_here
+from tessera.serve.errors import invalid
+from tessera.serve.graders import checked_grader, need_sandbox
+from tessera.serve.methods import KINDS, Kind
 from tessera.serve.models import now
 from tessera.serve.store import Record, new_id
 from tessera.serve.stored_chat import metadata_filter
@@ -20,10 +22,6 @@ from tessera.serve.tuning import ACTIVE, CHECKPOINT, EVENT, JOB, PAUSED, Work, s
 router = APIRouter(tags=["fine-tuning"])
 
 _WHAT = "fine-tuning job"
-_ABSENT = {
-    "dpo": ("preference tuning", "the issue on preferences brings it; `supervised` is here"),
-    "reinforcement": ("reinforcement tuning", "the issue on reinforcement learning brings it; `supervised` is here"),
-}
 Auto = Literal["auto"]
 
 
@@ -41,13 +39,43 @@ class Supervised(Body):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class DpoHyperparameters(Hyperparameters):
+    """Of `dpo`; `beta`: how dearly leaving the starting model is paid for."""
+
+    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
+class Dpo(Body):
+    """Of the method `dpo`."""
+
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """Of `reinforcement`; `batch_size` counts rows, `compute_multiplier` is times eight answers to each, `max_tokens` (of an
+    answer) is ours."""
+
+    compute_multiplier: Auto | Annotated[float, Field(ge=0.25, le=16)] = "auto"
+    eval_interval: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
+    eval_samples: Auto | Annotated[int, Field(ge=1, le=64)] = "auto"
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    max_tokens: Auto | Annotated[int, Field(ge=1, le=2**20)] = "auto"
+
+
+class Reinforcement(Body):
+    """Of the method `reinforcement`."""
+
+    grader: dict[str, Any]
+    hyperparameters: ReinforcementHyperparameters = ReinforcementHyperparameters()
+
+
 class Method(Body):
     """How to tune."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: Kind
     supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
-    reinforcement: dict[str, Any] | None = None
+    dpo: Dpo | None = None
+    reinforcement: Reinforcement | None = None
 
 
 class Create(Body):
@@ -67,12 +95,13 @@ class Create(Body):
 @router.post("/v1/fine_tuning/jobs")
 async def create(body: Create, here: Here) -> dict[str, Any]:
     """Sets a job going."""
-    if body.method is not None and body.method.type in _ABSENT:
-        what, brought_by = _ABSENT[body.method.type]
-        raise not_here(what.capitalize(), brought_by)
     if body.integrations:
         raise invalid("There are no integrations; the metrics are in the events and the result file.", "integrations")
-    chosen = _hyperparameters(body)
+    method = _method(body)
+    own = method[method["type"]]
+    chosen = own["hyperparameters"]
+    if "grader" in own:
+        await in_thread(need_sandbox, own["grader"], "method.reinforcement.grader")
     base = here.server.models.find(body.model, here.owner)
     files = {"train": await _file(here, body.training_file, "training_file")}
     if body.validation_file is not None:
@@ -86,7 +115,7 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
         "error": None,
         "fine_tuned_model": None,
         "finished_at": None,
-        "hyperparameters": chosen,
+        "hyperparameters": {name: chosen[name] for name in Hyperparameters.model_fields},
         "model": body.model,
         "organization_id": f"org-{here.owner}",
         "result_files": [],
@@ -98,12 +127,12 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
         "estimated_finish": None,
         "integrations": [],
         "metadata": body.metadata,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": chosen}},
+        "method": method,
         "suffix": body.suffix,
     }
     work = Work(here.server, here.owner, id)
     digests = {split: file.private["digest"] for split, file in files.items()}
-    await in_thread(work.prepare, base.folder.resolve(), digests, chosen, seed)
+    await in_thread(work.prepare, method["type"], base.folder.resolve(), digests, chosen, seed, own.get("grader"))
     private = {"base": str(base.folder.resolve()), "name": _name(body, here.owner, id)}
     await in_thread(here.server.store.put, here.owner, JOB, job, private)
     await in_thread(work.say, f"Created fine-tuning job: {id}")
@@ -171,12 +200,30 @@ async def list_checkpoints(job_id: Id, here: Here, after: str | None = None, lim
     return await here.page(CHECKPOINT, after, limit, parent=job_id)
 
 
-def _hyperparameters(body: Create) -> dict[str, Any]:
-    """Those of the method, or of the body as in the API's first form."""
-    of_method = body.method.supervised.hyperparameters if body.method and body.method.supervised else None
-    if of_method is not None and body.hyperparameters is not None:
-        raise invalid("Give the hyperparameters in 'method' alone.", "hyperparameters")
-    return (of_method or body.hyperparameters or Hyperparameters()).model_dump()
+def _method(body: Create) -> dict[str, Any]:
+    """The method with everything that was chosen, in `method` or as in the API's first form.
+
+    Raises:
+        ApiError: 400, something was chosen twice or for another method, or a grader cannot be followed.
+    """
+    method = body.method or Method(type="supervised")
+    for kind in KINDS:
+        if kind != method.type and getattr(method, kind) is not None:
+            raise invalid(f"'method.{kind}' does not go with the method '{method.type}'.", f"method.{kind}")
+    own: Supervised | Dpo | Reinforcement | None = getattr(method, method.type)
+    if body.hyperparameters is not None:
+        if own is not None or method.type != "supervised":
+            raise invalid("Give the hyperparameters in 'method' alone.", "hyperparameters")
+        own = Supervised(hyperparameters=body.hyperparameters)
+    if method.type == "reinforcement":
+        if own is None:
+            said = "Missing required parameter: 'method.reinforcement.grader'."
+            raise invalid(said, "method.reinforcement.grader", "missing_required_parameter")
+        checked_grader(
+            body.method.reinforcement.grader if body.method and body.method.reinforcement else {}, "method.reinforcement"
+        )
+    shown = (own or {"supervised": Supervised, "dpo": Dpo}[method.type]()).model_dump()
+    return {"type": method.type, method.type: shown}
 
 
 async def _file(here: Here, id: str, param: str) -> Record:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -233,16 +234,17 @@ async def _stream(served: Served, body: Drawn, rounds: Rounds[list[tuple[Wish, D
         return event(data, data["type"])
 
     drawn: dict[int, list[int]] = {}
-    async for index, request, token in rounds.tokens():
-        grid = request.constraint
-        # Of those of which the best is kept, the first is shown.
-        if not isinstance(grid, PictureGrid) or index % body.best_of:
-            continue
-        ids = drawn.setdefault(index, [])
-        ids.append(token.id)
-        shown = [grid.tokens * (n + 1) // (body.partial_images + 1) for n in range(body.partial_images)]
-        for number in (n for n, at in enumerate(shown) if at == len(ids)):
-            yield await picture("partial_image", await in_thread(unfinished, served, grid, ids), partial_image_index=number)
+    async with aclosing(rounds.tokens()) as tokens:
+        async for index, request, token in tokens:
+            grid = request.constraint
+            # Of those of which the best is kept, the first is shown.
+            if not isinstance(grid, PictureGrid) or index % body.best_of:
+                continue
+            ids = drawn.setdefault(index, [])
+            ids.append(token.id)
+            shown = [grid.tokens * (n + 1) // (body.partial_images + 1) for n in range(body.partial_images)]
+            for number in (n for n, at in enumerate(shown) if at == len(ids)):
+                yield await picture("partial_image", await in_thread(unfinished, served, grid, ids), partial_image_index=number)
     usage = _usage(served, rounds)
     for _, made in rounds.result:
         yield await picture("completed", made.pixels, usage=usage)

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 
 from tessera.serve.bodies import Part
 from tessera.serve.errors import invalid
+from tessera.serve.seen import seen
 from tessera.serve.store import new_id
 from tessera.tokens.chat import Message, ToolCall
 
@@ -26,6 +27,8 @@ class ContentPart(Part):
     ]  # fmt: skip
     text: str = ""
     refusal: str = ""
+    image_url: str | None = None
+    detail: str = "auto"
     data: dict[str, Any] | list[dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
     logprobs: list[dict[str, Any]] = []
@@ -137,7 +140,7 @@ def kept(items: Iterable[Item], param: str = "input") -> list[dict[str, Any]]:
         if isinstance(item, MessageItem):
             kind: Literal["output_text", "input_text"] = "output_text" if item.role == "assistant" else "input_text"
             parts = [ContentPart(type=kind, text=item.content)] if isinstance(item.content, str) else item.content
-            _refuse_media(parts, f"{param}[{i}].content")
+            _refuse_media(parts, f"{param}[{i}].content", pictures=item.role != "assistant")
             shown["content"] = [_shown_part(part) for part in parts]
         elif isinstance(item, FunctionOutputItem) and not isinstance(item.output, str):
             _refuse_media(item.output, f"{param}[{i}].output")
@@ -153,7 +156,7 @@ def conversation_of(items: Sequence[dict[str, Any]], instructions: str | None, p
     """Kept items as turns: reasoning and calls join the assistant's message that they belong to.
 
     Raises:
-        ApiError: 400, a result that answers no call.
+        ApiError: 400, a result that answers no call, a picture that cannot be read.
     """
     turns = [Message("system", instructions)] if instructions else []
     mine = Message("assistant")
@@ -185,7 +188,8 @@ def conversation_of(items: Sequence[dict[str, Any]], instructions: str | None, p
             text = "".join(part.get("text") or part.get("refusal") or "" for part in item["content"])
             if item["role"] != "assistant":
                 close()
-                turns.append(Message(item["role"], text))
+                shown = [part["image_url"] for part in item["content"] if part["type"] == "input_image"]
+                turns.append(Message(item["role"], text, pictures=tuple(seen(url, param) for url in shown)))
             else:
                 if mine.content or mine.tool_calls:
                     close()
@@ -201,12 +205,22 @@ def _shown_part(part: ContentPart) -> dict[str, Any]:
         return {"type": "output_text", "text": part.text, "annotations": part.annotations, "logprobs": part.logprobs}
     if part.type == "input_json":
         return {"type": "input_text", "text": json.dumps(part.data, ensure_ascii=False)}
+    if part.type == "input_image":
+        return {"type": "input_image", "image_url": part.image_url, "detail": part.detail}
     return {"type": part.type, "text": part.text}
 
 
-def _refuse_media(parts: Iterable[ContentPart], param: str) -> None:
-    brings = {"input_image": "pictures; the recipe `see` brings them", "input_audio": "sound; the recipe `speak` brings it"}
+def _refuse_media(parts: Iterable[ContentPart], param: str, pictures: bool = False) -> None:
+    """400 for parts that nothing here reads, and pictures that are not in the request itself.
+
+    Args:
+        pictures: they may stand there.
+    """
+    brings = {"input_image": "pictures here, only in messages to it", "input_audio": "sound; the recipe `speak` brings it"}
     for j, part in enumerate(parts):
-        if part.type in ("input_image", "input_audio", "input_file"):
+        if pictures and part.type == "input_image":
+            if not (part.image_url or "").startswith("data:"):
+                seen(part.image_url, f"{param}[{j}]")
+        elif part.type in ("input_image", "input_audio", "input_file"):
             what = brings.get(part.type, "files in messages")
             raise invalid(f"This model does not read {what}.", f"{param}[{j}]", "unsupported_modality")

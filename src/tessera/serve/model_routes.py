@@ -44,4 +44,5 @@ def _shown(model: Served | Kept) -> dict[str, Any]:
         "owned_by": model.owner or "tessera",
         "context_length": model.context,
         "dialogue": model.tuned,
+        "pictures": model.draws,
     }

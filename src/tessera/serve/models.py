@@ -53,6 +53,11 @@ class Served:
         return "image" in self.vocabulary.media
 
     @property
+    def films(self) -> bool:
+        """Whether it has learned films."""
+        return "video" in self.vocabulary.media
+
+    @property
     def end_of_answer(self) -> int:
         """The id that closes what the model says."""
         return self.vocabulary.end_turn_id if self.tuned else self.vocabulary.end_id
@@ -73,6 +78,7 @@ class Kept:
     created: int
     context: int
     tuned: bool
+    draws: bool = False
 
 
 class Models:

@@ -229,7 +229,7 @@ async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
     served = await here.model(body.model)
     request = ResponseRequest.model_validate(body.model_dump(exclude_unset=True, by_alias=True))
     items = await _window(request, here, await _given(request, here))
-    turns = conversation_of(items, request.instructions)
+    turns = await in_thread(conversation_of, items, request.instructions)
     prompt = await in_thread(prompt_ids, served, turns, form_of(request).tools, "input")
     return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
@@ -241,7 +241,7 @@ async def compact(body: CompactRequest, here: Here) -> dict[str, Any]:
     fields = {"model", "input", "instructions", "previous_response_id"}
     request = ResponseRequest.model_validate(body.model_dump(include=fields, exclude_unset=True, by_alias=True))
     items = await _window(request, here, await _given(request, here))
-    turns = conversation_of(items, body.instructions)
+    turns = await in_thread(conversation_of, items, body.instructions)
     if not turns:
         raise invalid("There is nothing to make shorter: 'input' is empty.", "input", "missing_required_parameter")
     read = len(await in_thread(prompt_ids, served, turns, (), "input"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Generic, TypeVar
 
 from tessera.engine.pictures import Steps
@@ -48,7 +48,7 @@ class Rounds(Generic[T]):
         """
         await self._go_on(None)
 
-    async def tokens(self) -> AsyncIterator[tuple[int, Request, Token]]:
+    async def tokens(self) -> AsyncGenerator[tuple[int, Request, Token]]:
         """Every token as it comes, with its request and the number of that in its round.
 
         Raises:
@@ -63,6 +63,9 @@ class Rounds(Generic[T]):
                     else:
                         yield index, self._requests[index], happened
             self.usage.add(generation.usage)
+            # The log tells of the request as a whole, not of its last round.
+            counts = {"prompt_tokens": self.usage.prompt, "completion_tokens": self.usage.completion}
+            self._caller.state["usage"] = {"model": self._served.name, **counts}
             made = [done[index] for index in range(len(self._requests))]
             self.completions += made
             await self._go_on(made)

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from tessera import device
 from tessera.errors import Interrupted, UserError
@@ -26,8 +27,11 @@ def main(folder: Path) -> int:
     device.prepare_process()
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     # Only now, since torch must find the process prepared.
-    from tessera.posttrain.supervised import Wish, prepare, tune
+    from tessera.posttrain import preference, reinforce, supervised
     from tessera.run import RunFolder, disk_may_be_full
+
+    page = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
+    stage: Any = {"supervised": supervised, "dpo": preference, "reinforcement": reinforce}[page["kind"]]
 
     run = folder / "run"
     try:
@@ -38,9 +42,8 @@ def main(folder: Path) -> int:
                 left.lock(wait=True)
                 left.unlock()
             if not RunFolder(run).info:
-                wish = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
-                prepare(Wish.of(wish), run, _say)
-            tune(run, True, lambda folder: (), _say)
+                stage.prepare(stage.Wish.of(page["wish"]), run, _say)
+            stage.tune(run, True, lambda folder: (), _say)
     except UserError as error:
         _say(str(error))
         return error.exit_code

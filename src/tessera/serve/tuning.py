@@ -1,32 +1,30 @@
 """One fine-tuning job on its way: files checked, a place in the queue, a process of its own, a model that answers.
 
-The process writes a run's folder, as `tessera posttrain sft` does; what happens there is read from `metrics.jsonl` and told as
+The process writes a run's folder, as `tessera posttrain` does; what happens there is read from `metrics.jsonl` and told as
 events. A job that a stop of the server has cut off goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tessera.engine.engine import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.posttrain.examples import check
-from tessera.posttrain.supervised import Wish
-from tessera.run import Follower, RunFolder, write_text
+from tessera.run import Follower, RunFolder
 from tessera.serve.context import Server, in_thread, wholly
 from tessera.serve.errors import invalid
 from tessera.serve.files import keep
+from tessera.serve.methods import NAMES, SPLITS, TASKS, Kind, best_step, check_files, told, used, write_wish
 from tessera.serve.models import Kept, Served, now
 from tessera.serve.store import Record, new_id
 from tessera.tokens.vocabulary import Vocabulary
@@ -36,9 +34,10 @@ JOB, EVENT, CHECKPOINT, MODEL = "fine_tuning.job", "fine_tuning.job.event", "fin
 ACTIVE, PAUSED = ("validating_files", "queued", "running"), "paused"
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10
+_OF_FIRST_FORM = ("n_epochs", "batch_size", "learning_rate_multiplier")
+"""Hyperparameters that a job shows beside its method too, as the API's first form had them."""
 _MOST_METRICS = 500
 """Events with the metrics of a step; the file of results has all steps."""
-_SETTINGS = ("train.threads=1", "train.checkpoint_seconds=15")
 
 
 def start(server: Server, owner: str, id: str) -> None:
@@ -72,30 +71,31 @@ class Work:
         self._follower = Follower(self._run.path)
         self._steps = 0
 
-    def prepare(self, base: Path, digests: dict[str, str], hyperparameters: dict[str, Any], seed: int) -> None:
+    @cached_property
+    def _kind(self) -> Kind:
+        kind: Kind = self._record().body["method"]["type"]
+        return kind
+
+    def prepare(
+        self,
+        kind: Kind,
+        base: Path,
+        digests: dict[str, str],
+        hyperparameters: dict[str, Any],
+        seed: int,
+        grader: Mapping[str, Any] | None,
+    ) -> None:
         """Writes down what is wanted, with the files as they are now.
 
         Args:
             base: folder of the model to tune.
             digests: of the contents of `train` and, if there is one, `validation`.
+            grader: of `reinforcement`.
         """
         self.folder.mkdir(parents=True)
-        paths = {split: self.folder / f"{split}.jsonl" for split in digests}
-        for split, path in paths.items():
-            _link(self._server.blobs.path(digests[split]), path)
-        chosen = {name: None if value == "auto" else value for name, value in hyperparameters.items()}
-        wish = Wish(
-            str(base),
-            str(paths["train"]),
-            validation=str(paths["validation"]) if "validation" in paths else None,
-            validation_share=0.0,
-            epochs=chosen["n_epochs"],
-            batch_size=chosen["batch_size"],
-            rate_multiplier=chosen["learning_rate_multiplier"],
-            seed=seed,
-            settings=_SETTINGS,
-        )
-        write_text(self.folder / "wish.json", json.dumps(asdict(wish)))
+        for split, digest in digests.items():
+            _link(self._server.blobs.path(digest), self.folder / f"{split}.jsonl")
+        write_wish(kind, self.folder, base, hyperparameters, seed, grader)
 
     async def run(self) -> None:
         """From wherever it stands to its end."""
@@ -108,7 +108,7 @@ class Work:
     async def _go(self) -> None:
         if self._record().body["status"] == "validating_files":
             try:
-                await in_thread(self._validate)
+                await in_thread(check_files, self.folder)
             except UserError as error:
                 await in_thread(self._fail, "invalid_training_file", str(error), "training_file")
                 return
@@ -127,12 +127,6 @@ class Work:
     def say(self, message: str, level: str = "info", key: str = "") -> None:
         """Adds an event for people; with a `key` it is there once, however often it is told."""
         self._server.store.put(self._owner, EVENT, self._event(message, level, "message", key, None), parent=self._id)
-
-    def _validate(self) -> None:
-        for split, name in (("train", "the training file"), ("validation", "the validation file")):
-            path = self.folder / f"{split}.jsonl"
-            if path.exists():
-                check(path, name)
 
     async def _train(self) -> int:
         """The exit code of the process, which never outlives this."""
@@ -168,20 +162,21 @@ class Work:
         """Tells what the process has written down since the last time."""
         if not self._steps and not self._begin():
             return
-        told: int = self._record().private.get("told", 0)
-        every, last = math.ceil(self._steps / _MOST_METRICS), told
+        done: int = self._record().private.get("told", 0)
+        every, last = math.ceil(self._steps / _MOST_METRICS), done
         events, shown = [], {}
         for event in self._follower.read()[1]:
             step = event.get("step", 0)
-            if event["event"] == "step" and step > told:
+            if (measured := told(self._kind, event)) is None:
+                continue
+            if event["event"] == "step" and step > done:
                 last = max(last, step)
                 left = (self._steps - step) * event["seconds"] / step
                 shown = {"estimated_finish": now() + math.ceil(left)}
                 if step % every == 0 or step == self._steps:
-                    events.append((step, {"train_loss": event["loss"], "train_mean_token_accuracy": event["accuracy"]}))
-            elif event["event"] == "evaluation" and step >= told:
-                kind = "full_valid" if event["final"] else "valid"
-                events.append((step, {f"{kind}_loss": event["loss"], f"{kind}_mean_token_accuracy": event["accuracy"]}))
+                    events.append((step, measured))
+            elif event["event"] != "step" and step >= done:
+                events.append((step, measured))
         bodies = [self._metrics(step, measured) for step, measured in events]
         if bodies:
             self._server.store.put_all(self._owner, EVENT, [(body, {}) for body in bodies], parent=self._id)
@@ -195,15 +190,17 @@ class Work:
             return False
         recipe = self._run.recipe
         self._steps = loop.total_steps(recipe)
-        wish, examples = info["asked"], info["examples"]
-        rows, epochs = recipe.train.batch_rows or 1, recipe.data.sources[0].epochs or 1
-        settings = {
-            "n_epochs": int(epochs),
-            "batch_size": wish["batch_size"] or max(1, round(examples["train"] * epochs / self._steps)) or rows,
-            "learning_rate_multiplier": wish["rate_multiplier"] or 1.0,
-        }
-        self._note(hyperparameters=settings, method={"type": "supervised", "supervised": {"hyperparameters": settings}})
-        if left := examples["left_out"]:
+        settings = used(self._kind, info, recipe, self._steps)
+
+        def show(body: dict[str, Any], _: dict[str, Any]) -> None:
+            own = body["method"][self._kind]
+            if own["hyperparameters"]["learning_rate_multiplier"] == "auto":
+                own["hyperparameters"]["learning_rate_multiplier"] = 1.0
+            own["hyperparameters"] |= settings
+            body["hyperparameters"] = {name: value for name, value in own["hyperparameters"].items() if name in _OF_FIRST_FORM}
+
+        self._change(show)
+        if left := info.get("examples", {}).get("left_out", 0):
             message = f"{left} examples are longer than the model's context and are left out"
             self.say(message, level="warn", key="left-out")
         return True
@@ -211,25 +208,31 @@ class Work:
     def _finish(self) -> None:
         """Makes the results known: the file of metrics, the model, its checkpoints."""
         self._follow()
-        steps, measured = _rows(self._run)
+        events = list(self._run.events())
+        steps = [event for event in events if event["event"] == "step"]
+        measured = {event["step"]: row for event in events if event["event"] != "step" and (row := told(self._kind, event))}
         record = self._record()
         name, files = record.private["name"], record.body["result_files"]
         if not files:
-            file = keep(self._server, self._owner, f"{self._id}_metrics.csv", "fine-tune-results", _csv(steps, measured))
+            file = keep(
+                self._server, self._owner, f"{self._id}_metrics.csv", "fine-tune-results", _csv(self._kind, steps, measured)
+            )
             files = [file["id"]]
             self._note(result_files=files)
-        model, last = self._run.model, steps[-1]["step"]
+        model, best = self._run.model, best_step(self._kind, events)
         self._offer(name, "", model)
         for folder in sorted(self._run.checkpoints.glob("step-*"), key=lambda folder: int(folder.name[5:])):
             step = int(folder.name[5:])
             called = name
-            if step != last:
+            if step != best:
                 called = f"{name}:ckpt-step-{step}"
                 place = self.folder / folder.name
                 _compose(model, folder / "weights.safetensors", place)
                 self._offer(called, f"-{step}", place)
             self._server.store.put(self._owner, CHECKPOINT, self._checkpoint(step, called, steps, measured), parent=self._id)
         self._server.models.get(name, self._owner)
+        if best != steps[-1]["step"]:
+            self.say(f"The model is that of step {best}, the best on what is held out", key="best")
         self.say(f"New fine-tuned model created: {name}", key="created")
         self.say("The job has successfully completed", key="completed")
         results = {"fine_tuned_model": name, "trained_tokens": steps[-1]["tokens"], "finished_at": now()}
@@ -240,12 +243,14 @@ class Work:
 
     def _offer(self, name: str, suffix: str, folder: Path) -> None:
         """Lets a model answer by its name."""
+        vocabulary = Vocabulary.load(folder)
         body: dict[str, Any] = {
             "id": self._id + suffix,
             "name": name,
             "created": now(),
             "context": weights.read_config(folder).context,
-            "dialogue": speaks_dialogue(str(folder), Vocabulary.load(folder)),
+            "dialogue": speaks_dialogue(str(folder), vocabulary),
+            "pictures": "image" in vocabulary.media,
             "folder": str(folder.relative_to(self._server.data)),
         }
         self._server.store.put(self._owner, MODEL, body)
@@ -254,11 +259,8 @@ class Work:
     def _checkpoint(
         self, step: int, name: str, steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]
     ) -> dict[str, Any]:
-        row, valid = steps[step - 1], measured.get(step, {})
-        metrics = {"step": step, "train_loss": row["loss"], "train_mean_token_accuracy": row["accuracy"]}
-        for key, whole in (("valid", False), ("full_valid", True)):
-            if valid and valid["final"] == whole:
-                metrics |= {f"{key}_loss": valid["loss"], f"{key}_mean_token_accuracy": valid["accuracy"]}
+        row = told(self._kind, steps[step - 1]) if step else None  # before the first step there is nothing to train on
+        metrics = {"step": step} | (row or {}) | measured.get(step, {})
         return {
             "id": f"ftckpt_{self._id.removeprefix('ftjob-')}_{step}",
             "object": "fine_tuning.job.checkpoint",
@@ -274,8 +276,9 @@ class Work:
         said = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
         if code in (1, 2) and "Traceback (most recent call last):" not in said:
             message = said[-1]
-            for split, called in (("train", "the training file"), ("validation", "the validation file")):
-                message = message.replace(str(self.folder / f"{split}.jsonl"), called)
+            for split, called in SPLITS:
+                for file in (f"{split}.jsonl", TASKS[split]):
+                    message = message.replace(str(self.folder / file), called)
             message = message.replace(str(self.folder), "the job")
             self._fail(
                 "invalid_training_file" if code == 2 else "training_failed", message, "training_file" if code == 2 else None
@@ -337,21 +340,20 @@ def forget_model(server: Server, model: Served | Kept) -> None:
 def _kept(server: Server, record: Record) -> Kept:
     """A model as the store has it."""
     body = record.body
-    return Kept(body["name"], server.data / body["folder"], record.owner, body["created"], body["context"], body["dialogue"])
+    folder, draws = server.data / body["folder"], body.get("pictures", False)
+    return Kept(body["name"], folder, record.owner, body["created"], body["context"], body["dialogue"], draws)
 
 
-def _rows(run: RunFolder) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
-    """All steps, and the evaluations by their step."""
-    events = list(run.events())
-    return [e for e in events if e["event"] == "step"], {e["step"]: e for e in events if e["event"] == "evaluation"}
-
-
-def _csv(steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]) -> Iterator[bytes]:
-    """The metrics of all steps, in the columns of OpenAI's files of results."""
-    yield b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
+def _csv(kind: Kind, steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]) -> Iterator[bytes]:
+    """The metrics of all steps, those of `supervised` in the columns of OpenAI's files of results."""
+    names = NAMES[kind]
+    columns = [f"train_{name}" for name in names.step.values()] + [f"valid_{name}" for name in names.measured.values()]
+    head = "step," + ",".join("train_accuracy" if name == "train_mean_token_accuracy" else name for name in columns)
+    yield f"{head}\n".encode()
     for row in steps:
-        valid = measured.get(row["step"], {})
-        values = [row["step"], row["loss"], row["accuracy"], valid.get("loss"), valid.get("accuracy")]
+        known = told(kind, row) or {}
+        known |= {name.removeprefix("full_"): value for name, value in measured.get(row["step"], {}).items()}
+        values = [row["step"], *(known.get(name) for name in columns)]
         yield (",".join("" if value is None else f"{value:.6g}" for value in values) + "\n").encode()
 
 

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.pictures import picture_segment
 
 EFFORTS = ("low", "medium", "high")
 """How much a model may think before it answers, from little to much; each has a token, `<|effort_low|>`."""
@@ -42,6 +45,7 @@ class Message:
     """One turn. Only the assistant's may carry `reasoning`, `tool_calls` and `effort`; a `tool` turn is the result of a call.
 
     `learn` counts for the assistant's turns: False if it is only read. `effort`: one of EFFORTS that was asked for, or none.
+    `pictures`, (H, W, 3) uint8 each, stand before the content, as they do where a model learns to look.
     """
 
     role: str
@@ -50,6 +54,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     learn: bool = True
     effort: str = ""
+    pictures: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
 
 def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -117,6 +122,7 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
         segments += _opening(message.role, message.effort)
         if message.reasoning:
             segments += _marked("<|think|>", message.reasoning, "<|/think|>", mine)
+        segments += [picture_segment(picture, learn=False) for picture in message.pictures]
         if message.content:
             segments.append(Segment("text", message.content, learn=mine))
         for call in message.tool_calls:

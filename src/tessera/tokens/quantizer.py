@@ -197,7 +197,7 @@ class Quantizer:
     """A trained autoencoder as a tokenizer.
 
     Args:
-        network: on the CPU, float32.
+        network: float32.
         shape: (height, width) of most pictures it was made for, or (frames, height, width) of most films.
         per_second: frames in a second of most films it was made for; 0 for pictures.
     """
@@ -278,10 +278,10 @@ class Quantizer:
         grid = self.grid(signals.shape[1:-1])
         step = max(1, _AT_ONCE // math.prod(grid))
         parts = [
-            self.network.ids(self.network.codes(as_frames(signals[start : start + step]))).numpy().reshape(-1, *grid)
+            self.network.ids(self.network.codes(as_frames(signals[start : start + step]).to(self._device))).cpu().numpy()
             for start in range(0, len(signals), step)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, *grid), np.int64)
+        return np.concatenate(parts).reshape(-1, *grid) if parts else np.empty((0, *grid), np.int64)
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """(h, w) ids -> (H, W, 3) uint8, or (T', h, w) -> (T, H, W, 3)."""
@@ -299,7 +299,7 @@ class Quantizer:
         grids = torch.from_numpy(array if self.kind == "video" else array[:, None])
         step = max(1, _AT_ONCE // math.prod(grids.shape[1:]))
         parts = [
-            as_pixels(self.network.frames(self.network.codes_of(grids[start : start + step])))
+            as_pixels(self.network.frames(self.network.codes_of(grids[start : start + step].to(self._device))))
             for start in range(0, len(grids), step)
         ]
         frames = np.concatenate(parts)
@@ -308,6 +308,10 @@ class Quantizer:
     def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
         """Gives whole frames of a (frames, height, width) film, or a (height, width) picture when its last id has come."""
         return _Steps(self, self.grid(shape))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.levels.device
 
     @cached_property
     def _last(self) -> list[np.ndarray]:

@@ -107,8 +107,7 @@ class Vocabulary:
         tree = json.loads(train_bpe(texts, size, pretokenizer).to_str())
         text_size = len(tree["model"]["vocab"])
         controls = {name: text_size + i for i, name in enumerate(CONTROLS)}
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        tree["added_tokens"] = [{"id": i, "content": name} | flags for name, i in controls.items()]
+        tree["added_tokens"] = _added_tokens(controls)
         config = {
             "add_bos_token": False,
             "bos_token": None,
@@ -184,6 +183,24 @@ class Vocabulary:
             aside = folder / f".{name}.{os.getpid()}"
             aside.write_text(text, encoding="utf-8")
             aside.replace(folder / name)
+
+    def with_controls(self) -> Vocabulary:
+        """This vocabulary with all of our control tokens: an imported one gets those it lacks, behind the ids of its tokenizer.
+
+        Raises:
+            UserError: it has blocks already, behind which no control token fits.
+        """
+        missing = [name for name in _NAMED if name not in self.controls]
+        if not missing:
+            return self
+        if self.blocks:
+            raise UserError(f"this vocabulary has blocks of media, but no control token {missing[0]}.")
+        tree = json.loads(self.files["tokenizer.json"])
+        first = 1 + max([*tree["model"]["vocab"].values(), *(token["id"] for token in tree["added_tokens"])])
+        new = {name: first + i for i, name in enumerate(missing)}
+        tree["added_tokens"] += _added_tokens(new)
+        files = {**self.files, "tokenizer.json": json.dumps(tree, ensure_ascii=False)}
+        return Vocabulary(files, {**self.controls, **new}, max(self.base_size, first + len(new)))
 
     def add_block(self, name: str, kind: Kind, size: int, fingerprint: str) -> Vocabulary:
         """This vocabulary with `size` more ids at its end, for the medium `kind`.
@@ -484,6 +501,12 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _added_tokens(controls: Mapping[str, int]) -> list[dict[str, Any]]:
+    """As `tokenizer.json` lists control tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": i, "content": name} | flags for name, i in controls.items()]
 
 
 def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> Vocabulary:

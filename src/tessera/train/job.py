@@ -23,6 +23,7 @@ from tessera.recipe import Recipe
 from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint
+from tessera.train.growing import grow
 from tessera.train.loop import Job, Observer
 from tessera.train.parallel import World
 
@@ -104,14 +105,15 @@ def assemble(
 
 
 def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
+    """With the weights that a run starts from."""
     if info["init"] is not None:
         decoder = weights.load(info["init"], machine.torch_dtype)
         # It goes on reading what it could read before, also where the rows are shorter now.
         assert recipe.train.context
         decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))
-    else:
-        decoder = Decoder(shape_of(recipe, vocabulary.size), machine.torch_dtype)
-        decoder.initialise(recipe.train.seed)
+        return grow(decoder.to(machine.torch_device), vocabulary, recipe.train.seed)
+    decoder = Decoder(shape_of(recipe, vocabulary.size), machine.torch_dtype)
+    decoder.initialise(recipe.train.seed)
     return decoder.to(machine.torch_device)
 
 

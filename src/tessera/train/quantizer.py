@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -85,7 +86,6 @@ def train_quantizer(
     network = network.to(machine.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = _Batches(signals, settings.batch, config, seed)
     recipe = _recipe(settings, math.prod(config.grid(*_three(shape))), seed)
-    result = Quantizer(network, shape, per_second)
     loop.train(
         loop.Job(
             recipe=recipe,
@@ -103,7 +103,7 @@ def train_quantizer(
             exam=loop.Exam(lambda: measure(Quantizer(network, shape), measured), "psnr"),
         )
     )
-    return Quantizer(network.cpu().eval(), result.shape, per_second)
+    return Quantizer(network.cpu().eval(), shape, per_second)
 
 
 def measure(quantizer: Quantizer, signals: Sequence[np.ndarray]) -> dict[str, float]:
@@ -155,7 +155,7 @@ def with_films(
     if data.films is None or not corpus.films:
         return vocabulary
     if data.films.trained:
-        return vocabulary.add_media(find_quantizer(data.films.trained))
+        return vocabulary.add_media(replace(find_quantizer(data.films.trained), per_second=data.films.per_second))
     config, settings = quantizer_config(data.films), data.films.quantizer
 
     def tell(event: dict[str, Any]) -> None:

@@ -19,6 +19,25 @@ TASKS: dict[str, list[tuple[Task, str]]] = {
         (Task("def add(a, b):\n", data={"prefix": "def add(a, b):\n", "tests": "assert add(1, 2) == 3"}), "    return a + b\n"),
     ],
     "exact": [(Task("reverse abc", "cba"), "cba"), (Task("3 + 4 = ?", "Add.\n#### 7"), "so\n#### 7")],
+    "grader": [
+        (
+            Task(
+                "3 + 4 = ?",
+                "7",
+                {
+                    "item": {"answer": "7"},
+                    "grader": {
+                        "type": "string_check",
+                        "name": "same",
+                        "operation": "eq",
+                        "input": "{{ sample.output_text }}",
+                        "reference": "{{item.answer}}",
+                    },
+                },
+            ),
+            "7",
+        )
+    ],
     "numeric": [(Task("3 + 4 = ?", "7"), "7.0"), (Task("1 / 3 = ?", "0.3333", {"tolerance": 0.001}), "1/3")],
     "schema": [
         (Task("a name", data={"schema": NAMES}), '{"name": "Ada"}'),

@@ -18,6 +18,7 @@ BUILT_IN = {
     "gym": "tessera.posttrain.verifiers.gym:gym",
     "schema": "tessera.posttrain.verifiers.schema:schema",
     "code": "tessera.posttrain.verifiers.code:code",
+    "grader": "tessera.posttrain.verifiers.graders:graded",
     "instructions": "tessera.posttrain.verifiers.instructions:instructions",
 }
 """Name of each verifier that is here -> MODULE:FUNCTION, imported when it is asked for."""

@@ -23,13 +23,13 @@ def schema(task: Task, answer: str) -> float:
     """
     if "schema" not in task.data:
         raise UserError(f"task {task.id or task.prompt!r} has no JSON schema; put it into the task's data as schema.")
-    validator = _validator(json.dumps(task.data["schema"], sort_keys=True))
+    valid = validator(json.dumps(task.data["schema"], sort_keys=True))
     if not task.answer:
-        return float(_is_valid(validator, answer))
-    if not _is_valid(validator, task.answer):
+        return float(_is_valid(valid, answer))
+    if not _is_valid(valid, task.answer):
         raise UserError(f"task {task.id or task.prompt!r}: its own answer is not valid by its schema.")
     # Compared as JSON writes them, in which true is not 1.
-    return float(_is_valid(validator, answer) and _canonical(answer) == _canonical(task.answer))
+    return float(_is_valid(valid, answer) and _canonical(answer) == _canonical(task.answer))
 
 
 def _canonical(text: str) -> str:
@@ -61,7 +61,7 @@ def _refuse(word: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def _validator(text: str) -> Any:
+def validator(text: str) -> Any:
     try:
         return jsonschema_rs.validator_for(json.loads(text), offline=True)
     except (ValueError, TypeError) as error:

@@ -34,7 +34,8 @@ class Answering:
         self._body = body
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._shown = 0, 0
+        self._picture = ""
+        self._shown = 0, 0, ""
         self._finish_reason = "stopped"
         self._tokens: int | None = None
         self._pieces = 0
@@ -50,7 +51,7 @@ class Answering:
             return True
         self._task = asyncio.ensure_future(self._fetch())
         await asyncio.wait({self._task})
-        return bool(self._text or self._reasoning) or not self.failure
+        return bool(self._text or self._reasoning or self._picture) or not self.failure
 
     def stop(self) -> None:
         """What came so far is the answer."""
@@ -64,6 +65,7 @@ class Answering:
             "role": "assistant",
             "after": [self.asked],
             "text": "".join(self._text),
+            "images": [self._picture] if self._picture else [],
             "model": self.model,
             "reasoning": "".join(self._reasoning),
             "finish_reason": self._finish_reason,
@@ -73,21 +75,24 @@ class Answering:
 
     def show(self, view: LiveView) -> None:
         """From now on it is shown there."""
-        self._view, self._shown = view, (0, 0)
+        self._view, self._shown = view, (0, 0, "")
         self.flush()
 
     def flush(self) -> None:
         """Shows what came since the last time."""
-        if self._view is None or (len(self._text), len(self._reasoning)) == self._shown:
+        if self._view is None or (len(self._text), len(self._reasoning), self._picture) == self._shown:
             return
-        seen, thought = self._shown
-        self._shown = len(self._text), len(self._reasoning)
+        seen, thought, painted = self._shown
+        self._shown = len(self._text), len(self._reasoning), self._picture
+        if self._picture != painted:
+            self._view.paint(self._picture)
         self._view.feed("".join(self._text[seen:]), "".join(self._reasoning[thought:]))
 
     async def _fetch(self) -> None:
         try:
             async for delta in self._client.answer(self._path, self._body):
-                if delta.text or delta.reasoning:
+                self._picture = delta.picture or self._picture
+                if delta.text or delta.reasoning or delta.picture:
                     self._first = self._first or time.perf_counter()
                     self._pieces += 1
                 if delta.text:
@@ -98,6 +103,13 @@ class Answering:
                 self._tokens = self._tokens if delta.tokens is None else delta.tokens
         except Refused as refused:
             self.failure = refused.message
+
+
+def drawn(url: str) -> ui.element:
+    """A picture that a model drew, its pixels as they are."""
+    picture = ui.element("img").props('alt="drawn picture"').classes("picture drawn")
+    picture.props["src"] = url
+    return picture
 
 
 class LiveView:
@@ -121,13 +133,25 @@ class LiveView:
         else:
             self._done = ui.html().classes("text done")
             self._open = ui.html().classes("text")
+        self._painted: ui.element | None = None
+        self._easel = ui.element("div")
         self._wait = ui.html('<span class="wait"><i></i><i></i><i></i></span>', sanitize=False)
+
+    def paint(self, url: str) -> None:
+        """Shows a picture, in place of the unfinished one before it."""
+        if self._painted is None:
+            with self._easel:
+                self._painted = drawn(url)
+            self._wait.set_visibility(False)
+        else:
+            self._painted.props["src"] = url
+            self._painted.update()
 
     def feed(self, text: str, reasoning: str) -> None:
         """Adds what came."""
         self._all += text
         self._thought += reasoning
-        self._wait.set_visibility(not self._all)
+        self._wait.set_visibility(not self._all and self._painted is None)
         if reasoning:
             self._fold.set_visibility(True)
             self._reasoning.text = self._thought

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import background_tasks, ui
 
-from tessera.serve.page.answering import THOUGHT, Answering, LiveView
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn
 from tessera.serve.page.client import Refused
 from tessera.serve.page.composer import Composer
 from tessera.serve.page.markdown import to_html
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 _FLUSH_SECONDS = 0.1
 _TITLE = 60
+_GREETINGS = {"chat": "What shall we talk about?", "complete": "Begin a text", "draw": "What shall be drawn?"}
+_PARTIAL_PICTURES = 3
 _IDEAS = {
     "chat": ("Explain how tides work", "Write a Python function that reverses a list", "What is $e^{i\\pi}$?"),
+    "draw": ("a seven", "a large red circle", "a smiling face"),
     "complete": ("def fibonacci(n):\n", "Once upon a time", "The three laws of"),
 }
 
@@ -64,12 +67,19 @@ class ChatPanel:
 
     @property
     def mode(self) -> str:
-        """`chat`, or `complete` where any of the models knows no dialogue and nobody said otherwise."""
+        """`chat`; where a model knows no dialogue and nobody said otherwise, `draw` if all of them do that, or `complete`."""
         if self._chat:
             return str(self._chat["mode"])
-        return self.composer.mode or (
-            "chat" if all(self._page.model(name).get("dialogue") for name in self.models) else "complete"
-        )
+        if self.composer.mode:
+            return self.composer.mode
+        if self._all("dialogue"):
+            return "chat"
+        return "draw" if self._all("pictures") else "complete"
+
+    @property
+    def modes(self) -> list[str]:
+        """That there are for these models."""
+        return ["chat", "complete", *(["draw"] if self._all("pictures") else [])]
 
     def show(self) -> None:
         """The tab is looked at."""
@@ -133,6 +143,9 @@ class ChatPanel:
                 self._exchange(exchange, number == len(exchanges) - 1)
         self.composer.running(bool(self._running))
 
+    def _all(self, can: str) -> bool:
+        return all(self._page.model(name).get(can) for name in self.models)
+
     def _way(self) -> list[Exchange]:
         return way(self._turns, self._picked)
 
@@ -182,6 +195,8 @@ class ChatPanel:
             body = {"model": model, **self.composer.settings(self.mode)}
             if self.mode == "chat":
                 path, body["messages"] = "/v1/chat/completions", messages(history, self._chat["instructions"])
+            elif self.mode == "draw":
+                path, body["prompt"], body["partial_images"] = "/v1/images/generations", asked["text"], _PARTIAL_PICTURES
             else:
                 path, body["prompt"] = "/v1/completions", text_of(history)
             begun.append(Answering(self._page.client, path, body, asked["id"]))
@@ -245,10 +260,11 @@ class ChatPanel:
 
     def _greet(self) -> None:
         with ui.element("div").classes("greet"):
-            ui.label("What shall we talk about?" if self.mode == "chat" else "Begin a text").classes("greet-title")
+            ui.label(_GREETINGS[self.mode]).classes("greet-title")
             for name in self.models:
                 model = self._page.model(name)
                 kind = "knows dialogue" if model.get("dialogue") else "goes on with any text"
+                kind += ", draws and sees pictures" * bool(model.get("pictures"))
                 ui.label(f"{name}: {kind}, reads {model.get('context_length', 0):,} tokens").classes("dim")
             with ui.element("div").classes("ideas"):
                 for idea in _IDEAS[self.mode]:
@@ -259,7 +275,7 @@ class ChatPanel:
     def _exchange(self, exchange: Exchange, last: bool) -> None:
         running = [a for a in self._running if a.asked == exchange.turn["id"]]
         names = self._page.in_order({*exchange.answers, *(a.model for a in running)})
-        if self.mode == "chat":
+        if self.mode != "complete":
             self._question(exchange, not running)
         elif self._editing == exchange.turn["id"]:
             self._editor(exchange.turn)
@@ -324,7 +340,10 @@ class ChatPanel:
                     ui.label(exchange.turn["text"]).classes("prompt")
                     ui.label(shown["text"]).classes("made")
             else:
-                ui.html(to_html(shown["text"])).classes("text")
+                for url in shown["images"]:
+                    drawn(url)
+                if shown["text"] or not shown["images"]:
+                    ui.html(to_html(shown["text"])).classes("text")
             self._tools(exchange, name, shown)
 
     def _tools(self, exchange: Exchange, name: str, shown: Turn | None) -> None:
@@ -334,12 +353,14 @@ class ChatPanel:
                 self._tool("edit", "Edit", lambda: self._edit(exchange.turn["id"]))
             if shown is not None:
                 self._branches(exchange.answers[name], shown)
-                self._tool("content_copy", "Copy", lambda: _copy(shown["text"]))
+                if shown["text"]:
+                    self._tool("content_copy", "Copy", lambda: _copy(shown["text"]))
             if self._page.model(name):
                 self._tool("refresh", "Another answer", lambda: self._ask(exchange.turn, [name]))
             if shown is None:
                 return
-            for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")):
+            # Of pictures no pairs are made: a preference job learns from text.
+            for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")) if shown["text"] else ():
                 given = shown["rating"] == thumb
                 filled = "" if given else "o_"
                 button = self._tool(filled + icon, f"Thumb {thumb}", lambda thumb=thumb: self._rate(shown, thumb))

@@ -27,9 +27,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Delta:
-    """What came of an answer. `tokens` is how many the whole of it has, where that is known already."""
+    """What came of an answer. `tokens` is how many the whole of it has, where that is known already; `picture` is a `data:` URL
+    of all that is drawn so far."""
 
     text: str = ""
+    picture: str = ""
     reasoning: str = ""
     finish_reason: str | None = None
     tokens: int | None = None
@@ -81,6 +83,14 @@ class Client:
         """
         return (await self._ask("POST", path, json=body)).json()
 
+    async def upload(self, name: str, purpose: str, content: bytes) -> Any:
+        """Puts a file among those of the person.
+
+        Raises:
+            Refused: the server did not take it.
+        """
+        return (await self._ask("POST", "/v1/files", data={"purpose": purpose}, files={"file": (name, content)})).json()
+
     async def delete(self, path: str) -> None:
         """Forgets what stands at a path.
 
@@ -90,12 +100,14 @@ class Client:
         await self._ask("DELETE", path)
 
     async def answer(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Delta]:
-        """The stream of a chat's or a text's completion. The server stops when it is closed.
+        """The stream of a chat's or a text's completion, or of a picture. The server stops when it is closed.
 
         Raises:
             Refused: before or while it came.
         """
-        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        body = {**body, "stream": True}
+        if not path.startswith("/v1/images/"):
+            body["stream_options"] = {"include_usage": True}
         if "messages" in body:
             body["include_reasoning"] = True
         try:
@@ -124,11 +136,15 @@ class Client:
 def _deltas(event: Mapping[str, Any]) -> list[Delta]:
     if "error" in event:
         raise Refused(event["error"]["message"])
+    if "b64_json" in event:
+        picture = f"data:image/{event['output_format']};base64,{event['b64_json']}"
+        usage = event.get("usage")
+        return [Delta(picture=picture, finish_reason="stop" if usage else None, tokens=usage and usage["output_tokens"])]
     found = []
     for choice in event["choices"]:
         delta = choice.get("delta") or {}
         text = choice.get("text") or delta.get("content") or ""
-        found.append(Delta(text, delta.get("reasoning") or "", choice.get("finish_reason")))
+        found.append(Delta(text, reasoning=delta.get("reasoning") or "", finish_reason=choice.get("finish_reason")))
     if event.get("usage"):
         found.append(Delta(tokens=event["usage"]["completion_tokens"]))
     return found

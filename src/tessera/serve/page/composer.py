@@ -14,6 +14,12 @@ _EFFORTS = ("as the model likes", "none", "minimal", "low", "medium", "high", "x
 _MOST_PICTURE_BYTES = 8 << 20
 _MOST_PICTURES = 8
 
+_MODES = {
+    "chat": ("Chat", "forum", "Message"),
+    "complete": ("Complete", "notes", "Text to go on with"),
+    "draw": ("Draw", "brush", "What shall be drawn"),
+}
+
 _SENDS = "(event) => { if (event.shiftKey || event.isComposing) return; event.preventDefault(); emit(event.target.value); }"
 
 
@@ -70,6 +76,8 @@ class Composer:
         """The fields of a request that say how to answer."""
         most = int(self._most.value or 0)
         given: dict[str, Any] = {"temperature": float(self._temperature.value), "top_p": float(self._top_p.value)}
+        if mode == "draw":
+            return given
         if mode == "complete":
             return given | {"max_tokens": most or 256}
         if most:
@@ -104,14 +112,15 @@ class Composer:
 
     def draw(self) -> None:
         """What depends on the chat and on the models."""
-        complete = self._panel.mode == "complete"
-        self._mode_button.text = "Complete" if complete else "Chat"
-        self._mode_button.props(f"icon={'notes' if complete else 'forum'}")
+        mode = self._panel.mode
+        chats = mode == "chat"
+        self._mode_button.text, icon, placeholder = _MODES[mode]
+        self._mode_button.props(f"icon={icon}")
         self._mode_button.set_enabled(not self._panel.chat_id)
-        self._effort_button.set_visibility(not complete)
-        self._attach.set_visibility(not complete)
-        self._field.props(f'placeholder="{"Text to go on with" if complete else "Message"}"')
-        self._instructions.set_visibility(not complete)
+        self._effort_button.set_visibility(chats)
+        self._attach.set_visibility(chats)
+        self._field.props(f'placeholder="{placeholder}"')
+        self._instructions.set_visibility(chats)
         self._instructions.set_enabled(not self._panel.chat_id)
 
     async def _send(self, text: str | None) -> None:
@@ -126,7 +135,8 @@ class Composer:
             self._show_pictures()
 
     def _change_mode(self) -> None:
-        self.mode = "chat" if self._panel.mode == "complete" else "complete"
+        modes = self._panel.modes
+        self.mode = modes[(modes.index(self._panel.mode) + 1) % len(modes)] if self._panel.mode in modes else modes[0]
         self.draw()
         self._panel.draw()
 

@@ -153,6 +153,7 @@ class TuningPanel:
         self._rows: list[tuple[str, ...]] = []
         self._curves = Curves("")
         self._drawn: tuple[int, bool] = (0, False)
+        self._made: set[str] = set()
         with ui.element("div").classes("sheet"):
             with ui.element("div").classes("card"):
                 ui.label("Fine-tuning jobs").classes("card-title")
@@ -170,8 +171,11 @@ class TuningPanel:
                     "A thumb up and a thumb down under answers to the same question make a pair: prompt, chosen, rejected."
                 ).classes("dim")
                 self._pairs = ui.element("div").classes("pairs")
-                self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download, color=None)
-                self._export.props("outline no-caps")
+                with ui.row().classes("head"):
+                    self._export = ui.button("Download preferences.jsonl", icon="download", on_click=self._download, color=None)
+                    self._export.props("outline no-caps")
+                    self._tune = ui.button("Tune on these pairs", icon="auto_fix_high", on_click=self._begin, color=None)
+                    self._tune.props("outline no-caps")
 
     async def show(self) -> None:
         """The tab is looked at."""
@@ -183,6 +187,7 @@ class TuningPanel:
             self._page.say(refused.message)
             return
         self._export.set_visibility(bool(pairs))
+        self._tune.set_visibility(bool(pairs))
         self._pairs.clear()
         with self._pairs:
             if not pairs:
@@ -204,6 +209,10 @@ class TuningPanel:
             jobs = []
         else:
             self._said.text = "" if jobs else "None yet. Jobs are started through the API: client.fine_tuning.jobs.create(...)."
+        made = {job["fine_tuned_model"] for job in jobs} - {None}
+        if made - self._made:
+            self._made |= made
+            await self._page.load_models()
         rows = [_job_row(job) for job in jobs]
         if rows != self._rows:
             self._rows = rows
@@ -246,8 +255,26 @@ class TuningPanel:
         if self._curves.losses and drawn != self._drawn:
             self._drawn = drawn
             self._chart.options.clear()
-            self._chart.options.update(loss_chart(self._curves.as_run(), DARK if dark else LIGHT, "steps"))
+            colours = DARK if dark else LIGHT
+            self._chart.options.update(loss_chart(self._curves.as_run(), colours, "steps", self._curves.what, self._curves.unit))
             self._chart.update()
+
+    async def _begin(self) -> None:
+        """A preference job on all pairs, of the first model that is chosen."""
+        names = self._page.chat.models
+        if not names:
+            self._page.say("Choose the model that is to be tuned, at the top.", "warning")
+            return
+        try:
+            lines = (await self._page.client.text("/tessera/preferences.jsonl")).encode()
+            file = (await self._page.client.upload("preferences.jsonl", "fine-tune", lines))["id"]
+            body = {"model": names[0], "training_file": file, "method": {"type": "dpo"}, "suffix": "thumbs"}
+            self._job = (await self._page.client.post("/v1/fine_tuning/jobs", body))["id"]
+        except Refused as refused:
+            self._page.say(refused.message)
+            return
+        self._page.say(f"{names[0]} learns from the pairs; the new model will answer beside the others.", "positive")
+        await self.refresh()
 
     async def _download(self) -> None:
         try:
@@ -259,11 +286,14 @@ class TuningPanel:
 
 
 class Curves:
-    """The losses of a fine-tuning job as its events tell them; each time only the new ones are read.
+    """The losses of a fine-tuning job as its events tell them, or the rewards of one that is paid by a grader; each time only the
+    new ones are read.
 
     Args:
         job: its id.
     """
+
+    what, unit = "loss", "nats per token"
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -300,21 +330,33 @@ class Curves:
 
     def _take(self, data: Mapping[str, Any]) -> None:
         self.steps = data["total_steps"]
-        if data.get("train_loss") is not None:
-            self.losses.append([data["step"], data["train_loss"]])
-        for name in ("valid_loss", "full_valid_loss"):
+        if "train_reward_mean" in data or "valid_reward_mean" in data:
+            self.what, self.unit = "reward_mean", "mean"
+        elif "train_preference_accuracy" in data or "valid_preference_accuracy" in data:
+            self.unit = "nats per pair"
+        if data.get(f"train_{self.what}") is not None:
+            self.losses.append([data["step"], data[f"train_{self.what}"]])
+        for name in (f"valid_{self.what}", f"full_valid_{self.what}"):
             if data.get(name) is not None:
                 self.held_out.append({"tokens": data["step"], "loss": data[name]})
 
 
-def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = "training tokens") -> dict[str, Any]:
+def loss_chart(
+    run: Mapping[str, Any],
+    colours: Mapping[str, str],
+    along: str = "training tokens",
+    what: str = "loss",
+    unit: str = "nats per token",
+) -> dict[str, Any]:
     """The options of an ECharts chart: training loss, held-out loss, and the band in which it was foretold to go.
 
     Args:
         run: as `/tessera/runs/NAME` shows it.
         colours: of the page.
         along: what the horizontal axis counts.
+        what, unit: of the vertical axis.
     """
+    what = what.split("_")[0]
     dim, rule = {"color": colours["dim"]}, {"lineStyle": {"color": colours["rule"]}}
     thin = {
         "type": "line",
@@ -342,8 +384,10 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = 
                 "stackStrategy": "all",
             }
         )
-    series.append(_line("training loss", losses, colours["accent"], 1.2))
-    series.append(_line("held-out loss", held, colours["second"], 2) | {"showSymbol": True, "symbolSize": 6, "symbol": "circle"})
+    series.append(_line(f"training {what}", losses, colours["accent"], 1.2))
+    series.append(
+        _line(f"held-out {what}", held, colours["second"], 2) | {"showSymbol": True, "symbolSize": 6, "symbol": "circle"}
+    )
     values = [y for _, y in losses[len(losses) // 20 :] + held] + [row[end] for row in run["band"] for end in ("low", "high")]
     bounds = {"min": _floor(min(values)), "max": _ceil(max(values))} if values else {}
     formatter = "v => v >= 1e9 ? v / 1e9 + 'G' : v >= 1e6 ? v / 1e6 + 'M' : v >= 1e3 ? v / 1e3 + 'k' : v"
@@ -380,7 +424,7 @@ def loss_chart(run: Mapping[str, Any], colours: Mapping[str, str], along: str = 
         },
         "yAxis": {
             "type": "value",
-            "name": "loss (nats per token)",
+            "name": f"{what} ({unit})",
             "nameLocation": "middle",
             "nameGap": 36,
             "nameTextStyle": dim,

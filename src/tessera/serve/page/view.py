@@ -113,10 +113,22 @@ class Page:
             self.say(refused.message)
             return
         self.key_dialog.close()
-        names = [model["id"] for model in self.models]
-        self.select.set_options(names, value=[name for name in self.select.value or [] if name in names] or names[:1])
+        self._offer()
         self.chat.begin()
         await self.history.load()
+
+    async def load_models(self) -> None:
+        """Asks again which there are."""
+        try:
+            self.models = (await self.client.get("/v1/models"))["data"]
+        except Refused as refused:
+            self.say(refused.message)
+            return
+        self._offer()
+
+    def _offer(self) -> None:
+        names = [model["id"] for model in self.models]
+        self.select.set_options(names, value=[name for name in self.select.value or [] if name in names] or names[:1])
 
     def model(self, name: str) -> dict[str, Any]:
         """What the server says about a model."""

@@ -1,0 +1,104 @@
+"""Films: files in and out, their rate and size, what is refused, and the physics of those that are drawn here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera import recipe
+from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
+from tessera.data.film_tasks import film_documents
+from tessera.data.films import cut_film, film_file, film_parts, fitted_film, read_film, resampled
+from tessera.data.reasons import Skipped, Unreadable
+from tessera.data.sources import documents
+from tessera.errors import UserError
+from tessera.tokens.films import QUESTION
+
+SCENES = [scene(np.random.Generator(np.random.PCG64(seed))) for seed in range(60)]
+
+
+def test_a_gif_holds_the_very_frames_and_their_rate(tmp_path: Path) -> None:
+    drawn = SCENES[0].film()
+    still = np.concatenate([drawn, drawn[-1:], drawn[-1:]])  # frames that are equal stay frames
+    (tmp_path / "a.gif").write_bytes(film_file(still, 8.0, "gif"))
+    frames, per_second = read_film(tmp_path / "a.gif")
+    assert (frames == still).all() and abs(per_second - 8) < 0.4
+
+
+def test_an_mp4_comes_back_nearly_and_by_its_content(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    drawn = SCENES[1].film()
+    (tmp_path / "a.gif").write_bytes(film_file(drawn, 8.0, "mp4"))
+    frames, per_second = read_film(tmp_path / "a.gif")
+    assert frames.shape == drawn.shape and per_second == 8
+    assert np.abs(frames.astype(int) - drawn).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "not a GIF"), (b"GIF89a", "not a GIF|damaged"), (b"\0\0\0\x18ftypmp42" + b"\0" * 40, "damaged|without a film")],
+)
+def test_what_is_no_film_is_refused_in_words(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(Unreadable, match=words):
+        read_film(tmp_path / "a.mp4")
+
+
+def test_without_its_library_a_film_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + b"\0" * 40)
+    with pytest.raises(Unreadable, match="pip install"):
+        read_film(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"pip install.*ends in \.gif"):
+        film_file(SCENES[0].film(), 8.0, "webm")
+
+
+def test_a_folder_of_films_has_captions_and_broken_ones_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "hops").mkdir()
+    (tmp_path / "hops" / "one.gif").write_bytes(film_file(SCENES[0].film(), 8.0, "gif"))
+    (tmp_path / "hops" / "two.gif").write_bytes(b"GIF89a and no more")
+    skipped: list[Skipped] = []
+    (found,) = documents(f"files:{tmp_path}", skipped, films=True)
+    parts = film_parts(found)
+    assert parts is not None and parts[0].caption == "hops" and parts[0].pixels.shape == (9, 32, 32, 3)
+    assert [s.path for s in skipped] == ["hops/two.gif"]
+    # Where films are not asked for, a GIF is a picture.
+    (still,) = documents(f"files:{tmp_path}", [], films=False)
+    assert [s.kind for s in still.segments] == ["text", "image"]
+
+
+def test_rate_size_and_length_are_brought_to_what_is_wanted() -> None:
+    numbered = np.arange(24, dtype=np.uint8)[:, None, None, None].repeat(30, 1).repeat(50, 2).repeat(3, 3)
+    assert resampled(numbered, 24.0, 8.0)[:, 0, 0, 0].tolist() == list(range(1, 24, 3))
+    assert resampled(numbered[:3], 4.0, 8.0)[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert fitted_film(numbered, 1024, 4).shape == (24, 24, 40, 3)
+    assert [len(piece) for piece in cut_film(numbered, 9, 2)] == [9, 9]
+    assert [len(piece) for piece in cut_film(numbered[:6], 9, 4)] == [5]
+
+
+def test_any_later_stretch_is_what_follows_from_the_beginning() -> None:
+    for drawn in SCENES:
+        assert (drawn.film(5, first=4) == drawn.film()[4:]).all()
+        places = np.array([drawn.place(t) for t in range(200)])
+        assert places.min() >= 0 and places.max() <= 20
+        assert np.abs(np.diff(places[:, 1])).max() <= 2
+
+
+def test_everything_that_can_be_said_occurs() -> None:
+    said = " / ".join("".join(str(s.content) for s in d.segments if s.kind == "text") for d in films(400))
+    assert all(word in said for word in (*MOTIONS, *THINGS, *(s for s in STYLES if s)))
+    assert Scene("red", "ball", "bounces to the left", "", 20, 0).caption == "a red ball bounces to the left"
+
+
+def test_tasks_are_chosen_by_content_and_seed_alone() -> None:
+    settings = recipe.Films(views=4, caption_dropout=0.3)
+    drawn = list(films(20))
+    made = list(film_documents(drawn, settings, seed=1))
+    assert len(made) == 80 and {len(d.segments) for d in made} == {1, 2, 3}
+    told = [d for d in made if d.segments[0].kind == "video" and len(d.segments) == 3]
+    assert all(not d.segments[0].learn and d.segments[1].content == QUESTION and d.segments[2].learn for d in told)
+    again = list(film_documents(reversed(drawn), settings, seed=1))
+    assert sorted(d.text for d in again) == sorted(d.text for d in made)
