@@ -19,7 +19,7 @@ router = APIRouter(tags=["files"])
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _KIND, _WHAT = "file", "file"
-_HOLDERS = (_KIND, "upload.part", "batch", "picture", "video", "eval.run")
+_HOLDERS = (_KIND, "upload.part", "batch", "picture", "video", "video", "eval.run")
 """Kinds of objects that have contents on the disk."""
 _LONGEST_LIFE = 30 * 24 * 3600
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
@@ -133,8 +133,7 @@ def forget_bytes(server: Server, digest: str) -> None:
     """Removes contents that no file has any more."""
 
     def referred() -> bool:
-        kinds = (_KIND, "upload.part", "batch", "picture", "video", "eval.run")
-        return any(server.store.everywhere(kind, private={"digest": digest}) for kind in kinds)
+        return any(server.store.everywhere(kind, private={"digest": digest}) for kind in _HOLDERS)
 
     server.blobs.forget(digest, referred)
 
