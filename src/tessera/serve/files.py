@@ -19,7 +19,7 @@ router = APIRouter(tags=["files"])
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _KIND, _WHAT = "file", "file"
-_HOLDERS = (_KIND, "upload.part", "batch", "picture", "video", "video", "eval.run")
+_HOLDERS = (_KIND, "upload.part", "batch", "picture", "video", "eval.run")
 """Kinds of objects that have contents on the disk."""
 _LONGEST_LIFE = 30 * 24 * 3600
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
