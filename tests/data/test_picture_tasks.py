@@ -162,5 +162,5 @@ def test_rows_are_long_enough_for_the_longest_task() -> None:
 
 
 def test_a_recipe_without_pictures_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train draw, see, pixels or film"):
+    with pytest.raises(UserError, match="train draw, see or pixels"):
         gather(recipe.Data(sources=("builtin:digits",)), tmp_path, lambda line: None)
