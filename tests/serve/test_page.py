@@ -143,6 +143,7 @@ def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any
     settings(inside, most_tokens=20)
     ask(inside, "First")
     inside.get_by_label("Thumb up").click()
+    inside.get_by_text("Noted.").wait_for()  # what is clicked while the turn is drawn anew is lost
     inside.get_by_label("Another answer").click()
     inside.get_by_text("2/2").wait_for()
     inside.get_by_label("Thumb down").click()
