@@ -70,15 +70,15 @@ def library() -> ctypes.CDLL | None:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     key = hashlib.blake2b(b"\0".join((source, version, _processor().encode())), digest_size=10).hexdigest()
     path = cache_folder() / "native" / f"step-{key}.so"
-    with _building:
-        if not path.is_file():
-            try:
+    try:
+        with _building:
+            if not path.is_file():
                 _build(compiler, source, path)
-            except (OSError, subprocess.CalledProcessError) as error:
-                said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
-                _log.warning("the native step could not be compiled, decoding stays in torch: %s", said)
-                return None
-        found = ctypes.CDLL(str(path))
+            found = ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
+        _log.warning("the native step cannot be had, decoding stays in torch: %s", said)
+        return None
     # Pointers come as whole numbers (Tensor.data_ptr), which ctypes would cut to 32 bits unless it is told.
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
     found.tessera_pack.argtypes = [pointer, whole, whole, whole, whole, whole, pointer]
