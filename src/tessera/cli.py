@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +48,10 @@ ForecastOption = Annotated[
         show_default=False,
     ),
 ]
+ModelOption = Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")]
+StageOption = Annotated[bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")]
+VerifierOption = Annotated[str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")]
 PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]
 HeldOutFileOption = Annotated[str | None, typer.Option("--validation", help="File of preferences to measure on.")]
 HeldOutOption = Annotated[float | None, typer.Option(help="Share of the prompts that is held out.  [default: 0.1]")]
@@ -120,7 +124,7 @@ def train(
     settings: SetOption = None,
     init: Annotated[str | None, typer.Option(help="Model to go on from, own or imported.")] = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    resume: ResumeOption = False,
     target_loss: Annotated[
         float | None, typer.Option(help="Held-out loss to reach, nats per token: finds the budget, and asks before it is spent.")
     ] = None,
@@ -311,7 +315,7 @@ def fit(
 
 @posttrain.command()
 def sft(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
     validation: Annotated[str | None, typer.Option(help="File of examples to measure on.")] = None,
     validation_share: Annotated[
@@ -324,7 +328,7 @@ def sft(
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-sft.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Supervised tuning: teach a model to answer like examples."""
     _stop_in_words()
@@ -333,20 +337,18 @@ def sft(
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
         "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "seed": seed,
-        "settings": tuple(settings) if settings else None,
+        "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run({name: value for name, value in asked.items() if value is not None}, out, resume)
+    run(_given(asked), out, resume)
 
 
 @posttrain.command()
 def grpo(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: Annotated[
         str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8].")
     ] = None,
-    verifier: Annotated[
-        str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
-    ] = None,
+    verifier: VerifierOption = None,
     budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok.")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, instead of a budget.  [default: 200]")] = None,
     group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
@@ -379,7 +381,7 @@ def grpo(
     seed: Annotated[int | None, typer.Option(help="Of tasks and samples.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-grpo.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Reinforcement learning: answers are sampled, a verifier rewards them, what was rewarded becomes likelier."""
     _stop_in_words()
@@ -391,14 +393,14 @@ def grpo(
         "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
         "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
-        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings) if settings else None,
+        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run({name: value for name, value in asked.items() if value is not None}, out, resume)
+    run(_given(asked), out, resume)
 
 
 @posttrain.command()
 def reason(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: Annotated[
         str | None, typer.Option(help="dial[:3-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
     ] = None,
@@ -406,9 +408,7 @@ def reason(
         str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")
     ] = None,
     examples_count: Annotated[int | None, typer.Option(help="How many are generated.  [default: 40,000]")] = None,
-    verifier: Annotated[
-        str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")
-    ] = None,
+    verifier: VerifierOption = None,
     budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m; instead of epochs and steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the examples of the cold start.")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates of the reinforcement.  [default: 100]")] = None,
@@ -419,9 +419,7 @@ def reason(
     seed: Annotated[int | None, typer.Option(help="Of examples, tasks and samples.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reason.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
-    ] = False,
+    resume: StageOption = False,
 ) -> None:
     """A model that thinks before it answers: worked examples in three efforts, then reinforcement."""
     _stop_in_words()
@@ -430,14 +428,14 @@ def reason(
     asked = {
         "model": model, "data": data, "examples": examples, "examples_count": examples_count, "verifier": verifier,
         "budget": budget, "epochs": epochs, "steps": steps, "group": group, "groups": groups, "max_tokens": max_tokens,
-        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings) if settings else None,
+        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run("reason", {name: value for name, value in asked.items() if value is not None}, out, resume)
+    run("reason", _given(asked), out, resume)
 
 
 @posttrain.command("chat")
 def tune_chat(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
     pairs: Annotated[str | None, typer.Option(help="File of preferences (docs/preference.md).")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m.")] = None,
@@ -446,9 +444,7 @@ def tune_chat(
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-chat.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")
-    ] = False,
+    resume: StageOption = False,
 ) -> None:
     """An assistant: supervised tuning on examples, then preferences."""
     _stop_in_words()
@@ -456,14 +452,14 @@ def tune_chat(
 
     asked = {
         "model": model, "data": data, "pairs": pairs, "budget": budget, "epochs": epochs, "beta": beta, "seed": seed,
-        "settings": tuple(settings) if settings else None,
+        "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run("chat", {name: value for name, value in asked.items() if value is not None}, out, resume)
+    run("chat", _given(asked), out, resume)
 
 
 @posttrain.command()
 def dpo(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: PairsOption = None,
     validation: HeldOutFileOption = None,
     validation_share: HeldOutOption = None,
@@ -477,7 +473,7 @@ def dpo(
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-dpo.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Preference tuning: make answers that were preferred likelier than those that were not."""
     _stop_in_words()
@@ -486,14 +482,14 @@ def dpo(
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
         "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor,
-        "seed": seed, "settings": tuple(settings) if settings else None,
+        "seed": seed, "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run("dpo", {name: value for name, value in asked.items() if value is not None}, out, resume)
+    run("dpo", _given(asked), out, resume)
 
 
 @posttrain.command()
 def reward(
-    model: Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")] = None,
+    model: ModelOption = None,
     data: PairsOption = None,
     validation: HeldOutFileOption = None,
     validation_share: HeldOutOption = None,
@@ -505,7 +501,7 @@ def reward(
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reward.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Train a reward model, which scores answers, and try to fool it."""
     _stop_in_words()
@@ -514,9 +510,9 @@ def reward(
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
         "epochs": epochs, "batch_size": batch_size, "rate": rate, "hardened": hardened, "seed": seed,
-        "settings": tuple(settings) if settings else None,
+        "settings": tuple(settings or ()) or None,
     }  # fmt: skip
-    run("reward", {name: value for name, value in asked.items() if value is not None}, out, resume)
+    run("reward", _given(asked), out, resume)
 
 
 @tokenizers.command("train")
@@ -597,6 +593,11 @@ def _say(text: str) -> None:
     """One line to the person, from the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
+
+
+def _given(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was said on the command line; all else is left to the stage."""
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _stop_in_words() -> None:

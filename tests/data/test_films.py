@@ -29,7 +29,7 @@ def test_a_gif_holds_the_very_frames_and_their_rate(tmp_path: Path) -> None:
 
 
 def test_an_mp4_comes_back_nearly_and_by_its_content(tmp_path: Path) -> None:
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="needs PyAV (the extra [film])")
     drawn = SCENES[1].film()
     (tmp_path / "a.gif").write_bytes(film_file(drawn, 8.0, "mp4"))
     frames, per_second = read_film(tmp_path / "a.gif")

@@ -107,7 +107,7 @@ class Engine:
         self._compiled = CompiledDecode(decoder)
         self._native: native.NativeStep | None = None
         self._packed = 0
-        self._compiling: threading.Thread | None = None
+        self._asked_native = False
         self._ids = itertools.count()
         self._counts = dict.fromkeys(
             ("steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "finished", "aborted", "failed"), 0
@@ -270,9 +270,8 @@ class Engine:
             The thread, which ends when all is compiled; None where `limits.cache_tokens` is less than all rows may come to.
         """
         if native.fits(self.decoder):
-            self._native = None
+            self._asked_native = True
             thread = threading.Thread(target=self._compile_native, name="compile", daemon=True)
-            self._compiling = thread
             thread.start()
             return thread
         if not self._cache.reserve():
@@ -458,8 +457,8 @@ class Engine:
 
     def _native_step(self) -> native.NativeStep | None:
         """The step in C++ with the present weights, if there is one; compiled now unless that goes on in the background."""
-        if self._compiling is None and native.fits(self.decoder):
-            self._compiling = threading.current_thread()
+        if not self._asked_native and native.fits(self.decoder):
+            self._asked_native = True
             self._compile_native()
         if self._native is not None and self._packed != self.version:
             self._packed = self.version

@@ -227,7 +227,7 @@ async def _begin(
     }  # fmt: skip
     try:
         # The first round says whether size and length are possible; it is asked again when the job runs.
-        next(_steps(served, private, given))
+        await in_thread(next, _steps(served, private, given))
     except UserError as error:
         usual = f"{quantizer.shape[2]}x{quantizer.shape[1]}"
         raise invalid(f"{sentence(error)} Its films are {usual}.", "size", "unsupported_value") from None
