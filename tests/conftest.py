@@ -8,6 +8,8 @@ import signal
 # Before torch is imported anywhere: idle threads that spin would take the processor from the other processes of a test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the others have the other cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from collections.abc import Callable

@@ -87,6 +87,13 @@ def test_chat_continues_text_with_a_base_model_and_leaves_cleanly(
     chat(str(run), max_tokens=5, seed=0)
     printed = capsys.readouterr()
     assert "continues your text" in printed.err and printed.out.count("\n") >= 2
+    assert "longer than" not in printed.err
+
+
+def test_chat_says_when_a_line_was_cut(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("word " * 2000 + "\n"))
+    chat(str(run), max_tokens=5, seed=0)
+    assert "was longer than what this model reads at once; its first " in capsys.readouterr().err
 
 
 @pytest.fixture

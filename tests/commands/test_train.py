@@ -54,6 +54,7 @@ def recipe_file(tmp_path: Path, text: str) -> str:
         (["--budget", "$20"], "needs price_per_hour"),
         (["--budget", "1s"], "a budget of 1s is spent before training begins"),
         (["--budget", "100tok"], "too few to train anything"),
+        (["--set", "train.warmup_steps=100000"], "do not fit into the run's"),
         (["--set", "data.sources=['files:{folder}/nowhere']"], "nowhere"),
         (["--set", "data.sources=['files:{folder}/empty']"], "empty"),
         (["--set", "data.sources=['carrier:pigeon']"], "pigeon"),
@@ -203,6 +204,21 @@ def words_from(corner: Any, out: Path, init: Path) -> list[str]:
         str(init),
         *(x for s in settings if not s.startswith(("model.", "tokenizer.")) for x in ("--set", s)),
     ]
+
+
+def test_a_resumed_run_needs_its_beginning_no_more(corner: Any) -> None:
+    init, run = corner.copy("init", corner.unbroken), corner.folder / "from-gone"
+    words = words_from(corner, run, init)
+    assert corner.call(*words)[0] == 0
+    steps = sorted(run.glob("checkpoints/step-*"), key=lambda path: int(path.name[5:]))
+    assert len(steps) > 1
+    expected = (run / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(steps[-1])
+    shutil.rmtree(run / "model")
+    shutil.rmtree(init)
+    code, said = corner.call(*words[:2], "--out", str(run), "--resume")
+    assert code == 0 and "resumed from" in said, said
+    assert (run / "model" / "model.safetensors").read_bytes() == expected
 
 
 def test_a_run_goes_on_from_an_own_model(corner: Any) -> None:

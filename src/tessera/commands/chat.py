@@ -111,7 +111,10 @@ def _turn(engine: Engine, dialogue: Dialogue, line: str, params: SamplingParams,
 
     prompt = dialogue.ask(line)
     # Only a running text may be empty of ids: a line that the vocabulary has no bytes for.
+    cut = 0
     with contextlib.suppress(KeyboardInterrupt):
-        engine.complete([Request(tuple(prompt or [engine.vocabulary.end_id]), params, think)], show)
+        cut = engine.complete([Request(tuple(prompt or [engine.vocabulary.end_id]), params, think)], show)[0].cut_tokens
     print()
+    if cut:
+        print(f"(Your line was longer than what this model reads at once; its first {cut:,} tokens were left out.)", file=sys.stderr)
     dialogue.answer(said)

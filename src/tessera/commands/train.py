@@ -298,6 +298,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     settings = planned.recipe.train
     assert settings.tokens and settings.batch_rows and settings.context
     steps = loop.total_steps(planned.recipe)
+    _refuse_long_edges(planned, steps)
     refuse_missing_rows(shards, planned.recipe.data, settings.context, settings.batch_rows, settings.seed, steps)
     epochs = settings.tokens / max(1, shards.train_tokens)
     if epochs > rules.MOST_EPOCHS:
@@ -319,15 +320,29 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     # Last: it says that the folder is prepared.
     folder.write_info({
         "commit": commit(),
-        **origin(planned.recipe, machine, peak),
+        **origin(planned.recipe, machine, peak, model),
         "data": [{**asdict(s), "skipped": len(s.skipped)} for s in corpus.sources],
         "shards": str(shards.folder),
-        "init": None if model is None else str(model.resolve()),
         "parameters": planned.shape.parameters,
         "matmul_parameters": planned.shape.matmul_parameters,
         "prepared_seconds": time.monotonic() - begin,
     })  # fmt: skip
     folder.unlock()
+
+
+def _refuse_long_edges(planned: rules.Plan, steps: int) -> None:
+    """
+    Raises:
+        UserError: warm-up and cool-down that somebody has set are together longer than the run.
+    """
+    train = planned.recipe.train
+    assert train.warmup_steps is not None and train.cooldown_steps is not None
+    given = any("set in" in d.reason for d in planned.derived if d.name in ("train.warmup_steps", "train.cooldown_steps"))
+    if given and train.warmup_steps + train.cooldown_steps > steps:
+        raise UserError(
+            f"train.warmup_steps={train.warmup_steps} and train.cooldown_steps={train.cooldown_steps} do not fit into "
+            f"the run's {steps:,} steps; leave one of them out, or train longer."
+        )
 
 
 def launch(path: Path, world: parallel.World, resume: bool) -> None:

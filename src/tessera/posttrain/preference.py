@@ -253,8 +253,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     plans.record(planned, folder, say)
     # Last: it says that the folder is prepared.
     folder.write_info({
-        **origin(planned.recipe, machine, peak), "data": plans.facts_of_data(uri, pairs, Path(wish.data)),
-        "init": str(model.resolve()), "dialogue": dialogue, "preference": asdict(wish), "context": shape.context,
+        **origin(planned.recipe, machine, peak, model), "data": plans.facts_of_data(uri, pairs, Path(wish.data)),
+        "dialogue": dialogue, "preference": asdict(wish), "context": shape.context,
         "parameters": shape.parameters, "matmul_parameters": shape.matmul_parameters,
         "prepared_seconds": time.monotonic() - begin,
     })  # fmt: skip

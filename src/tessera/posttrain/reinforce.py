@@ -192,13 +192,13 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         _write_examples(wish.ptx, path, vocabulary, longest)
     vocabulary.save(path / "tokenizer", shape.context)
     info: dict[str, Any] = {
-        "init": str(model.resolve()), "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
+        "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
         "parameters": shape.parameters, "matmul_parameters": shape.matmul_parameters,
         "data": plans.facts_of_data(f"tasks:{wish.data}", sum(map(len, pool.tasks))),
     }  # fmt: skip
     steps = wish.steps or STEPS
     planned = _plan(wish, wanted, shape, machine, peak, longest, steps, f"{steps:,} steps")
-    folder.write_info({**origin(planned.recipe, machine, peak), **info})
+    folder.write_info({**origin(planned.recipe, machine, peak, model), **info})
     if budget is not None:
         steps, reason = _bought(wish, budget, shape, planned.recipe, folder, machine)
         planned = _plan(wish, wanted, shape, machine, peak, longest, steps, reason)
@@ -207,7 +207,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         f"{wish.groups} groups of {wish.group} answers of at most {wish.max_tokens} tokens a step")  # fmt: skip
     plans.record(planned, folder, say)
     # Last: it says that the folder is prepared.
-    folder.write_info({**origin(planned.recipe, machine, peak), **info, "prepared_seconds": time.monotonic() - begin})
+    folder.write_info({**origin(planned.recipe, machine, peak, model), **info, "prepared_seconds": time.monotonic() - begin})
     folder.unlock()
 
 

@@ -143,9 +143,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     plans.record(planned, folder, say, ("train.", "data."))
     # Last: it says that the folder is prepared.
     folder.write_info({
-        **origin(planned.recipe, machine, peak),
+        **origin(planned.recipe, machine, peak, model),
         "data": plans.facts_of_data(uri, sum(examples.values()), Path(wish.data), left),
-        "init": str(model.resolve()),
         "dialogue": checked.dialogue,
         "asked": asdict(wish),
         "examples": {**examples, "left_out": left},

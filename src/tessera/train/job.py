@@ -63,6 +63,7 @@ def assemble(
     shards: Shards,
     world: World | None = None,
     observers: Sequence[Observer] = (),
+    resumed: bool = False,
 ) -> Job:
     """The job that a prepared folder describes, with the weights that a run starts from.
 
@@ -72,12 +73,13 @@ def assemble(
         vocabulary, shards: of the run.
         world: this process among several.
         observers: told every event.
+        resumed: a checkpoint's weights will take the place of those, so that a folder to go on from need not be there any more.
     """
     world = world or World()
     recipe, info = folder.recipe, folder.info
     settings = recipe.train
     assert settings.context and settings.batch_rows and settings.evaluate_tokens and settings.final_tokens
-    decoder = _decoder(recipe, info, vocabulary, machine)
+    decoder = _decoder(recipe, info, vocabulary, machine, resumed)
     rows = min(8, settings.batch_rows)
 
     context, data = settings.context, recipe.data
@@ -104,10 +106,11 @@ def assemble(
     )  # fmt: skip
 
 
-def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine) -> Decoder:
-    """With the weights that a run starts from."""
+def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine, resumed: bool) -> Decoder:
+    """With the weights that a run starts from; `resumed`: with any."""
     if info["init"] is not None:
-        decoder = weights.load(info["init"], machine.torch_dtype)
+        dtype = machine.torch_dtype
+        decoder = Decoder(DecoderConfig(**info["init_shape"]), dtype) if resumed else weights.load(info["init"], dtype)
         # It goes on reading what it could read before, also where the rows are shorter now.
         assert recipe.train.context
         decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def launch(
         job = build(machine, told)
     else:
         assert shards is not None
-        job = assemble(folder, machine, vocabulary, shards, world, told)
+        job = assemble(folder, machine, vocabulary, shards, world, told, resumed=start is not None)
     result = loop.train(job, start)
     if world.first:
         if best:
@@ -104,9 +105,15 @@ def _take_best(folder: RunFolder, job: loop.Job, say: Callable[[str], None]) -> 
     say(f"the model is that of step {last.step if step is None else step:,} of {last.step:,}, the best on what is held out")
 
 
-def origin(recipe: Recipe, machine: devices.Machine, peak: float) -> dict[str, Any]:
-    """What a run's folder says of where it comes from: the command as typed, versions, and the machine whose matmul does `peak`
-    FLOP/s."""
+def origin(recipe: Recipe, machine: devices.Machine, peak: float, init: Path | None) -> dict[str, Any]:
+    """What a run's folder says of where it comes from.
+
+    Args:
+        recipe, machine: of the run; the command as typed and the versions are told beside.
+        peak: FLOP/s of the machine's matmul.
+        init: the Hugging Face folder of the weights that it starts from, of which all is kept that a resumed run needs; None: from
+            nothing.
+    """
     return {
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
         "versions": {
@@ -116,12 +123,15 @@ def origin(recipe: Recipe, machine: devices.Machine, peak: float) -> dict[str, A
             "cpu": machine.name, "threads": machine.threads, "matmul_peak_gflops": peak / 1e9, "dtype": machine.dtype,
             "compiled": recipe.train.compile,
         },
+        "init": None if init is None else str(init.resolve()),
+        "init_shape": None if init is None else asdict(weights.read_config(init)),
+        "init_special": None if init is None else asdict(weights.read_special(init)),
     }  # fmt: skip
 
 
 def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
     """Ids for the config files; a model to go on from keeps its own, and one that was tuned on dialogue ends its turns too."""
-    own = weights.SpecialIds() if info["init"] is None else weights.read_special(info["init"])
+    own = weights.SpecialIds() if info["init"] is None else weights.SpecialIds(**info["init_special"])
     ends = own.end or (vocabulary.end_id,)
     if info.get("dialogue") and vocabulary.end_turn_id not in ends:
         ends = (*ends, vocabulary.end_turn_id)
