@@ -82,14 +82,13 @@ def options(
 def quickstart(
     budget: Annotated[str, typer.Option(help="Time for everything.")] = "6m",
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/quickstart",
-    # Nothing is served yet; --no-serve may be written already, so that a script goes on working when something is.
-    serve: Annotated[bool, typer.Option(hidden=True)] = True,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="At a terminal, serve the model when it is done.")] = True,
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
     _stop_in_words()
     from tessera.commands.quickstart import quickstart as run
 
-    run(budget, out)
+    run(budget, out, serve and sys.stdin.isatty() and sys.stdout.isatty())
 
 
 @app.command()

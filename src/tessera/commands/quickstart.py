@@ -1,7 +1,7 @@
 """`tessera quickstart`: the whole path in one command, on code that every machine has.
 
 It trains the `code` recipe on this interpreter's own library, compares the result with an untrained model and with n-gram counts
-on held-out files, completes functions that it has never seen, and writes the report.
+on held-out files, completes functions that it has never seen, writes the report, and serves the model to whoever sits there.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ AFTER_SECONDS = 25.0
 NGRAM_ORDER = 5
 
 
-def quickstart(budget: str, out: str) -> None:
+def quickstart(budget: str, out: str, serves: bool = False) -> None:
     """Trains, compares, completes, reports; an interrupted quickstart goes on where it stopped.
+
+    Args:
+        budget: time for all of this.
+        out: the run's folder.
+        serves: in the end, answer at the API and on the page until Ctrl-C.
 
     Raises:
         UserError: the budget is not a time or too short; the folder holds a finished run.
@@ -63,7 +68,23 @@ def quickstart(budget: str, out: str) -> None:
     _complete(folder, corpus, engine)
     report = write_report(path)
     print(f"\nDone in {duration(time.monotonic() - begin)}. Open {report} to see the run. Then:")
-    print(f'  ./tessera generate {path} "def fibonacci(n):"\n  ./tessera chat {path}')
+    print(f'  ./tessera generate {path} "def fibonacci(n):"\n  ./tessera chat {path}\n  ./tessera serve {path}')
+    if serves:
+        print("\nThe last of these begins now; the page is for your browser.", flush=True)
+        _serve(path)
+
+
+def _serve(path: Path) -> None:
+    """Until Ctrl-C, at the usual port or, where that is taken, at a free one."""
+    # Not before it is wanted: the server's packages take seconds to import, and memory from the run.
+    from tessera.commands import serve as serving
+
+    port = serving.PORT
+    try:
+        serving.listen(serving.HOST, port).close()
+    except UserError:
+        port = 0
+    serving.serve([str(path)], port=port)
 
 
 def _compare(folder: RunFolder, corpus: Corpus, engine: Engine) -> None:

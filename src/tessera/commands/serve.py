@@ -26,14 +26,16 @@ from tessera.serve.door import Door
 from tessera.serve.keys import is_loopback, read_keys
 from tessera.serve.models import Models, Served
 
+HOST, PORT = "127.0.0.1", 8000
+"""Where it listens unless told otherwise."""
 _PATIENCE_SECONDS = 3
 """For requests that are being answered when the server is asked to stop."""
 
 
 def serve(
     models: Sequence[str],
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    host: str = HOST,
+    port: int = PORT,
     api_key_file: str | None = None,
     database_url: str | None = None,
     data: str | None = None,
@@ -62,7 +64,7 @@ def serve(
     keys = read_keys(Path(api_key_file)) if api_key_file else ()
     if not keys and not is_loopback(host) and not without_keys:
         raise UserError(f"whoever reaches {host} could use this server; give --api-key-file, or --without-keys if that is meant.")
-    place = _listen(host, port)
+    place = listen(host, port)
     served = _open(models, threads, compiled)
     folder = Path(data) if data else weights.resolve_model(models[0]).parent / "serve-data"
     lock = _own(folder)
@@ -96,8 +98,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket, before a model is loaded: a taken port is known at once."""
+def listen(host: str, port: int) -> socket.socket:
+    """The socket, before a model is loaded: a taken port is known at once.
+
+    Raises:
+        UserError: it is taken, or not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family, socket.SOCK_STREAM)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
