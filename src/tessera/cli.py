@@ -9,15 +9,23 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tessera import __version__, device, recipe
+from tessera.cli_posttrain import posttrain
+from tessera.cli_shared import (
+    BudgetOption,
+    ForecastOption,
+    JsonOption,
+    ModelArgument,
+    RecipeArgument,
+    ResumeOption,
+    SetOption,
+    stop_in_words,
+)
 from tessera.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -31,38 +39,7 @@ app = typer.Typer(
 
 tokenizers = typer.Typer(help="Train a tokenizer by itself, or look at one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tokenizers, name="tokenizer")
-posttrain = typer.Typer(help="Tune a model that is trained already.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(posttrain, name="posttrain")
-
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
-BudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok; $20. Instead of the recipe's.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Sets a field of the recipe; repeatable.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ForecastOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--forecast/--no-forecast",
-        help="Train a ladder of small runs first and seal what it foretells; by default where a law can be expected to hold.",
-        show_default=False,
-    ),
-]
-ModelOption = Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")]
-StageOption = Annotated[bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")]
-VerifierOption = Annotated[str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")]
-PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]
-HeldOutFileOption = Annotated[str | None, typer.Option("--validation", help="File of preferences to measure on.")]
-HeldOutOption = Annotated[float | None, typer.Option(help="Share of the prompts that is held out.  [default: 0.1]")]
-PairBudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")]
-EpochsOption = Annotated[float | None, typer.Option(help="Passes over the prompts.  [default: 1]")]
-RateOption = Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")]
-HardenedOption = Annotated[
-    bool | None,
-    typer.Option("--hardened/--plain", help="Learn that empty, repeated, echoing, padded answers are worse.", show_default=False),
-]
-ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
 
 
 def _version(wanted: bool) -> None:
@@ -85,7 +62,7 @@ def quickstart(
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="At a terminal, serve the model when it is done.")] = True,
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
-    _stop_in_words()
+    stop_in_words()
     from tessera.commands.quickstart import quickstart as run
 
     run(budget, out, serve and sys.stdin.isatty() and sys.stdout.isatty())
@@ -131,7 +108,7 @@ def train(
     forecast: ForecastOption = None,
 ) -> None:
     """Train a model: a ladder of small runs, a sealed forecast, the run, the verdict."""
-    _stop_in_words()
+    stop_in_words()
     from tessera.commands.train import train as run
 
     run(recipe_name, budget, settings or [], init, out, resume, forecast, target_loss, yes)
@@ -289,7 +266,7 @@ def export_model(
     dtype: Annotated[str | None, typer.Option(help="f32, f16, bf16, or q8_0 for gguf; by default as stored.")] = None,
 ) -> None:
     """Write a model for other programs."""
-    _stop_in_words()
+    stop_in_words()
     from tessera.commands.exporting import export_model as run
 
     run(model, to, out, dtype)
@@ -312,208 +289,6 @@ def fit(
     run(runs, tuple(target or ()), targets, where, form, loss, level, as_json)
 
 
-@posttrain.command()
-def sft(
-    model: ModelOption = None,
-    data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
-    validation: Annotated[str | None, typer.Option(help="File of examples to measure on.")] = None,
-    validation_share: Annotated[
-        float | None, typer.Option(help="Without such a file: share of the examples that is held out; 0: none.  [default: 0.05]")
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the examples; by default 3, more where they are few.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; by default so many as leave 200 updates.")] = None,
-    rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the rules.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-sft.")] = None,
-    resume: ResumeOption = False,
-) -> None:
-    """Supervised tuning: teach a model to answer like examples."""
-    _stop_in_words()
-    from tessera.commands.posttrain import supervised as run
-
-    asked = {
-        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
-        "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "seed": seed,
-        "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run(_given(asked), out, resume)
-
-
-@posttrain.command()
-def grpo(
-    model: ModelOption = None,
-    data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8].")
-    ] = None,
-    verifier: VerifierOption = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of a budget.  [default: 200]")] = None,
-    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
-    groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
-    effort: Annotated[
-        str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File of tasks for the exam, instead of some of --data.")] = None,
-    exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
-    exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
-    level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
-    refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
-    updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
-    punish_truncated: Annotated[
-        bool | None,
-        typer.Option(
-            "--punish-truncated/--mask-truncated",
-            help="Answers that are cut off count as wrong, or as nothing; by default as wrong where right ones are short.",
-        ),
-    ] = None,
-    std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
-    clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,
-    clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.")] = None,
-    dual_clip: Annotated[float | None, typer.Option(help="Bounds the loss of negative advantages; 3 is usual.")] = None,
-    kl: Annotated[float | None, typer.Option(help="Factor of the KL to the starting model.  [default: 0]")] = None,
-    ptx: Annotated[str | None, typer.Option(help="File of examples to learn from besides.")] = None,
-    ptx_weight: Annotated[float | None, typer.Option(help="Of their loss.  [default: 0.1]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of tasks and samples.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-grpo.")] = None,
-    resume: ResumeOption = False,
-) -> None:
-    """Reinforcement learning: answers are sampled, a verifier rewards them, what was rewarded becomes likelier."""
-    _stop_in_words()
-    from tessera.commands.posttrain import reinforced as run
-
-    asked = {
-        "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
-        "max_tokens": max_tokens, "efforts": tuple(effort.split(",")) if effort else None, "rate": rate,
-        "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
-        "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
-        "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
-        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run(_given(asked), out, resume)
-
-
-@posttrain.command()
-def reason(
-    model: ModelOption = None,
-    data: Annotated[
-        str | None, typer.Option(help="dial[:3-8], arithmetic[:1-3], or a file of tasks with --examples.  [default: dial]")
-    ] = None,
-    examples: Annotated[
-        str | None, typer.Option(help="File of examples with reasoning_content and reasoning_effort; by default generated.")
-    ] = None,
-    examples_count: Annotated[int | None, typer.Option(help="How many are generated.  [default: 40,000]")] = None,
-    verifier: VerifierOption = None,
-    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m; instead of epochs and steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the examples of the cold start.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates of the reinforcement.  [default: 100]")] = None,
-    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
-    groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of an answer, beside its thought.")] = None,
-    rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the cold start.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of examples, tasks and samples.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reason.")] = None,
-    resume: StageOption = False,
-) -> None:
-    """A model that thinks before it answers: worked examples in three efforts, then reinforcement."""
-    _stop_in_words()
-    from tessera.commands.posttrain import staged as run
-
-    asked = {
-        "model": model, "data": data, "examples": examples, "examples_count": examples_count, "verifier": verifier,
-        "budget": budget, "epochs": epochs, "steps": steps, "group": group, "groups": groups, "max_tokens": max_tokens,
-        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run("reason", _given(asked), out, resume)
-
-
-@posttrain.command("chat")
-def tune_chat(
-    model: ModelOption = None,
-    data: Annotated[str | None, typer.Option(help="File of examples, one JSON object a line (docs/tuning.md).")] = None,
-    pairs: Annotated[str | None, typer.Option(help="File of preferences (docs/preference.md).")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for both stages, 20m.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the examples.")] = None,
-    beta: Annotated[float | None, typer.Option(help="How strongly DPO holds the model to its start.  [default: 0.1]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-chat.")] = None,
-    resume: StageOption = False,
-) -> None:
-    """An assistant: supervised tuning on examples, then preferences."""
-    _stop_in_words()
-    from tessera.commands.posttrain import staged as run
-
-    asked = {
-        "model": model, "data": data, "pairs": pairs, "budget": budget, "epochs": epochs, "beta": beta, "seed": seed,
-        "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run("chat", _given(asked), out, resume)
-
-
-@posttrain.command()
-def dpo(
-    model: ModelOption = None,
-    data: PairsOption = None,
-    validation: HeldOutFileOption = None,
-    validation_share: HeldOutOption = None,
-    budget: PairBudgetOption = None,
-    epochs: EpochsOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs in a batch.  [default: 16]")] = None,
-    rate: RateOption = None,
-    beta: Annotated[float | None, typer.Option(help="How strongly the model is held to its start.  [default: 0.1]")] = None,
-    normalised: Annotated[bool | None, typer.Option("--normalised", help="Compare means over tokens, not sums.")] = None,
-    anchor: Annotated[float | None, typer.Option(help="Weight of the chosen answer's own loss; 0.1 to 1.  [default: 0]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-dpo.")] = None,
-    resume: ResumeOption = False,
-) -> None:
-    """Preference tuning: make answers that were preferred likelier than those that were not."""
-    _stop_in_words()
-    from tessera.commands.posttrain import preferred as run
-
-    asked = {
-        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
-        "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor,
-        "seed": seed, "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run("dpo", _given(asked), out, resume)
-
-
-@posttrain.command()
-def reward(
-    model: ModelOption = None,
-    data: PairsOption = None,
-    validation: HeldOutFileOption = None,
-    validation_share: HeldOutOption = None,
-    budget: PairBudgetOption = None,
-    epochs: EpochsOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Prompts in a batch, with all their answers.  [default: 16]")] = None,
-    rate: RateOption = None,
-    hardened: HardenedOption = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
-    settings: SetOption = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reward.")] = None,
-    resume: ResumeOption = False,
-) -> None:
-    """Train a reward model, which scores answers, and try to fool it."""
-    _stop_in_words()
-    from tessera.commands.posttrain import preferred as run
-
-    asked = {
-        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
-        "epochs": epochs, "batch_size": batch_size, "rate": rate, "hardened": hardened, "seed": seed,
-        "settings": tuple(settings or ()) or None,
-    }  # fmt: skip
-    run("reward", _given(asked), out, resume)
-
-
 @tokenizers.command("train")
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
@@ -527,7 +302,7 @@ def train_tokenizer(
     ] = None,
 ) -> None:
     """Train a tokenizer on documents, pictures or films."""
-    _stop_in_words()
+    stop_in_words()
     from tessera.commands.tokenizer import train, train_quantizer
     from tessera.errors import UserError
 
@@ -592,31 +367,6 @@ def _say(text: str) -> None:
     """One line to the person, from the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
-
-
-def _given(asked: dict[str, Any]) -> dict[str, Any]:
-    """What was said on the command line; all else is left to the stage."""
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def _stop_in_words() -> None:
-    """From here on Ctrl-C and SIGTERM end the command in a sentence; what it was writing aside is cleared away."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    def again(ignored: sys.UnraisableHookArgs) -> None:
-        # Raised within a finaliser, as an import has many, it would be printed and forgotten.
-        if isinstance(ignored.exc_value, Interrupted):
-            threading.Timer(0.05, os.kill, (os.getpid(), ignored.exc_value.number)).start()
-        else:
-            sys.__unraisablehook__(ignored)
-
-    # The others of several processes wait for the first inside a C call, where no handler runs; they simply end.
-    if os.environ.get("RANK", "0") == "0":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        sys.unraisablehook = again
 
 
 def _same_command(resumable: bool) -> str:

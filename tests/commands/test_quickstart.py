@@ -18,9 +18,7 @@ from tessera.errors import UserError
 @pytest.fixture
 def trained(corner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where a quickstart will be, whose training takes no time."""
-    monkeypatch.setattr(
-        train, "train", lambda recipe, budget, settings, init, out, resume: shutil.copytree(corner.unbroken, out)
-    )
+    monkeypatch.setattr(train, "train", lambda recipe, budget, settings, init, out, resume: shutil.copytree(corner.unbroken, out))
     return tmp_path / "run"
 
 

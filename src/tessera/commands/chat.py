@@ -116,5 +116,7 @@ def _turn(engine: Engine, dialogue: Dialogue, line: str, params: SamplingParams,
         cut = engine.complete([Request(tuple(prompt or [engine.vocabulary.end_id]), params, think)], show)[0].cut_tokens
     print()
     if cut:
-        print(f"(Your line was longer than what this model reads at once; its first {cut:,} tokens were left out.)", file=sys.stderr)
+        print(
+            f"(Your line was longer than what this model reads at once; its first {cut:,} tokens were left out.)", file=sys.stderr
+        )
     dialogue.answer(said)

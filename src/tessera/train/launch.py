@@ -111,8 +111,7 @@ def origin(recipe: Recipe, machine: devices.Machine, peak: float, init: Path | N
     Args:
         recipe, machine: of the run; the command as typed and the versions are told beside.
         peak: FLOP/s of the machine's matmul.
-        init: the Hugging Face folder of the weights that it starts from, of which all is kept that a resumed run needs; None: from
-            nothing.
+        init: the Hugging Face folder that it starts from, of which all is kept that a resumed run needs; None: from nothing.
     """
     return {
         "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
