@@ -170,6 +170,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    counts = [2**power for power in range(int(math.log2(SAMPLES)) + 1)]
     for found in result["seeds"]:
         first = found is result["seeds"][0]
         for stage, style in (("cold start", "--"), ("reinforced", "-")):
@@ -187,7 +188,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
         if first:
             for effort, row in zip(EFFORTS, rows, strict=True):
                 left.annotate(effort, (row["thought_tokens"], row["pass@1"][0]), textcoords="offset points", xytext=(4, -10))
-            counts = [2**power for power in range(int(math.log2(SAMPLES)) + 1)]
             for number, (kind, label) in enumerate(
                 (("pass@{}", "any is right"), ("maj@{}", "majority"), ("best@{} by mean log-probability", "likeliest"))
             ):
@@ -200,8 +200,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
             values = [exam[f"pass_at_1_{effort}"] for exam in exams]
             right.plot([exam["step"] for exam in exams], values, color=f"C{number}", label=effort if first else None)
     left.axhline(0.1, color="grey", linewidth=0.5)
+    left.margins(x=0.15)
     left.set(xlabel="tokens of thought", ylabel="right, one sample", ylim=(0, 1.02), title="thinking time (grey: chance)")
-    middle.set(xlabel="samples", xscale="log", ylim=(None, 1.02), title="cold start, effort high")
+    middle.set_xscale("log", base=2)
+    middle.set_xticks(counts, map(str, counts))
+    middle.set(xlabel="samples", ylim=(None, 1.02), title="cold start, effort high")
     right.set(xlabel="step of reinforcement", ylim=(0, 1.02), title="held-out exam by effort")
     for axis in (left, middle, right):
         axis.legend(fontsize=7)
