@@ -161,6 +161,9 @@ def generate(
     ] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="Take the prompt as a question and think first: low, medium, high; none: answer at once.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or look at a film."""
@@ -168,7 +171,7 @@ def generate(
     from tessera.commands.pictures import Asked
 
     asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames)
-    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked)
+    run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked, effort)
 
 
 @app.command()

@@ -34,11 +34,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Pat
     return write_model(tmp_path_factory.mktemp("run"), vocabulary, (vocabulary.end_id,))
 
 
-def write_model(folder: Path, vocabulary: Vocabulary, end: tuple[int, ...]) -> Path:
+def write_model(folder: Path, vocabulary: Vocabulary, end: tuple[int, ...], thinking: dict[str, int] | None = None) -> Path:
     config = DecoderConfig(vocabulary.size, width=32, layers=1, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=64)
     decoder = Decoder(config)
     decoder.initialise(0)
-    special = weights.SpecialIds(end=end, pad=vocabulary.pad_id)
+    special = weights.SpecialIds(end=end, pad=vocabulary.pad_id, thinking=thinking or {})
     weights.save(decoder, folder / "model", special=special, companions=vocabulary.save)
     return folder
 
@@ -50,6 +50,26 @@ def test_generate_prints_the_prompt_and_its_completion(run: Path, capsys: pytest
     assert len(report["ids"]) == len(report["logprobs"]) <= 10 and max(report["logprobs"]) < 0
     generate(str(run / "model"), "def add(", max_tokens=10, seed=1)
     assert capsys.readouterr().out == "def add(" + report["text"] + "\n"
+
+
+def test_generate_thinks_as_long_as_the_effort_says(
+    tmp_path: Path, vocabulary: Vocabulary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_model(tmp_path, vocabulary, (vocabulary.end_id,), {"low": 2, "high": 9}))
+    for effort, most in (("low", 2), ("high", 9)):
+        generate(model, "2+2", max_tokens=5, seed=3, as_json=True, effort=effort)
+        report = json.loads(capsys.readouterr().out)
+        marks = [report["ids"].index(vocabulary.control(mark)) for mark in ("<|think|>", "<|/think|>")]
+        assert marks[0] == 0 and marks[1] <= most + 1
+        assert report["reasoning"] == vocabulary.decode_text(report["ids"][1 : marks[1]])
+        generate(model, "2+2", max_tokens=5, seed=3, effort=effort)
+        assert capsys.readouterr().out == report["text"] + "\n"
+    generate(model, "2+2", max_tokens=5, seed=3, as_json=True, effort="none")
+    assert "reasoning" not in json.loads(capsys.readouterr().out)
+    with pytest.raises(UserError, match="no effort 'medium'; write one of low, high, or none"):
+        generate(model, "2+2", effort="medium")
+    with pytest.raises(UserError, match="leave --effort out"):
+        generate(model, "2+2", suffix="4", effort="low")
 
 
 def test_generate_reads_standard_input_and_says_what_it_cut(

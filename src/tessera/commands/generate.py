@@ -6,15 +6,19 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tessera.commands import films, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
 from tessera.device import detect
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
+from tessera.engine.request import Completion, Request
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.thinking import THINK, THOUGHT, budgets_of, thought
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import join_weights
+from tessera.tokens import chat as chats
 from tessera.tokens.prompts import fill_prompt
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -45,6 +49,7 @@ def generate(
     stop: Sequence[str] = (),
     as_json: bool = False,
     pictures: Asked = _NO_PICTURES,
+    effort: str | None = None,
 ) -> None:
     """Completes `prompt` and prints prompt and completion, or makes and looks at pictures and films.
 
@@ -55,6 +60,8 @@ def generate(
         temperature: None: 0.8 for text, 1 for pictures, 0 for what is said of one.
         pictures: what is asked for beside text.
         as_json: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
+        effort: `prompt` is what a user says, to be thought about so long before the answer, which alone is printed; `none`: at
+            once. In the object the thought is `reasoning`.
 
     Raises:
         UserError: no model, no such token in its vocabulary, settings out of range.
@@ -66,21 +73,30 @@ def generate(
     if pictures.any:
         film = films.speaks_of_films(pictures)
         (films.refuse_contradictions if film else refuse_contradictions)(pictures)
-        if suffix is not None:
-            raise UserError("--suffix fills a gap in a text; it does not go with pictures and films.")
+        if suffix is not None or effort is not None:
+            raise UserError("--suffix and --effort are of texts; they do not go with pictures and films.")
         (films.generate_film if film else generate_picture)(open_engine(model), text, pictures, params, as_json)
         return
+    if suffix is not None and effort is not None:
+        raise UserError("--suffix fills a gap in a running text, which nobody thinks about; leave --effort out.")
     engine = open_engine(model)
-    context = engine.decoder.config.context
-    if suffix is None:
+    context, think = engine.decoder.config.context, None
+    if effort is not None:
+        if effort != "none":
+            think = thought(engine.vocabulary, budgets_of(model), effort)
+            params = replace(params, max_tokens=max_tokens + think.tokens)
+        said = [chats.Message("user", text)]
+        question = chats.render(said, add_generation_prompt=True, effort=effort if think else "")
+        ids = engine.vocabulary.encode(question).ids.tolist()
+    elif suffix is None:
         ids = engine.vocabulary.encode_text(text) or [engine.vocabulary.end_id]
     else:
         ids = fill_prompt(engine.vocabulary, text, suffix, room=context - min(max_tokens, context // 2))
-    if not as_json:
+    if not as_json and effort is None:
         terminal.write(text)
     start = time.perf_counter()
     show = None if as_json else lambda index, token, piece: terminal.write(piece)
-    completion = engine.generate([ids], params, show)[0]
+    completion = engine.complete([Request(tuple(ids), params, think)], show)[0]
     seconds = time.perf_counter() - start
     if as_json:
         report = {
@@ -93,8 +109,17 @@ def generate(
             "seed": completion.seed,
             "finish_reason": completion.finish_reason,
         }
+        if think is not None:
+            report["reasoning"] = _reasoning(engine.vocabulary, completion)
         print(json.dumps(report, ensure_ascii=False))
     else:
         terminal.write(suffix or "", end="\n")
     if completion.cut_tokens:
         print(f"note: the model reads {context} tokens; the first {completion.cut_tokens} were left out.", file=sys.stderr)
+
+
+def _reasoning(vocabulary: Vocabulary, completion: Completion) -> str:
+    """What was thought, between its marks."""
+    ids = completion.ids.tolist()
+    end = ids.index(vocabulary.control(THOUGHT)) if vocabulary.control(THOUGHT) in ids else len(ids)
+    return vocabulary.decode_text(ids[ids.index(vocabulary.control(THINK)) + 1 : end])
