@@ -24,6 +24,7 @@ from tessera.cli_shared import (
     RecipeArgument,
     ResumeOption,
     SetOption,
+    importing,
     stop_in_words,
 )
 from tessera.errors import Interrupted, UserError
@@ -63,7 +64,8 @@ def quickstart(
 ) -> None:
     """The whole path on this machine: train on its own Python library, compare, complete code, write a report."""
     stop_in_words()
-    from tessera.commands.quickstart import quickstart as run
+    with importing():
+        from tessera.commands.quickstart import quickstart as run
 
     run(budget, out, serve and sys.stdin.isatty() and sys.stdout.isatty())
 
@@ -88,7 +90,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what would be trained, each value with its reason, and what its forecast costs."""
-    from tessera.commands.train import plan as run
+    with importing():
+        from tessera.commands.train import plan as run
 
     run(recipe_name, budget, settings or [], as_json, forecast)
 
@@ -109,7 +112,8 @@ def train(
 ) -> None:
     """Train a model: a ladder of small runs, a sealed forecast, the run, the verdict."""
     stop_in_words()
-    from tessera.commands.train import train as run
+    with importing():
+        from tessera.commands.train import train as run
 
     run(recipe_name, budget, settings or [], init, out, resume, forecast, target_loss, yes)
 
@@ -167,8 +171,9 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or look at a film."""
-    from tessera.commands.generate import generate as run
-    from tessera.commands.pictures import Asked
+    with importing():
+        from tessera.commands.generate import generate as run
+        from tessera.commands.pictures import Asked
 
     asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames)
     run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked, effort)
@@ -186,7 +191,8 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model on the terminal."""
-    from tessera.commands.chat import chat as run
+    with importing():
+        from tessera.commands.chat import chat as run
 
     run(model, max_tokens, temperature, top_p, seed, effort)
 
@@ -210,7 +216,8 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Show browsers a page to chat and to watch runs.")] = True,
 ) -> None:
     """Serve models behind the OpenAI API, and on a page."""
-    from tessera.commands.serve import serve as run
+    with importing():
+        from tessera.commands.serve import serve as run
 
     run(models, host, port, api_key_file, database_url, data, threads, without_keys, compiled, page)
 
@@ -243,8 +250,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model: bits per byte on held-out documents, or how it does on suites of tasks."""
-    from tessera.commands.evaluate import evaluate as run
-    from tessera.evals.answers import Settings
+    with importing():
+        from tessera.commands.evaluate import evaluate as run
+        from tessera.evals.answers import Settings
 
     settings = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     run(model, tuple(data or ()), samples, as_json, tuple(suite or ()), tasks, shots, settings, lengths, unsafe_local, effort)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -68,6 +69,18 @@ def store(url: str) -> Iterator[Store]:
     made = Store(url)
     yield made
     made.close()
+
+
+def test_tables_of_this_form_are_opened_without_migrations(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(url).close()
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    again = Store(url)
+    again.put("me", "thing", {"id": "x"})
+    again.close()
+    with sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(UserError, match="alembic"):
+        Store(url)
 
 
 def test_an_object_comes_back_as_it_went_in(store: Store) -> None:
