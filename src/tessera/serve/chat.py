@@ -16,6 +16,7 @@ from tessera.engine.request import Finished, Token
 from tessera.serve import bodies
 from tessera.serve.answers import Answer, Piece
 from tessera.serve.bodies import Part
+from tessera.serve.choosing import Choose, chosen
 from tessera.serve.context import Here, in_thread
 from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
 from tessera.serve.errors import invalid
@@ -137,9 +138,14 @@ class StreamOptions(Part):
 
 
 class ChatRequest(bodies.Sampled):
-    """The body of `POST /v1/chat/completions`. Fields without a use here are checked and let be."""
+    """The body of `POST /v1/chat/completions`. Fields without a use here are checked and let be.
+
+    `best_of` and `choose` are ours: of so many answers those are given that most agree with, or the likeliest.
+    """
 
     model: str
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    choose: Choose = "votes"
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2048)]
     frequency_penalty: bodies.Penalty = 0.0
     presence_penalty: bodies.Penalty = 0.0
@@ -290,7 +296,7 @@ def _pictures(message: ChatMessage, where: str) -> tuple[np.ndarray, ...]:
 
 
 def _orders(served: Served, body: ChatRequest) -> list[Order]:
-    """What to generate: n completions of one prompt."""
+    """What to generate: `best_of` or n completions of one prompt."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     if "audio" in body.modalities or body.audio is not None:
@@ -301,12 +307,17 @@ def _orders(served: Served, body: ChatRequest) -> list[Order]:
         raise invalid(
             "'functions' and 'function_call' are deprecated; use 'tools' and 'tool_choice'.", "functions", "unsupported_parameter"
         )
+    samples = body.best_of or body.n
+    if samples < body.n:
+        raise invalid(f"'best_of' must be at least 'n', {body.n}.", "best_of")
+    if body.stream and samples > body.n:
+        raise invalid("'best_of' cannot be streamed.", "best_of")
     form = form_of(body)
     prompt = prompt_ids(served, conversation_of(body.messages), form.tools, effort=effort_of(served, form))
     rules = constraint(served, form, "tools" if form.tools else "response_format")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling(
-        body.n,
+        samples,
         max_tokens=room_for(served, prompt, limit),
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
@@ -338,9 +349,10 @@ class _Run:
         self.generation = generation
         generation.usage.prompt = prompt_tokens
         stop = bodies.stop_strings(body.stop)
-        self.answers = [Answer(served.vocabulary, stop) for _ in range(body.n)]
-        self.call_ids: list[list[str]] = [[] for _ in range(body.n)]
-        self.finish_reasons = ["stop"] * body.n
+        samples = body.best_of or body.n
+        self.answers = [Answer(served.vocabulary, stop) for _ in range(samples)]
+        self.call_ids: list[list[str]] = [[] for _ in range(samples)]
+        self.finish_reasons = ["stop"] * samples
         self.head = {"id": new_id("chatcmpl-"), "created": now(), "model": served.name}
         self.tail = {"service_tier": "default", "system_fingerprint": system_fingerprint(served)}
 
@@ -370,7 +382,10 @@ class _Run:
 
     def completion(self) -> dict[str, Any]:
         """All that came, as one object."""
-        choices = [self._choice(index) for index in range(self.body.n)]
+        choices = [self._choice(index) for index in range(len(self.answers))]
+        if len(choices) > self.body.n:
+            best = chosen(self.answers, self.body.n, self.body.choose)
+            choices = [choices[place] | {"index": index, "votes": votes} for index, (place, votes) in enumerate(best)]
         usage = {"usage": self.generation.usage.of_chat()}
         metadata = {"metadata": self.body.metadata} if self.body.store else {}
         return self.head | {"object": "chat.completion", "choices": choices} | usage | self.tail | metadata
