@@ -23,7 +23,7 @@ VOCABULARY = Vocabulary.train(["a byte is enough"], 256)
 
 
 def answer(text: str, logprob: float = -1.0) -> Answer:
-    return Answer(VOCABULARY, content=text, tokens=[Token(65, logprob, text)])
+    return Answer(VOCABULARY, content=text, tokens=[Token(65, logprob, (), text)])
 
 
 def test_the_majority_wins_in_its_likeliest_form_and_others_follow() -> None:
