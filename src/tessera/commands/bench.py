@@ -20,6 +20,7 @@ SCRIPTS = {
     "shakespeare": "shakespeare.py",
     "kills": "kill_resume.py",
     "checkpoints": "checkpoint_cost.py",
+    "fresh": "fresh_clone.py",
     "tokenizer": "tokenizer.py",
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",
