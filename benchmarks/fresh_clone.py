@@ -34,9 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch) / "clone"
         result: dict[str, Any] = {**facts(), **measure(folder.resolve(), Path(scratch), shlex.split(options.arguments))}
-    print(
-        f"the quickstart ended with {result['exit']} after {result['seconds']:.0f} s of the clone (the bar is {BAR_SECONDS:.0f} s)"
-    )
+    print(f"exit code {result['exit']} after {result['seconds']:.0f} s (the bar is {BAR_SECONDS:.0f} s)")
     store(result_path("fresh-clone"), result)
     if options.json:
         print(json.dumps(result))
