@@ -20,7 +20,7 @@ from tessera.device import cache_folder
 from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
-from tessera.evals import answers, likelihood, suites
+from tessera.evals import answers, likelihood, safety, suites
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
@@ -36,6 +36,7 @@ NAMES = (
     *READING,
     *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
     *suites.PUBLIC,
+    *safety.SAFETY,
 )
 
 
@@ -70,10 +71,10 @@ def evaluate(
     Raises:
         UserError: no model, no such suite, data that is not there, a source that yields nothing, settings out of range.
     """
-    names = tuple(names) or ("bits",)
+    names = tuple(each for name in names or ("bits",) for each in (safety.SAFETY if name == "safety" else (name,)))
     for name in names:
         if name not in NAMES:
-            raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}.")
+            raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}, or safety.")
     chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", *READING)}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
@@ -106,8 +107,9 @@ def evaluate(
 
 
 def _suite(name: str, lengths: tuple[int, int] | None) -> suites.Suite:
-    if name in suites.PUBLIC:
-        return suites.PUBLIC[name]()
+    for made in (suites.PUBLIC, safety.SAFETY):
+        if name in made:
+            return made[name]()
     return suites.generated(name.removesuffix("-beyond"), lengths, name.endswith("-beyond"))
 
 

@@ -164,14 +164,20 @@ def _examples(suite: Suite, settings: Settings) -> list[Task]:
 
 
 def _prompt(engine: Engine, examples: Sequence[Task], task: Task, settings: Settings) -> list[int]:
-    """Ids of the examples and the question."""
+    """Ids of the examples and the question.
+
+    Raises:
+        UserError: a task that is a conversation, for a model that knows no turns.
+    """
+    if "messages" in task.data and not settings.dialogue:
+        raise UserError("this suite is asked in turns, which this model does not know; tune it first (docs/tuning.md).")
     if settings.dialogue or settings.effort:
         turns = [
             message
             for example in examples
             for message in (chat.Message("user", example.prompt.strip()), chat.Message("assistant", example.answer))
         ]
-        turns.append(chat.Message("user", task.prompt.strip()))
+        turns += chat.read(task.data["messages"]) if "messages" in task.data else [chat.Message("user", task.prompt.strip())]
         return [
             int(id) for id in engine.vocabulary.encode(chat.render(turns, add_generation_prompt=True, effort=settings.effort)).ids
         ]
