@@ -152,16 +152,20 @@ def generate(
     min_p: Annotated[float, typer.Option(help="Only tokens at least this likely, relative to the likeliest.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the completion; may be repeated.")] = None,
-    out: Annotated[str | None, typer.Option(help="Draw a picture into this PNG file, or make a film: GIF, MP4, WebM.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="File to make: PNG; a film: GIF, MP4, WebM; sound: WAV, FLAC, OGG, MP3.")
+    ] = None,
     image: Annotated[
         str | None, typer.Option(help="Picture to ask about; with --out to edit or to vary, or first frame of a film.")
     ] = None,
     video: Annotated[str | None, typer.Option(help="Film to ask about; with --out to go on with.")] = None,
     frames: Annotated[int | None, typer.Option(help="Of a film; with --video, that are new. By default as learned.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Recording to listen to; with --out to go on with.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of sound at most; by default twice as long as usual.")] = None,
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
     guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films: 2]")
+        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films, sound: 2]")
     ] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
@@ -170,12 +174,12 @@ def generate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or look at a film."""
+    """Complete a prompt; draw, edit, vary or look at a picture; make, go on with or perceive a film or sound."""
     with importing():
         from tessera.commands.generate import generate as run
         from tessera.commands.pictures import Asked
 
-    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames, audio, seconds)
     run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked, effort)
 
 
@@ -304,7 +308,7 @@ def fit(
 def train_tokenizer(
     sources: Annotated[list[str], typer.Argument(help="As in a recipe: files:FOLDER, builtin:stdlib, ...")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
-    of: Annotated[str, typer.Option(help="text; pictures or films: a quantizer (docs/films.md).")] = "text",
+    of: Annotated[str, typer.Option(help="text; pictures, films or sounds: a quantizer (docs/films.md).")] = "text",
     size: Annotated[int, typer.Option(min=257, help="Text entries, 256 bytes included.")] = 8192,
     pretokenizer: Annotated[str, typer.Option(help="How text is split into words: gpt-2 or qwen2.")] = "qwen2",
     settings: Annotated[
@@ -312,17 +316,17 @@ def train_tokenizer(
         typer.Option("--set", metavar="KEY=VALUE", help="Of a quantizer: steps, stride, levels, width, ...; repeatable."),
     ] = None,
 ) -> None:
-    """Train a tokenizer on documents, pictures or films."""
+    """Train a tokenizer on documents, pictures, films or recordings."""
     stop_in_words()
     from tessera.commands.tokenizer import train, train_quantizer
     from tessera.errors import UserError
 
-    if of in ("pictures", "films"):
+    if of in ("pictures", "films", "sounds"):
         train_quantizer(sources, of, settings or [], out)
     elif of != "text":
-        raise UserError(f"--of {of} is none of text, pictures and films.")
+        raise UserError(f"--of {of} is none of text, pictures, films and sounds.")
     elif settings:
-        raise UserError("--set is for a quantizer: give --of pictures or --of films with it.")
+        raise UserError("--set is for a quantizer: give --of pictures, --of films or --of sounds with it.")
     else:
         train(sources, size, pretokenizer, out)
 

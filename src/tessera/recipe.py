@@ -37,7 +37,7 @@ class Source(Part):
     """Where documents come from."""
 
     uri: str
-    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, prose, digits, shapes, films, `python:package.module.function`."""
+    """`files:GLOB or FOLDER`, `hub:DATASET`, `builtin:stdlib`, prose, digits, films, ..., `python:package.module.function`."""
     weight: float | None = Field(None, gt=0)
     """Share of the training rows, relative to the other sources; left out: its share of the tokens."""
     epochs: float | None = Field(None, gt=0)
@@ -81,7 +81,7 @@ class Pictures(Part):
 
 
 class Quantizer(Part):
-    """An autoencoder that turns pictures or films into ids (docs/films.md); it is trained before the model."""
+    """An autoencoder that turns pictures, films or sound into ids (docs/films.md); it is trained before the model."""
 
     levels: tuple[int, ...] = Field((8, 5, 5, 5), min_length=1, max_length=8)
     """Of each number of a code; their product is how many ids there are (arXiv 2309.15505, table 1)."""
@@ -96,7 +96,7 @@ class Quantizer(Part):
     steps: int = Field(2500, ge=1)
     """Updates that it is trained for."""
     batch: int = Field(8, ge=1)
-    """Pictures or films in one update."""
+    """Pictures, films or stretches of sound in one update."""
     rate: float = Field(3e-3, gt=0)
     """Learning rate of AdamW at both ends; Muon's inside is 3 times as large."""
 
@@ -145,6 +145,60 @@ class Films(Part):
     """Documents made of each film; left out: as many as come to about 4M tokens, at most 64."""
 
 
+class SoundQuantizer(Quantizer):
+    """The same for sound, in its own units (docs/sound.md)."""
+
+    levels: tuple[int, ...] = Field((5, 5, 5), min_length=1, max_length=8)
+    """Of each number of a code, as above; each of the `books` has as many ids."""
+    books: int = Field(3, ge=1, le=8)
+    """Ids of one step, each of a block of its own."""
+    stride: int = Field(80, ge=8, le=1024)
+    """Samples from one spectrum to the next."""
+    time_stride: int = Field(4, ge=1, le=64)
+    """Spectra that become one step: 320 samples, 25 steps in a second at 8 kHz."""
+    width: int = Field(96, ge=4)
+    encoder_layers: int = Field(2, ge=0)
+    decoder_layers: int = Field(3, ge=0)
+    batch: int = Field(16, ge=1)
+    """Stretches of sound in one update."""
+
+
+class SoundTasks(Part):
+    """What captioned recordings teach: the share of each, relative to the other."""
+
+    speak: float = Field(0.5, ge=0)
+    """Caption -> sound. One that is gone on with is the same with its beginning given."""
+    listen: float = Field(0.5, ge=0)
+    """Sound -> its words, and answers to questions about it where the source has some."""
+
+    @model_validator(mode="after")
+    def _something(self) -> SoundTasks:
+        if not self.speak and not self.listen:
+            raise ValueError("both tasks have a share of 0; give speak or listen more")
+        return self
+
+
+class Sounds(Part):
+    """How recordings become ids and tasks (docs/sound.md)."""
+
+    quantizer: SoundQuantizer = SoundQuantizer()
+    trained: str | None = None
+    """Folder of `tessera tokenizer train --of sounds`, a run or a model, whose quantizer is taken; left out: one is trained as
+    `quantizer` says."""
+    per_second: int = Field(8000, ge=1000, le=48_000)
+    """Samples in a second that recordings are brought to; half of it is the highest tone that is kept."""
+    most_seconds: float = Field(2.0, gt=0)
+    """Longer recordings are left out, since their words belong to all of them; those without words are cut into several."""
+    tasks: SoundTasks = SoundTasks()
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the recordings to make that come without their caption, for classifier-free guidance (arXiv 2207.12598)."""
+    varied: float = Field(0.8, ge=0, le=1)
+    """Share of the recordings to listen to that begin a little later, are louder or softer, slower or faster, so that few of them
+    are not learned by heart. What is to be made is always as it was recorded."""
+    views: int | None = Field(None, ge=1)
+    """Documents made of each recording; left out: as many as come to about 4M tokens, at most 16."""
+
+
 class Data(Part):
     """The documents and how they become rows."""
 
@@ -160,6 +214,8 @@ class Data(Part):
     """Pictures among the documents become tokens; left out: they are passed over."""
     films: Films | None = None
     """Films among the documents become tokens; left out: they are passed over."""
+    sounds: Sounds | None = None
+    """Recordings among the documents become tokens; left out: they are passed over."""
     packing: Literal["best_fit", "single", "stream"] = "best_fit"
     """`best_fit` packs whole documents into rows (arXiv 2404.10830); `single` gives each a row of its own; `stream` cuts one
     endless stream."""

@@ -119,7 +119,7 @@ def test_settings_that_are_none_are_named(corner, tmp_path: Path) -> None:  # ty
     words = ("tokenizer", "train", "builtin:films?count=9", "--out", str(tmp_path / "q"))
     for more, sentence in (
         (("--of", "films", "--set", "wdth=8"), "known here: quantizer"),
-        (("--of", "sounds"), "none of text, pictures and films"),
+        (("--of", "smells"), "none of text, pictures, films and sounds"),
         (("--set", "steps=8"), "--of films"),
         (("--of", "films", "--set", "levels=[1]"), "2 to 64 levels"),
     ):

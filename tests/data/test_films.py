@@ -63,7 +63,7 @@ def test_a_folder_of_films_has_captions_and_broken_ones_are_listed(tmp_path: Pat
     skipped: list[Skipped] = []
     (found,) = documents(f"files:{tmp_path}", skipped, films=True)
     parts = film_parts(found)
-    assert parts is not None and parts[0].caption == "hops" and parts[0].pixels.shape == (9, 32, 32, 3)
+    assert parts is not None and parts[0].caption == "hops" and parts[0].signal.shape == (9, 32, 32, 3)
     assert [s.path for s in skipped] == ["hops/two.gif"]
     # Where films are not asked for, a GIF is a picture.
     (still,) = documents(f"files:{tmp_path}", [], films=False)

@@ -145,21 +145,21 @@ def test_digits_keep_the_test_pictures_back_and_lose_nothing() -> None:
     levels, labels = builtin.digit_arrays("test")
     assert len(drawn) == 1497 and len(levels) == 300
     kept_back = Counter(p.tobytes() for p in builtin.digit_pixels(levels))
-    everything = Counter(p.pixels.tobytes() for p in drawn if p)
+    everything = Counter(p.signal.tobytes() for p in drawn if p)
     both = Counter(p.tobytes() for split in ("train", "test") for p in builtin.digit_pixels(builtin.digit_arrays(split)[0]))
     assert everything + kept_back == both and not set(everything) & set(kept_back)
     assert min(np.bincount(labels)) >= 28  # stratified
     assert all(p and builtin.NUMBERS.index(p.questions[0][1]) >= 0 and p.questions[0][1] in p.caption for p in drawn)
-    assert len({value for p in drawn if p for value in p.pixels.ravel().tolist()}) == builtin.GREY_LEVELS
+    assert len({value for p in drawn if p for value in p.signal.ravel().tolist()}) == builtin.GREY_LEVELS
 
 
 def test_shapes_show_what_their_captions_say_and_never_a_pair_that_is_held_out() -> None:
     pairs = set()
     for document in documents("builtin:shapes?count=400", []):
         parts = parts_of(document)
-        assert parts is not None and parts.pixels.shape == (16, 16, 3)
+        assert parts is not None and parts.signal.shape == (16, 16, 3)
         words = parts.caption.split()
-        colours = {name for name, value in builtin.COLOURS.items() if (parts.pixels == value).all(-1).any()}
+        colours = {name for name, value in builtin.COLOURS.items() if (parts.signal == value).all(-1).any()}
         assert colours == {word for word in words if word in builtin.COLOURS}, parts.caption
         for colour, form in itertools.pairwise(words):
             if colour in builtin.COLOURS:
@@ -173,7 +173,7 @@ def test_a_place_is_where_the_caption_says() -> None:
     for document in builtin.shapes(300):
         parts = parts_of(document)
         assert parts is not None
-        ink = (parts.pixels != 255).any(-1)
+        ink = (parts.signal != 255).any(-1)
         y, x = (axis.mean() for axis in np.nonzero(ink))
         if "upper" in parts.caption:
             assert y < 7.5
@@ -185,7 +185,7 @@ def test_a_place_is_where_the_caption_says() -> None:
 
 def test_shapes_are_the_same_every_time() -> None:
     first, second = (list(builtin.shapes(30)) for _ in range(2))
-    assert all(parts_of(a).pixels.tobytes() == parts_of(b).pixels.tobytes() for a, b in zip(first, second, strict=True))  # type: ignore[union-attr]
+    assert all(parts_of(a).signal.tobytes() == parts_of(b).signal.tobytes() for a, b in zip(first, second, strict=True))  # type: ignore[union-attr]
     assert {d.text for d in builtin.shapes(30, seed=1)} != {d.text for d in first}
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tessera.commands import films, terminal
+from tessera.commands import films, sounds, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
 from tessera.device import detect
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
@@ -51,13 +51,13 @@ def generate(
     pictures: Asked = _NO_PICTURES,
     effort: str | None = None,
 ) -> None:
-    """Completes `prompt` and prints prompt and completion, or makes and looks at pictures and films.
+    """Completes `prompt` and prints prompt and completion, or makes and perceives pictures, films and sound.
 
     Args:
         model: a run's folder or a Hugging Face folder.
         prompt: text; `-` reads standard input.
         suffix: text that comes after the gap to fill; the model must have been trained with `data.fill_in_the_middle`.
-        temperature: None: 0.8 for text, 1 for pictures, 0 for what is said of one.
+        temperature: None: 0.8 for text, 1 for what is made, 0 for what is said of something.
         pictures: what is asked for beside text.
         as_json: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
         effort: `prompt` is what a user says, to be thought about so long before the answer, which alone is printed; `none`: at
@@ -71,11 +71,15 @@ def generate(
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = sys.stdin.read() if prompt == "-" else prompt
     if pictures.any:
-        film = films.speaks_of_films(pictures)
-        (films.refuse_contradictions if film else refuse_contradictions)(pictures)
+        refuse, make = refuse_contradictions, generate_picture
+        if sounds.speaks_of_sounds(pictures):
+            refuse, make = sounds.refuse_contradictions, sounds.generate_sound
+        elif films.speaks_of_films(pictures):
+            refuse, make = films.refuse_contradictions, films.generate_film
+        refuse(pictures)
         if suffix is not None or effort is not None:
-            raise UserError("--suffix and --effort are of texts; they do not go with pictures and films.")
-        (films.generate_film if film else generate_picture)(open_engine(model), text, pictures, params, as_json)
+            raise UserError("--suffix and --effort are of texts; they do not go with pictures, films and sound.")
+        make(open_engine(model), text, pictures, params, as_json)
         return
     if suffix is not None and effort is not None:
         raise UserError("--suffix fills a gap in a running text, which nobody thinks about; leave --effort out.")

@@ -83,7 +83,7 @@ class BandWatch:
         return None
 
 
-_MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin", "psnr", "ssim", "usage", "perplexity")
+_MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin", "psnr", "ssim", "snr", "distance", "usage", "perplexity")
 """Of an exam, what is shown."""
 
 

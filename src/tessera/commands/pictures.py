@@ -24,7 +24,7 @@ from tessera.run import write_bytes, writing
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `generate` that speak of pictures and films; see `tessera generate --help`."""
+    """The options of `generate` that speak of pictures, films and sound; see `tessera generate --help`."""
 
     out: str | None = None
     image: str | None = None
@@ -35,6 +35,8 @@ class Asked:
     size: str | None = None
     video: str | None = None
     frames: int | None = None
+    audio: str | None = None
+    seconds: float | None = None
 
     @property
     def any(self) -> bool:
@@ -85,7 +87,8 @@ def refuse_contradictions(asked: Asked) -> None:
         raise UserError("an edited picture or a variation goes into a file: give --out FILE.png.")
     if asked.out is not None and Path(asked.out).suffix.lower() != ".png":
         raise UserError(
-            f"--out {asked.out}: pictures are written as PNG, films as GIF, MP4 or WebM; give a name that ends in .png or .gif."
+            f"--out {asked.out}: pictures are written as PNG, films as GIF, MP4 or WebM, sound as WAV, FLAC, OGG or MP3; give a "
+            "name that ends in .png, .gif or .wav."
         )
     if asked.image is None and (asked.mask or asked.variation):
         raise UserError("--mask and --variation need the picture that they speak of: give --image FILE.")

@@ -8,8 +8,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tessera.data import media
 from tessera.data.corpus import Split, gather
 from tessera.data.film_tasks import config_of
 from tessera.data.films import fitted_film
+from tessera.data.sound_tasks import sound_quantizer_config
 from tessera.data.sources import Skipped, documents
 from tessera.device import cache_folder
 from tessera.errors import UserError
@@ -31,7 +32,8 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.quantizer import MEASURED, in_words, measure
 from tessera.train.quantizer import train_quantizer as fit_quantizer
 
-MEDIA: tuple[Kind, ...] = ("image", "video")
+MEDIA: dict[str, Kind] = {"pictures": "image", "films": "video", "sounds": "audio"}
+"""What a quantizer can be trained of, by the words of `--of`."""
 
 
 def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> None:
@@ -67,11 +69,11 @@ def train(sources: Sequence[str], size: int, pretokenizer: str, out: str) -> Non
 
 
 def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], out: str) -> None:
-    """Trains a quantizer on the pictures or films of sources and writes its folder; `metrics.jsonl` has what was measured.
+    """Trains a quantizer on the pictures, films or recordings of sources and writes its folder; `metrics.jsonl` has its marks.
 
     Args:
-        of: `pictures` or `films`.
-        settings: `key=value` of `data.films` in a recipe; those of its `quantizer` by their own names alone.
+        of: a key of `MEDIA`.
+        settings: `key=value` of `data.films`, or `data.sounds`, in a recipe; those of its `quantizer` by their own names alone.
         out: a folder that is new or empty.
 
     Raises:
@@ -79,32 +81,39 @@ def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], ou
     """
     folder = _empty(out)
     begin = time.perf_counter()
-    own = recipes.Quantizer.model_fields
-    overrides = [f"data.films.{'quantizer.' if s.partition('=')[0] in own else ''}{s}" for s in settings]
-    tree = {"name": "quantizer", "summary": "", "data": {"sources": list(sources), "films": {}, "pictures": {}}}
+    part = "sounds" if of == "sounds" else "films"
+    own = recipes.SoundQuantizer.model_fields if of == "sounds" else recipes.Quantizer.model_fields
+    overrides = [f"data.{part}.{'quantizer.' if s.partition('=')[0] in own else ''}{s}" for s in settings]
+    tree = {"name": "quantizer", "summary": "", "data": {"sources": list(sources), part: {}, "pictures": {}}}
     data = recipes.assemble(tree, overrides, "--set").data
-    chosen = data.films
+    chosen = data.sounds if of == "sounds" else data.films
     assert chosen is not None and data.pictures is not None
-    # Their frames are fitted alike. Of an animated GIF the first frame is a picture where films are not asked for.
-    pictures = data.pictures.model_copy(update={"most_pixels": chosen.most_pixels})
-    wanted = {"pictures": None} if of == "films" else {"pictures": pictures, "films": None}
+    # Of an animated GIF the first frame is a picture where films are not asked for.
+    wanted: dict[str, Any] = {name: None for name in MEDIA if name != of}
+    if isinstance(chosen, recipes.Films):
+        # Pictures are fitted as frames are.
+        wanted |= {"pictures": data.pictures.model_copy(update={"most_pixels": chosen.most_pixels})} if of == "pictures" else {}
     corpus = gather(data.model_copy(update=wanted), cache_folder(), lambda line: print(line, file=sys.stderr))
-    stride, machine = chosen.quantizer.stride, devices.detect("float32")
+    machine = devices.detect("float32")
 
     def signals(split: Split) -> Iterator[np.ndarray]:
-        if of == "films":
-            yield from media.films(corpus, split)
-        else:
+        if of == "pictures":
+            assert isinstance(chosen, recipes.Films)
             for picture in media.pictures(corpus, split):
-                yield fitted_film(picture[None], chosen.most_pixels, stride)[0]
+                yield fitted_film(picture[None], chosen.most_pixels, chosen.quantizer.stride)[0]
+        else:
+            yield from (media.films if of == "films" else media.sounds)(corpus, split)
 
-    if not (corpus.films if of == "films" else corpus.pictures):
+    if not getattr(corpus, of):
         raise UserError(f"there are no {of} in {', '.join(sources)}.")
     lines: list[str] = []
     live = LiveLine(chosen.quantizer.steps)
     observers = (live, lambda event: lines.append(json.dumps(event)))
-    config = config_of("video" if of == "films" else "image", chosen.quantizer)
-    per_second = chosen.per_second if of == "films" else 0.0
+    if isinstance(chosen, recipes.Sounds):
+        config = sound_quantizer_config(chosen)
+    else:
+        config = config_of("video" if of == "films" else "image", chosen.quantizer)
+    per_second = 0.0 if of == "pictures" else chosen.per_second
     try:
         quantizer = fit_quantizer(
             config, chosen.quantizer, signals("train"), signals("validation"), machine, data.seed, per_second, observers
@@ -129,7 +138,7 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
     Raises:
         UserError: no tokenizer in the folder.
     """
-    alone = [kind for kind in MEDIA if (Path(model) / f"{kind}_tokenizer.json").is_file()]
+    alone = [kind for kind in MEDIA.values() if (Path(model) / f"{kind}_tokenizer.json").is_file()]
     if alone and not (Path(model) / "tokenizer.json").is_file():
         _inspect_quantizer(find_quantizer(model, alone[0]), as_json)
         return
@@ -161,8 +170,9 @@ def _inspect_quantizer(quantizer: Quantizer, as_json: bool) -> None:
     """What a quantizer that lies by itself is made of."""
     facts = {
         "kind": quantizer.kind, "ids": quantizer.size, "expects": quantizer.expects, "shape": list(quantizer.shape),
-        "ids_of_that_shape": math.prod(quantizer.grid(quantizer.shape)), "ids_for_a_pixel": quantizer.rate,
-        "weights": sum(p.numel() for p in quantizer.network.parameters()), **asdict(quantizer.config),
+        "ids_of_that_shape": math.prod(quantizer.grid(quantizer.shape)),
+        "ids_for_a_second" if quantizer.kind == "audio" else "ids_for_a_pixel": quantizer.rate,
+        "weights": sum(p.numel() for p in quantizer.network.parameters()), **quantizer.config.facts,
         "hash": quantizer.fingerprint,
     }  # fmt: skip
     if as_json:

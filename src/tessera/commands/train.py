@@ -46,6 +46,7 @@ from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
+from tessera.data.sound_tasks import least_sound_context, sound_quantizer_config
 from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
@@ -60,7 +61,7 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
 from tessera.train.launch import origin
-from tessera.train.quantizer import with_films
+from tessera.train.quantizer import with_films, with_sounds
 
 Say = Callable[[str], None]
 
@@ -422,6 +423,9 @@ def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Fa
         ids, context = data.pictures.colours, least_context(documents(), data.pictures)
     if data.films is not None and corpus.films:
         ids, context = ids + quantizer_config(data.films).size, max(context, least_film_context(documents(), data.films))
+    if data.sounds is not None and corpus.sounds:
+        ids += sound_quantizer_config(data.sounds).size
+        context = max(context, least_sound_context(documents(), data.sounds))
     # Bytes of captions do not say how much there is to learn from.
     return replace(facts, media_ids=ids, least_context=context) if ids else replace(facts, train_bytes=corpus.train_bytes)
 
@@ -520,6 +524,10 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
         settings += f" {recipe.data.films.model_dump_json()} {recipe.data.seed}"
         if recipe.data.films.trained:
             settings += find_quantizer(recipe.data.films.trained).fingerprint
+    if recipe.data.sounds is not None:
+        settings += f" {recipe.data.sounds.model_dump_json()} {recipe.data.seed}"
+        if recipe.data.sounds.trained:
+            settings += find_quantizer(recipe.data.sounds.trained, "audio").fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
@@ -539,6 +547,8 @@ def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Mach
         vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, say)
     if corpus.films and not _knows(vocabulary, "video"):
         vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+    if corpus.sounds and not _knows(vocabulary, "audio"):
+        vocabulary = with_sounds(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     return vocabulary
 
 

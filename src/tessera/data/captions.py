@@ -1,7 +1,7 @@
-"""Captions of picture and film files: from the lists beside them, else the names of their folders.
+"""Captions of picture, film and sound files: from the lists beside them, else the names of their folders.
 
-A list is `captions.tsv`, or the `metadata.jsonl` or `metadata.csv` of a Hugging Face `imagefolder` or `videofolder`; without any,
-a file's folder says what is in it, as it does there.
+A list is `captions.tsv`, or the `metadata.jsonl` or `metadata.csv` of a Hugging Face `imagefolder`, `videofolder` or
+`audiofolder`; without any, a file's folder says what is in it, as it does there.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tessera.data import films
+from tessera.data import films, sounds
 from tessera.data.pictures import ENDINGS, captioned, read_picture
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.tokens.document import Document
+from tessera.tokens.sounds import QUESTION, WHO
 
 _LISTS = ("captions.tsv", "metadata.jsonl", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "path")
-_CAPTION_COLUMNS = ("text", "caption", "name", "title", "label", "description")
+_CAPTION_COLUMNS = ("text", "caption", "transcription", "sentence", "name", "title", "label", "description")
 _LEVELS_UP = 3
 """A list of captions may lie in the folder of a picture or up to so many above it."""
 _Found = TypeVar("_Found")
 
 
 class Captions:
-    """Captions of pictures and films, from the lists that lie beside them; each list is read once.
+    """Captions of pictures, films and recordings, from the lists that lie beside them; each list is read once.
 
     Args:
-        column: that holds the caption; None: `text`, `caption`, `name`, `title`, `label` or `description`, the first there is.
+        column: that holds the caption; None: `text`, `caption`, `transcription`, `sentence`, `name`, `title`, `label` or
+            `description`, the first there is.
         skipped: what cannot be read is appended here.
     """
 
@@ -47,6 +49,10 @@ class Captions:
         """Whether a file's ending is that of a film; where some are `wanted`, a GIF is one."""
         ending = name.rpartition(".")[2].lower()
         return ending in films.ENCODED or (wanted and ending == "gif")
+
+    def is_sound(self, name: str) -> bool:
+        """Whether a file's ending is that of a recording."""
+        return name.rpartition(".")[2].lower() in sounds.ENDINGS
 
     def is_list(self, path: Path) -> bool:
         """Whether a file lists captions, and so is no document itself."""
@@ -67,6 +73,20 @@ class Captions:
             return None
         return films.captioned_film(found[0], self._said(path, name)[0], found[1], name)
 
+    def sound(self, path: Path, name: str) -> Document | None:
+        """The same of a recording. A column `speaker` says who it is, which its caption then names and a question asks for."""
+        found = self._read_file(path, name, sounds.read_sound)
+        if found is None:
+            return None
+        samples = sounds.fitted_sound(*found, found[1])
+        said, asked = self._said(path, name)
+        speaker = str(self._row(path)[0].get("speaker") or "").strip()
+        if said:
+            asked = [(QUESTION, said), *asked]
+        if speaker:
+            said, asked = f"{said}, spoken by {speaker}" if said else f"spoken by {speaker}", [*asked, (WHO, speaker)]
+        return sounds.captioned_sound(samples, said, asked, found[1], name)
+
     def _read_file(self, path: Path, name: str, read: Callable[[Path], _Found]) -> _Found | None:
         try:
             if not path.is_file():
@@ -82,7 +102,7 @@ class Captions:
         """Caption of a file, empty where it has none, and questions about it with their answers."""
         row, listed = self._row(path)
         if not listed:
-            # Without any list, a folder below the one that was named says what is in its pictures.
+            # Without any list, a folder below the one that was named says what is in its files.
             return (name.split("/")[-2].replace("_", " ") if "/" in name else ""), []
         caption = next((str(row[c]).strip() for c in self._columns(row) if row.get(c)), "")
         asked = [(str(row["question"]), str(row["answer"]))] if row.get("question") and row.get("answer") else []
@@ -92,7 +112,7 @@ class Captions:
         return (self._column,) if self._column else _CAPTION_COLUMNS
 
     def _row(self, path: Path) -> tuple[dict[str, Any], bool]:
-        """What the lists say of a picture, and whether there is a list at all."""
+        """What the lists say of a file, and whether there is a list at all."""
         folder, listed = path.parent, False
         for _ in range(_LEVELS_UP + 1):
             if (rows := self._rows(folder)) is not None:

@@ -23,16 +23,18 @@ import numpy as np
 
 from tessera import recipe
 from tessera.data.dedup import Deduplicator
-from tessera.data.files import NO_FILMS, NO_PICTURES
+from tessera.data.files import NO_FILMS, NO_PICTURES, NO_SOUNDS
 from tessera.data.film_tasks import quantizer_config
 from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
+from tessera.data.sounds import captioned_sound, cut_sound, fitted_sound, sound_parts
 from tessera.data.sources import Skipped, documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.films import films_of, is_film
 from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
+from tessera.tokens.sounds import is_sound, sounds_of
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -54,7 +56,7 @@ class SourceSummary:
         exact_duplicates: dropped because an earlier document was equal.
         near_duplicates: dropped because an earlier document was nearly equal.
         skipped: files and rows that could not be read.
-        pictures, films: in these documents.
+        pictures, films, sounds: in these documents.
     """
 
     uri: str
@@ -65,6 +67,7 @@ class SourceSummary:
     skipped: tuple[Skipped, ...]
     pictures: int = 0
     films: int = 0
+    sounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Corpus:
     def films(self) -> int:
         """In all documents of both splits."""
         return sum(source.films for source in self.sources)
+
+    @property
+    def sounds(self) -> int:
+        """In all documents of both splits."""
+        return sum(source.sounds for source in self.sources)
 
     def texts(self, split: Split) -> Iterator[str]:
         """The text of every document of a split, source after source."""
@@ -149,11 +157,11 @@ def _spool(
     dropped = {"exact": 0, "near": 0}
     # Each document's place between 0 and 1: those below the fraction are held out.
     places: dict[Split, list[float]] = {"train": [], "validation": []}
-    total_bytes, pictures, films, next_line = 0, 0, 0, time.monotonic() + _SAY_SECONDS
+    total_bytes, pictures, films, sounds, next_line = 0, 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        found = documents(uri, skipped, say, data.pictures is not None, data.films is not None)
-        for document in _fit_films(found, data.films):
+        found = documents(uri, skipped, say, data.pictures is not None, data.films is not None, data.sounds is not None)
+        for document in _fit_sounds(_fit_films(found, data.films), data.sounds, skipped):
             there = pictures_of(document)
             if there and data.pictures is None:
                 skipped.append(Skipped(document.source, NO_PICTURES))
@@ -161,17 +169,21 @@ def _spool(
             if films_of(document) and data.films is None:
                 skipped.append(Skipped(document.source, NO_FILMS))
                 continue
+            if sounds_of(document) and data.sounds is None:
+                skipped.append(Skipped(document.source, NO_SOUNDS))
+                continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)
             tree = _tree(document)
             line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
             content = tree["text"] if "text" in tree else _line(tree).decode()
-            if repeat := seen.seen(content, alike=not there and not films_of(document)):
+            if repeat := seen.seen(content, alike=not (there or films_of(document) or sounds_of(document))):
                 dropped[repeat] += 1
                 continue
             pictures += len(there)
             films += len(films_of(document))
+            sounds += len(sounds_of(document))
             place = _place(content, data.seed)
             split: Split = "validation" if place < data.validation_fraction else "train"
             places[split].append(place)
@@ -182,8 +194,12 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        films_left = any(s.reason == NO_FILMS for s in skipped)
-        what, use = ("films", "film") if films_left else ("pictures", "draw, see or pixels")
+        reasons = {s.reason for s in skipped}
+        what, use = (
+            ("films", "film") if NO_FILMS in reasons
+            else ("sounds", "speak") if NO_SOUNDS in reasons
+            else ("pictures", "draw, see or pixels")
+        )  # fmt: skip
         raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")
     if not count:
         raise UserError(
@@ -198,7 +214,7 @@ def _spool(
         _move(folder, index, "train", "validation", int(np.argmin(places["train"])))
     elif not places["train"]:
         _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
-    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures, films)
+    return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures, films, sounds)
 
 
 def _describe(summary: SourceSummary) -> str:
@@ -206,6 +222,7 @@ def _describe(summary: SourceSummary) -> str:
         f"{summary.uri}: {summary.documents:,} documents, {summary.bytes / 1e6:,.1f} MB"
         + (f", {summary.pictures:,} pictures" if summary.pictures else "")
         + (f", {summary.films:,} films" if summary.films else "")
+        + (f", {summary.sounds:,} recordings" if summary.sounds else "")
         + f"; dropped {summary.exact_duplicates:,} exact and {summary.near_duplicates:,} near duplicates; "
         f"skipped {len(summary.skipped):,}"
     )
@@ -298,15 +315,16 @@ def _file(index: int, split: str) -> str:
 
 
 def _tree(document: Document) -> dict[str, Any]:
-    """What a document says, for JSON; media ids as a list with their shape, pixels packed."""
+    """What a document says, for JSON; media ids as a list with their shape, pixels and samples packed."""
     if len(document.segments) == 1 and document.segments[0].kind == "text" and document.segments[0].learn:
         return {"text": document.text}
     segments = []
     for s in document.segments:
         content: Any = s.content
         if isinstance(s.content, np.ndarray):
-            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if is_picture(s) or is_film(s) else None
-            body = {"ids": s.content.ravel().tolist()} if packed is None else {"pixels": packed}
+            kept = "samples" if is_sound(s) else "pixels" if is_picture(s) or is_film(s) else ""
+            packed = base64.b64encode(zlib.compress(s.content.tobytes(), 1)).decode() if kept else ""
+            body: dict[str, Any] = {kept: packed} if kept else {"ids": s.content.ravel().tolist()}
             content = {**body, "shape": list(s.content.shape)}
             if s.per_second:
                 content["per_second"] = s.per_second
@@ -319,6 +337,9 @@ def _line(tree: dict[str, Any], source: str = "") -> bytes:
     return json.dumps({**tree, "source": source}, ensure_ascii=False).encode() + b"\n"
 
 
+_PACKED = {"pixels": np.uint8, "samples": np.int16}
+
+
 def _parse(line: bytes) -> Document:
     tree = json.loads(line)
     if "text" in tree:
@@ -326,8 +347,10 @@ def _parse(line: bytes) -> Document:
     segments = []
     for kind, content, learn in tree["segments"]:
         per_second = content.get("per_second", 0.0) if isinstance(content, dict) else 0.0
-        if isinstance(content, dict) and "pixels" in content:
-            content = np.frombuffer(zlib.decompress(base64.b64decode(content["pixels"])), np.uint8).reshape(content["shape"])
+        packed = next((key for key in _PACKED if isinstance(content, dict) and key in content), None)
+        if packed is not None:
+            raw = zlib.decompress(base64.b64decode(content[packed]))
+            content = np.frombuffer(raw, _PACKED[packed]).reshape(content["shape"])
         elif isinstance(content, dict):
             content = np.array(content["ids"], dtype=np.int64).reshape(content["shape"])
         segments.append(Segment(kind, content, learn, per_second))
@@ -346,10 +369,31 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
             yield document
             continue
         parts, per_second = found
-        frames = resampled(parts.pixels, per_second, settings.per_second)
+        frames = resampled(parts.signal, per_second, settings.per_second)
         frames = fitted_film(frames, settings.most_pixels, config.stride)
         for film in cut_film(frames, settings.most_frames, config.time_stride):
             yield captioned_film(film, parts.caption, settings.per_second, document.source)
+
+
+def _fit_sounds(documents: Iterable[Document], settings: recipe.Sounds | None, skipped: list[Skipped]) -> Iterator[Document]:
+    """The documents with recordings at the rate that a recipe wants, all as loud; one that is too long is left out, or cut if it
+    has no words."""
+    if settings is None:
+        yield from documents
+        return
+    most = round(settings.most_seconds * settings.per_second)
+    for document in documents:
+        found = sound_parts(document)
+        if found is None:
+            yield document
+            continue
+        parts, per_second = found
+        samples = fitted_sound(parts.signal, per_second, settings.per_second)
+        if len(samples) > most and (parts.caption or parts.questions):
+            skipped.append(Skipped(document.source, f"longer than {settings.most_seconds:g} s (data.sounds.most_seconds)"))
+            continue
+        for piece in cut_sound(samples, most):
+            yield captioned_sound(piece, parts.caption, parts.questions, settings.per_second, document.source)
 
 
 def _fit_pictures(document: Document, most_pixels: int) -> Document:

@@ -1,9 +1,9 @@
 """Files on disk -> documents.
 
 `read_files` walks a folder, a glob or one file in sorted order and reads each by its ending: plain text (prose, any source
-code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it; and pictures
-and films, with their captions (`captions`). What cannot be read never stops a run: it is left out and noted as `Skipped` with its
-reason.
+code), rows of JSON, CSV, TSV or Parquet, and gzip or zstd of these, streaming wherever the format allows it; and pictures,
+films and recordings, with their captions (`captions`). What cannot be read never stops a run: it is left out and noted as
+`Skipped` with its reason.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ ROWS_SEEN = 50
 
 NO_PICTURES = "a picture, and none are asked for (data.pictures)"
 NO_FILMS = "a film, and none are asked for (data.films)"
+NO_SOUNDS = "a recording, and none are asked for (data.sounds)"
 
 Say = Callable[[str], None]
 
 
 def read_files(
-    pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True, films: bool = False
-) -> Iterator[Document]:
+    pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True, films: bool = False,
+    sounds: bool = False,
+) -> Iterator[Document]:  # fmt: skip
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
     before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread,
-    and so are films without `films`; with it, GIFs are films.
+    and so are films without `films`, with which GIFs are films, and recordings without `sounds`.
 
     Raises:
         UserError: there is no such file or folder.
@@ -74,6 +76,11 @@ def read_files(
             if not films:
                 skipped.append(Skipped(name, NO_FILMS))
             elif (document := captions.film(file, name)) is not None:
+                yield document
+        elif captions.is_sound(name):
+            if not sounds:
+                skipped.append(Skipped(name, NO_SOUNDS))
+            elif (document := captions.sound(file, name)) is not None:
                 yield document
         elif captions.is_picture(name) and not pictures:
             skipped.append(Skipped(name, NO_PICTURES))

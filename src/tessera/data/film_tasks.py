@@ -59,9 +59,9 @@ def film_documents(documents: Iterable[Document], settings: recipe.Films, seed: 
         for _ in range(views):
             if rng.random() < film_share:
                 caption = "" if rng.random() < settings.caption_dropout else parts.caption
-                yield Document(to_film(caption, parts.pixels, per_second), document.source)
+                yield Document(to_film(caption, parts.signal, per_second), document.source)
             else:
-                yield Document(to_tell(parts.pixels, per_second, [(QUESTION, parts.caption)]), document.source)
+                yield Document(to_tell(parts.signal, per_second, [(QUESTION, parts.caption)]), document.source)
 
 
 def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Iterator[Document]:
@@ -73,14 +73,14 @@ def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Ite
             continue
         parts, per_second = found
         if settings.tasks.film or not parts.caption:
-            yield Document(to_film(parts.caption, parts.pixels, per_second), document.source)
+            yield Document(to_film(parts.caption, parts.signal, per_second), document.source)
         if settings.tasks.tell and parts.caption:
-            yield Document(to_tell(parts.pixels, per_second, [(QUESTION, parts.caption)]), document.source)
+            yield Document(to_tell(parts.signal, per_second, [(QUESTION, parts.caption)]), document.source)
 
 
 def _tokens(parts: Parts, per_second: float, config: QuantizerConfig, told: bool) -> int:
     """Of the longest task, roughly and on the high side."""
-    frames, height, width = parts.pixels.shape[:3]
-    grid = config.grid(frames, height, width)
+    frames, height, width = parts.signal.shape[:3]
+    grid = config.grid((frames, height, width))
     asked = len(parts.caption) + (len(QUESTION) if told else 0)
     return tokens_of_film(grid, Geometry(frames, height, width, per_second)) + round(asked / CHARACTERS_PER_TOKEN) + 4

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from tessera.data.pictures import MOST_BYTES, Parts, fitted, on_white, resized
+from tessera.data.pictures import MOST_BYTES, Parts, fitted, on_white, parts_of, resized, with_words
 from tessera.data.reasons import Unreadable, words
 from tessera.errors import UserError
-from tessera.tokens.document import Document, Segment
+from tessera.tokens.document import Document
 from tessera.tokens.films import film_segment, is_film
 
 ANIMATED = frozenset({"gif", "webp", "png", "apng"})
@@ -92,7 +92,7 @@ def _animated(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
 
 
 def _encoded(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
-    av = _library()
+    av = library()
     if av is None:
         raise Unreadable(NO_READER)
     frames: list[np.ndarray] = []
@@ -114,8 +114,8 @@ def _encoded(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
     return frames, round(rate, 3) if rate > 0 else _USUAL_PER_SECOND
 
 
-def _library() -> Any:
-    """PyAV; None where it is not installed."""
+def library() -> Any:
+    """PyAV, which reads sound too; None where it is not installed."""
     try:
         import av
     except ImportError:
@@ -147,7 +147,7 @@ def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:
         duration = max(20, round(100 / per_second) * 10)
         first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
         return file.getvalue()
-    if (av := _library()) is None:
+    if (av := library()) is None:
         raise UserError(f"{NO_READER}, or give a name that ends in .gif.")
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
@@ -192,14 +192,10 @@ def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator
 
 def captioned_film(film: np.ndarray, caption: str, per_second: float, source: str) -> Document:
     """The document of a film: its caption, if it has one, and the film."""
-    first = (Segment("text", caption),) if caption else ()
-    return Document((*first, film_segment(film, per_second)), source)
+    return with_words(film_segment(film, per_second), caption, [], source)
 
 
 def film_parts(document: Document) -> tuple[Parts, float] | None:
-    """Caption, frames as `pixels`, and rate of what `captioned_film` put together; None where a document is none such."""
-    segments = document.segments
-    if not segments or not is_film(segments[-1]) or len(segments) > 2 or (len(segments) == 2 and segments[0].kind != "text"):
-        return None
-    caption = str(segments[0].content) if len(segments) == 2 else ""
-    return Parts(caption, np.asarray(segments[-1].content), []), segments[-1].per_second
+    """The parts and the rate of what `captioned_film` put together; None where a document is none such."""
+    parts = parts_of(document, is_film)
+    return None if parts is None or parts.questions else (parts, document.segments[-1].per_second)

@@ -11,10 +11,12 @@ from tessera import recipe
 from tessera.data.corpus import Corpus, Split
 from tessera.data.film_tasks import film_documents
 from tessera.data.picture_tasks import task_documents
+from tessera.data.sound_tasks import sound_documents
 from tessera.tokens.document import Document
 from tessera.tokens.films import films_of
 from tessera.tokens.palette import Palette, psnr
 from tessera.tokens.pictures import pictures_of
+from tessera.tokens.sounds import sounds_of
 from tessera.tokens.vocabulary import Vocabulary
 
 _MEASURED_PICTURES = 200
@@ -41,8 +43,8 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
 
 
 def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
-    """The text of every document of a split, as a model will meet it: with pictures and films, that of some of their tasks."""
-    if not corpus.pictures and not corpus.films:
+    """The text of every document of a split, as a model will meet it: with other media, that of some of their tasks."""
+    if not (corpus.pictures or corpus.films or corpus.sounds):
         yield from corpus.texts(split)
         return
     for index, source in enumerate(corpus.sources):
@@ -51,6 +53,8 @@ def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
             documents = task_documents(documents, data.pictures, data.seed, _TEXT_VIEWS, None)
         if source.films and data.films is not None:
             documents = film_documents(documents, data.films, data.seed)
+        if source.sounds and data.sounds is not None:
+            documents = sound_documents(documents, data.sounds.model_copy(update={"views": _TEXT_VIEWS}), data.seed)
         for document in documents:
             yield from (str(segment.content) for segment in document.segments if segment.kind == "text")
 
@@ -60,6 +64,13 @@ def films(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
     for index in range(len(corpus.sources)):
         for document in corpus.documents(split, index):
             yield from films_of(document)
+
+
+def sounds(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:
+    """The samples of each recording of a split."""
+    for index in range(len(corpus.sources)):
+        for document in corpus.documents(split, index):
+            yield from sounds_of(document)
 
 
 def pictures(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:

@@ -75,7 +75,7 @@ def task_documents(
         known = relatives[parts.caption]
         for _ in range(views):
             yield Document(_task(parts, settings, rng, known, context), document.source)
-        known.append(parts.pixels)
+        known.append(parts.signal)
 
 
 def held_out_documents(documents: Iterable[Document], settings: recipe.Pictures, seed: int) -> Iterator[Document]:
@@ -88,16 +88,16 @@ def held_out_documents(documents: Iterable[Document], settings: recipe.Pictures,
         tasks = settings.tasks
         if tasks.draw or not tasks.see:
             caption = "" if settings.caption_dropout == 1 else parts.caption
-            yield Document(to_draw(caption, parts.pixels), document.source)
+            yield Document(to_draw(caption, parts.signal), document.source)
         if tasks.see:
-            yield Document(to_see(parts.pixels, _questions(parts), learn=True), document.source)
+            yield Document(to_see(parts.signal, _questions(parts), learn=True), document.source)
 
 
 def _task(
     parts: Parts, settings: recipe.Pictures, rng: np.random.Generator, known: deque[np.ndarray], context: int | None
 ) -> tuple[Segment, ...]:
     """One document of one picture."""
-    pixels, tasks = parts.pixels, settings.tasks
+    pixels, tasks = parts.signal, settings.tasks
     fits = context is None or _double_tokens(parts, settings) <= context
     shares = {
         "draw": tasks.draw,
@@ -162,14 +162,14 @@ def _tokens(parts: Parts, settings: recipe.Pictures) -> int:
     tasks = settings.tasks
     asked = sum(len(q) + len(a) for q, a in _questions(parts)) if tasks.see else 0
     words = round(max(asked, len(parts.caption)) / CHARACTERS_PER_TOKEN)
-    single = tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
+    single = tokens_of(*parts.signal.shape[:2]) + words + _others(settings)
     return max(single, _double_tokens(parts, settings)) if tasks.edit or tasks.vary else single
 
 
 def _double_tokens(parts: Parts, settings: recipe.Pictures) -> int:
     """Of a task with two pictures."""
     words = round(len(parts.caption) / CHARACTERS_PER_TOKEN)
-    return 2 * tokens_of(*parts.pixels.shape[:2]) + words + _others(settings)
+    return 2 * tokens_of(*parts.signal.shape[:2]) + words + _others(settings)
 
 
 def _others(settings: recipe.Pictures) -> int:
@@ -181,5 +181,5 @@ def _others(settings: recipe.Pictures) -> int:
 def content_rng(parts: Parts, seed: int) -> np.random.Generator:
     """Random numbers that depend on the picture, its caption and the seed, whatever stands around it."""
     content = hashlib.blake2b(parts.caption.encode(), digest_size=16)
-    content.update(repr(parts.pixels.shape).encode() + parts.pixels.tobytes())
+    content.update(repr(parts.signal.shape).encode() + parts.signal.tobytes())
     return np.random.Generator(np.random.PCG64([seed, int.from_bytes(content.digest(), "little")]))

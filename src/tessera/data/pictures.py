@@ -13,6 +13,7 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tessera.data.reasons import Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
-from tessera.tokens.pictures import picture_segment
+from tessera.tokens.pictures import is_picture, picture_segment
 
 ENDINGS = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
 MOST_PIXELS = 50_000_000
@@ -161,28 +162,33 @@ def encoded(pixels: np.ndarray, kind: str, quality: int = 100) -> bytes:
 
 def captioned(pixels: np.ndarray, caption: str, questions: list[tuple[str, str]], source: str) -> Document:
     """The document of a picture: its caption, the picture, then each question about it with its answer."""
+    return with_words(picture_segment(pixels), caption, questions, source)
+
+
+def with_words(segment: Segment, caption: str, questions: list[tuple[str, str]], source: str) -> Document:
+    """The document of any medium: its caption, if it has one, the medium, then each question about it with its answer."""
     asked = [part for q, a in questions for part in (Segment("text", q, learn=False), Segment("text", a))]
     first = [Segment("text", caption)] if caption else []
-    return Document((*first, picture_segment(pixels), *asked), source)
+    return Document((*first, segment, *asked), source)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What `captioned` put together."""
+    """What `with_words` put together; `signal` is pixels or samples."""
 
     caption: str
-    pixels: np.ndarray
+    signal: np.ndarray
     questions: list[tuple[str, str]]
 
 
-def parts_of(document: Document) -> Parts | None:
-    """The parts of a captioned picture; None where a document is none, but text, or laid out by its author."""
+def parts_of(document: Document, is_medium: Callable[[Segment], bool] = is_picture) -> Parts | None:
+    """The parts of a captioned picture or other medium; None where a document is none, but text, or laid out by its author."""
     segments = list(document.segments)
     caption = str(segments.pop(0).content) if segments and segments[0].kind == "text" else ""
-    if not segments or segments[0].kind != "image" or not isinstance(segments[0].content, np.ndarray):
+    if not segments or not is_medium(segments[0]):
         return None
-    pixels, rest = segments[0].content, segments[1:]
-    if pixels.dtype != np.uint8 or len(rest) % 2 or any(s.kind != "text" or s.learn != i % 2 for i, s in enumerate(rest)):
+    signal, rest = np.asarray(segments[0].content), segments[1:]
+    if len(rest) % 2 or any(s.kind != "text" or s.learn != i % 2 for i, s in enumerate(rest)):
         return None
     texts = [str(s.content) for s in rest]
-    return Parts(caption, pixels, list(zip(texts[::2], texts[1::2], strict=True)))
+    return Parts(caption, signal, list(zip(texts[::2], texts[1::2], strict=True)))

@@ -23,10 +23,12 @@ from tessera.data.film_tasks import film_documents, held_out_films
 from tessera.data.folders import aside, publish, read_manifest
 from tessera.data.picture_tasks import held_out_documents, task_documents, views_of
 from tessera.data.shapes import fill_in_the_middle, pieces
+from tessera.data.sound_tasks import held_out_sounds, sound_documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.films import films_of
 from tessera.tokens.pictures import pictures_of
+from tessera.tokens.sounds import sounds_of
 from tessera.tokens.vocabulary import Vocabulary
 
 # Part of the name: token files of another layout are not found.
@@ -105,7 +107,7 @@ def tokenise(
     Args:
         data: `fill_in_the_middle` is the share of training documents that are reshaped, `seed` chooses them.
         context: T; a document that is reshaped is first cut into pieces that fit into a row, since a model that never sees
-            both sides of a gap at once cannot learn to fill it, and one with pictures or films that does not fit is
+            both sides of a gap at once cannot learn to fill it, and one with other media that does not fit is
             left out. None: documents are reshaped whole.
         cache: the folder is `cache/tokens-HASH`.
 
@@ -117,6 +119,8 @@ def tokenise(
         shape = (*shape, data.pictures.model_dump_json(), data.seed, context)
     if data.films is not None and corpus.films:
         shape = (*shape, data.films.model_dump_json(), data.seed, context)
+    if data.sounds is not None and corpus.sounds:
+        shape = (*shape, data.sounds.model_dump_json(), data.seed, context)
     settings = (_LAYOUT, corpus.hash, vocabulary.hash, *shape)
     name = hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
     target = cache / f"tokens-{name}"
@@ -139,9 +143,12 @@ def tokenise(
                 if data.films is not None and source.films:
                     documents = _film_tasks(documents, corpus, split, index, data, vocabulary)
                     most = context
+                if data.sounds is not None and source.sounds:
+                    documents = _sound_tasks(documents, corpus, split, index, data, vocabulary)
+                    most = context
                 left_out += _write(folder / f"{index}-{split}", documents, vocabulary, dtype, most)
         if left_out:
-            say(f"left out {left_out:,} documents with pictures or films that are longer than train.context={context}")
+            say(f"left out {left_out:,} documents with pictures, films or sound that are longer than train.context={context}")
         uris = [source.uri for source in corpus.sources]
         publish(folder, target, {"hash": name, "sources": uris, "dtype": dtype.name, "pad_id": vocabulary.pad_id})
     shards = open_shards(target)
@@ -247,8 +254,21 @@ def _film_tasks(
     return film_documents(documents, data.films, data.seed, tokens)
 
 
+def _sound_tasks(
+    documents: Iterable[Document], corpus: Corpus, split: Split, index: int, data: recipe.Data, vocabulary: Vocabulary
+) -> Iterator[Document]:
+    """A source's captioned recordings as what they are to teach."""
+    assert data.sounds is not None
+    if split == "validation":
+        return held_out_sounds(documents, data.sounds)
+    tokenizer = vocabulary.media_tokenizer("audio")
+    sounds = (sound for document in corpus.documents(split, index) for sound in sounds_of(document))
+    tokens = 0 if data.sounds.views else sum(math.prod(tokenizer.grid(sound.shape)) for sound in sounds)
+    return sound_documents(documents, data.sounds, data.seed, tokens)
+
+
 def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype, most: int | None) -> int:
-    """The three files of one split of one source; returns how many documents with pictures or films were longer than `most` + 1
+    """The three files of one split of one source; returns how many documents with other media were longer than `most` + 1
     tokens, which are left out: half of a picture teaches little, and is no measure."""
     left_out = 0
     lengths = [np.zeros(1, np.int64)]
@@ -289,7 +309,7 @@ def _write_batch(
         ids.append(np.array([vocabulary.end_id]))
         learn.append(np.ones(1, np.bool_))
         length = sum(map(len, ids[first:]))
-        if most is not None and length > most + 1 and (pictures_of(document) or films_of(document)):
+        if most is not None and length > most + 1 and _signals(document):
             del ids[first:], learn[first:]
             dropped += 1
         else:
@@ -300,12 +320,17 @@ def _write_batch(
     return np.array(lengths, np.int64), bool(joined.all()), dropped
 
 
+def _signals(document: Document) -> list[np.ndarray]:
+    """Pixels and samples of all that is not text."""
+    return [*pictures_of(document), *films_of(document), *sounds_of(document)]
+
+
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     characters = 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text) + 8 * sum(p.size for p in (*pictures_of(document), *films_of(document)))
+        characters += len(document.text) + 8 * sum(signal.size for signal in _signals(document))
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

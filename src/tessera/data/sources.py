@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tessera.data import builtin, builtin_films, builtin_pictures
+from tessera.data import builtin, builtin_films, builtin_pictures, builtin_sounds
 from tessera.data.files import Say, read_files, rows_to_documents
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.errors import UserError
@@ -23,23 +23,26 @@ from tessera.tokens.document import Document
 __all__ = ["Skipped", "documents"]
 
 _FORMS = (
-    "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, sums, digits, shapes or films, or python:package.module.function"
+    "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, sums, digits, shapes, films or melodies, or "
+    "python:package.module.function"
 )
 
 
 def documents(
-    uri: str, skipped: list[Skipped], say: Say = lambda line: None, pictures: bool = True, films: bool = False
-) -> Iterator[Document]:
+    uri: str, skipped: list[Skipped], say: Say = lambda line: None, pictures: bool = True, films: bool = False,
+    sounds: bool = False,
+) -> Iterator[Document]:  # fmt: skip
     """Documents of a source, in an order that depends on its content alone.
 
     Args:
         uri: `files:PATTERN[#column=NAME]`, `hub:NAME[:CONFIG][@REVISION][?split=train][#column=NAME][?limit=ROWS]`,
             `builtin:stdlib`, `builtin:prose`, `builtin:sums`, `builtin:digits`, `builtin:shapes[?count=N]`,
-            `builtin:films[?count=N]` or `python:package.module.function`.
+            `builtin:films[?count=N]`, `builtin:melodies[?count=N]` or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
         pictures: False: picture files are left out unread.
         films: False: film files are, and of an animated GIF the first frame is a picture.
+        sounds: False: recordings are left out unread.
 
     Raises:
         UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
@@ -53,7 +56,7 @@ def documents(
             said.add(line)
             say(f"{uri}: {line}")
 
-    for document in _open(uri, skipped, say_once, pictures, films):
+    for document in _open(uri, skipped, say_once, pictures, films, sounds):
         try:
             document.text.encode()
         except UnicodeEncodeError:
@@ -68,11 +71,11 @@ def documents(
         raise UserError(f"source {uri} yields no document{why}.")
 
 
-def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: bool) -> Iterator[Document]:
+def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: bool, sounds: bool) -> Iterator[Document]:
     scheme, colon, rest = uri.partition(":")
     if scheme == "files" and rest:
         pattern, _, column = rest.partition("#column=")
-        return read_files(pattern, column or None, skipped, say, pictures, films)
+        return read_files(pattern, column or None, skipped, say, pictures, films, sounds)
     if scheme == "hub" and rest:
         return _hub(rest, skipped, say)
     if scheme == "python" and rest:
@@ -89,6 +92,8 @@ def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: boo
         return builtin_pictures.shapes(int(shapes[1] or builtin_pictures.SHAPES))
     if drawn := re.fullmatch(r"builtin:films(?:\?count=(\d{1,7}))?", uri):
         return builtin_films.films(int(drawn[1] or builtin_films.FILMS))
+    if played := re.fullmatch(r"builtin:melodies(?:\?count=(\d{1,7}))?", uri):
+        return builtin_sounds.melodies(int(played[1] or builtin_sounds.MELODIES))
     hint = f" (for a path write files:{uri})" if not colon and os.path.exists(os.path.expanduser(uri)) else ""
     raise UserError(f"source {uri!r} is none of {_FORMS}{hint}.")
 

@@ -2,7 +2,7 @@
 
 `Grammars` compiles JSON schemas, regular expressions and grammars with llguidance, over the bytes of a vocabulary's text ids: as
 each byte is an id, every text of a grammar can be written. Control tokens are never allowed, but for the end, which is forced
-when nothing else may follow. `IdRange` is a stretch of a medium's ids, `PictureGrid` all of a picture.
+when nothing else may follow. `IdRange` is a stretch of a medium's ids, `PictureGrid` all of a picture, `SoundSteps` a sound.
 """
 
 from __future__ import annotations
@@ -131,6 +131,56 @@ class _PictureProgress:
     def accept(self, token: int) -> bool:
         self.at += 1
         return self.at == len(self.wanted)
+
+
+@dataclass(frozen=True)
+class SoundSteps:
+    """The steps of a sound, each an id of each book of `start ... start + size - 1`; behind any of them the id `end` may follow,
+    and behind the last one must.
+
+    Args:
+        books: into which the ids are divided evenly.
+        most: steps.
+        known: the medium's own ids of the beginning, whole steps.
+    """
+
+    start: int
+    size: int
+    books: int
+    end: int
+    most: int
+    known: tuple[int, ...] = ()
+
+    def begin(self, size: int) -> Progress:
+        each = self.size // self.books
+        masks = torch.zeros(self.books, size, dtype=torch.bool)
+        for book, mask in enumerate(masks):
+            mask[self.start + book * each : self.start + (book + 1) * each] = True
+        ending_V = masks[0].clone()
+        ending_V[self.end] = True
+        return _SoundProgress(self, list(masks), ending_V)
+
+
+@dataclass
+class _SoundProgress:
+    steps: SoundSteps
+    of_book: list[Tensor] = field(repr=False)
+    ending_V: Tensor = field(repr=False)
+    """Between two steps."""
+    at: int = 0
+
+    def allowed(self) -> Tensor:
+        book = self.at % self.steps.books
+        return self.of_book[book] if book or not self.at else self.ending_V
+
+    def forced(self) -> list[int]:
+        if self.at == self.steps.most * self.steps.books:
+            return [self.steps.end]
+        return [self.steps.start + known for known in self.steps.known[self.at :]]
+
+    def accept(self, token: int) -> bool:
+        self.at += 1
+        return token == self.steps.end
 
 
 class Grammars:

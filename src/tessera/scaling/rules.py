@@ -127,7 +127,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     tokens = int(choose("train.tokens", tokens, why_tokens))
     why_context = "256 (D / 20M)^0.5, a power of two from 256: more data, longer memory"
     if _context(tokens) < facts.least_context:
-        why_context = "the longest picture or film with its caption, and both pictures where one is edited"
+        why_context = "the longest picture, film or recording with its caption, and both pictures where one is edited"
     context = int(choose("train.context", shape.context, why_context))
     pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:

@@ -23,10 +23,10 @@ class Segment:
         kind: what `content` is.
         content: the text; for a control segment the token's name, `<|image|>`; for media the ids within that
             medium's own block, int64, any shape (flattened in C order), or the pixels of a picture, (H, W, 3) uint8, or
-            (H, W, 4) where transparent ones are hidden, or of a film, (T, H, W, 3): these become ids with their geometry
-            (`tokens.pictures`, `tokens.films`).
+            (H, W, 4) where transparent ones are hidden, or of a film, (T, H, W, 3), or the samples of a sound, (T,) int16: these
+            become ids with what frames them (`tokens.pictures`, `tokens.films`, `tokens.sounds`).
         learn: whether the model is trained to produce this stretch (False: it is only read).
-        per_second: frames in a second of a film; 0: nobody knows, or it is none.
+        per_second: frames in a second of a film, samples in one of a sound; 0: nobody knows, or it is none.
     """
 
     kind: Kind

@@ -1,9 +1,11 @@
-"""Pictures and films as tokens by one autoencoder with finite scalar quantization (arXiv 2309.15505), learned from the data.
+"""Pictures, films and sound as tokens by one autoencoder with finite scalar quantization (arXiv 2309.15505), learned from data.
 
 A signal is cut into patches of `stride` x `stride` pixels and `time_stride` frames; each patch becomes a vector of a few bounded
 numbers, each rounded to one of its levels, and what they are together is the id: no codebook, nothing that could die. Frames are
 grouped causally with the first one alone, so that a picture is a film of one frame, a film has k x time_stride + 1 frames, and no
-id depends on a later frame: a film is gone on with without encoding it anew. What trains it is `train.quantizer`.
+id depends on a later frame: a film is gone on with without encoding it anew. Sound goes the same way with spectra in the place of
+patches (`tokens.spectrum`): some of them in a row are a step, which has an id of each of its books. What trains it is
+`train.quantizer`.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from torch.nn import functional as F
 from tessera.errors import UserError
 from tessera.tokens.document import Kind
 from tessera.tokens.media import StreamingDecoder
+from tessera.tokens.spectrum import bins_of, magnitudes_of, samples_of, spectra, window_of
 
 CHANNELS = 3
 _AT_ONCE = 1 << 13
 """Patches that are encoded or decoded in one pass, about."""
+FULL_SCALE = 32_768
+"""Of samples, which are int16."""
 
 
 @dataclass(frozen=True)
@@ -38,49 +43,75 @@ class QuantizerConfig:
     """What a quantizer is made of.
 
     Args:
-        kind: `image`: pictures; `video`: films, pictures as films of one frame among them.
-        levels: of each number of a code; their product is how many ids there are.
-        stride: side of a patch in pixels.
-        time_stride: frames of a patch, but for the first, which has one; 1 for pictures.
+        kind: `image`: pictures; `video`: films, pictures as films of one frame among them; `audio`: sound of one channel.
+        levels: of each number of a code; their product is how many ids there are in a book.
+        stride: side of a patch in pixels; samples from one spectrum to the next.
+        time_stride: frames of a patch, but for the first, which has one; 1 for pictures; spectra of a step.
         width: channels inside.
         encoder_layers, decoder_layers: residual blocks. Few in the encoder: the less an id depends on what lies around its patch,
             the easier it is to foretell.
+        books: ids of a step of sound, each of a block of its own; 1 elsewhere.
     """
 
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "audio"]
     levels: tuple[int, ...] = (8, 5, 5, 5)
     stride: int = 4
     time_stride: int = 1
     width: int = 96
     encoder_layers: int = 2
     decoder_layers: int = 4
+    books: int = 1
 
     @property
     def size(self) -> int:
         """How many ids."""
-        return math.prod(self.levels)
+        return math.prod(self.levels) * self.books
 
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(T', h, w): the patches of a signal.
+    @property
+    def patch(self) -> int:
+        """Numbers in a patch, or a step of sound."""
+        return self.time_stride * (bins_of(self.stride) if self.kind == "audio" else CHANNELS * self.stride**2)
+
+    @property
+    def step(self) -> int:
+        """Samples of a step of sound."""
+        return self.stride * self.time_stride
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it, as it is written down; books only where there are several, as before there were any."""
+        return {key: value for key, value in asdict(self).items() if key != "books" or value != 1}
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a signal's ids: of (height, width) pixels, (frames, height, width), or (samples,), which are filled up to
+        whole steps with silence: (h, w), (T', h, w), or (T', books).
 
         Raises:
-            UserError: it cannot be cut into whole ones.
+            UserError: it cannot be cut into whole patches.
         """
+        if self.kind == "audio":
+            if len(shape) != 1 or shape[0] < 1:
+                raise UserError("sound without samples cannot be cut into steps.")
+            return -(-shape[0] // self.step), self.books
+        frames, height, width = shape if len(shape) == 3 else (1, *shape)
         if frames < 1 or (frames - 1) % self.time_stride:
             raise UserError(f"a film of {frames} frames cannot be cut; it has to have k x {self.time_stride} + 1.")
         if height < 1 or width < 1 or height % self.stride or width % self.stride:
             raise UserError(f"{height} x {width} pixels cannot be cut; the sides have to be multiples of {self.stride}.")
-        return (frames - 1) // self.time_stride + 1, height // self.stride, width // self.stride
+        found = (frames - 1) // self.time_stride + 1, height // self.stride, width // self.stride
+        return found if self.kind == "video" else found[1:]
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of a training step for one patch, as of a decoder for one token: 6 for each weight."""
-        per_layer = (9 + 1 + (self.kind == "video")) * self.width**2
-        ends = self.width * (2 * CHANNELS * self.stride**2 * self.time_stride + 2 * len(self.levels))
+        near = 1 if self.kind == "audio" else 9
+        per_layer = (near + 1 + (self.kind != "image")) * self.width**2
+        ends = self.width * (2 * self.patch + 2 * len(self.levels) * self.books)
         return 6 * ((self.encoder_layers + self.decoder_layers) * per_layer + ends)
 
 
 class Autoencoder(nn.Module):
-    """The network: frames -> codes -> frames. A patch sees the 3 x 3 around it and itself one step before, layer by layer."""
+    """The network: frames -> codes -> frames. A patch sees the 3 x 3 around it and itself one step before, layer by layer; a step
+    of sound itself and the one before."""
 
     levels: Tensor
     places: Tensor
@@ -88,14 +119,13 @@ class Autoencoder(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        patch = CHANNELS * config.stride**2 * config.time_stride
-        timed = config.kind == "video"
-        self.open = nn.Conv2d(patch, config.width, 1)
-        self.encoder = _Stack(config.encoder_layers, config.width, timed)
-        self.code = nn.Conv2d(config.width, len(config.levels), 1)
-        self.uncode = nn.Conv2d(len(config.levels), config.width, 1)
-        self.decoder = _Stack(config.decoder_layers, config.width, timed)
-        self.close = nn.Conv2d(config.width, patch, 1)
+        numbers = len(config.levels) * config.books
+        self.open = _Each(config.patch, config.width)
+        self.encoder = _Stack(config.encoder_layers, config.width, config.kind)
+        self.code = _Each(config.width, numbers)
+        self.uncode = _Each(numbers, config.width)
+        self.decoder = _Stack(config.decoder_layers, config.width, config.kind)
+        self.close = _Each(config.width, config.patch)
         levels = torch.tensor(config.levels)
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("places", torch.cumprod(torch.cat([levels.new_ones(1), levels[:-1]]), 0), persistent=False)
@@ -112,9 +142,13 @@ class Autoencoder(nn.Module):
                     p.normal_(0, scale / math.sqrt(p[0].numel()), generator=generator)
 
     def codes(self, signal: Tensor) -> Tensor:
-        """(B, T, H, W, 3) in -1 ... 1 -> (B, T', d, h, w), whole numbers around 0, differentiable as if nothing were rounded."""
-        x = self.encoder(self.open(self._patches(signal)), (signal.shape[1] - 1) // self.config.time_stride + 1)
+        """(B, T, H, W, 3) in -1 ... 1 -> (B, T', d, h, w), whole numbers around 0, differentiable as if nothing were rounded. Of
+        sound, the spectra (B, T' * time_stride, bins); h are the books and w is 1."""
+        patches = self._patches(signal)
+        x = self.encoder(self.open(patches), len(patches) // len(signal))
         z = self.code(_normal(x))
+        # The numbers of all books stand side by side at the one place that a step of sound has.
+        z = z.reshape(len(z), len(self.levels), -1, z.shape[-1])
         # Bounded so that each number falls into as many whole numbers as it has levels (section 3.1 of the paper).
         levels = self.levels[:, None, None].to(z.dtype)
         half, offset = (levels - 1) * (1 + 1e-3) / 2, (levels % 2 == 0) * 0.5
@@ -123,24 +157,34 @@ class Autoencoder(nn.Module):
         return codes.unflatten(0, (signal.shape[0], -1))
 
     def frames(self, codes: Tensor) -> Tensor:
-        """(B, T', d, h, w) -> (B, T, H, W, 3)."""
+        """(B, T', d, h, w) -> (B, T, H, W, 3), or of sound the spectra, (B, T' * time_stride, bins)."""
         steps = codes.shape[1]
-        x = self.uncode(codes.flatten(0, 1) / (self.levels[:, None, None] // 2))
+        scaled = codes.flatten(0, 1) / (self.levels[:, None, None] // 2)
+        x = self.uncode(scaled.reshape(len(scaled), self.uncode.in_channels, -1, scaled.shape[-1]))
         return self._signal(self.close(_normal(self.decoder(x, steps))), steps)
 
     def ids(self, codes: Tensor) -> Tensor:
         """(B, T', d, h, w) -> (B, T', h, w) int64."""
         digits = codes.round().long() + (self.levels // 2)[:, None, None]
-        return (digits * self.places[:, None, None]).sum(2)
+        ids = (digits * self.places[:, None, None]).sum(2)
+        return ids + self._first_of_book(ids.shape[2]) if self.config.books > 1 else ids
 
     def codes_of(self, ids: Tensor) -> Tensor:
         """(B, T', h, w) -> (B, T', d, h, w)."""
+        if self.config.books > 1:
+            ids = ids - self._first_of_book(ids.shape[2])
         digits = ids[:, :, None] // self.places[:, None, None] % self.levels[:, None, None]
         return (digits - (self.levels // 2)[:, None, None]).float()
+
+    def _first_of_book(self, books: int) -> Tensor:
+        """(books, 1): the first id of each."""
+        return torch.arange(books, device=self.levels.device)[:, None] * math.prod(self.config.levels)
 
     def _patches(self, signal: Tensor) -> Tensor:
         """(B, T, H, W, 3) -> (B*T', patch, h, w); the first frame stands for those before it."""
         s, t = self.config.stride, self.config.time_stride
+        if self.config.kind == "audio":
+            return signal.reshape(-1, self.config.patch, 1, 1)
         if t > 1:
             signal = torch.cat([signal[:, :1].expand(-1, t - 1, -1, -1, -1), signal], 1)
         B, T, H, W, C = signal.shape
@@ -149,17 +193,19 @@ class Autoencoder(nn.Module):
         return patches.contiguous(memory_format=torch.channels_last)
 
     def _signal(self, patches: Tensor, steps: int) -> Tensor:
-        """The way back, (B*T', patch, h, w) -> (B, T, H, W, 3)."""
+        """The way back, (B*T', patch, h, w) -> (B, T, H, W, 3), or of sound the spectra."""
         s, t = self.config.stride, self.config.time_stride
+        if self.config.kind == "audio":
+            return patches.reshape(len(patches) // steps, steps * t, -1)
         n, _, h, w = patches.shape
         cut = patches.reshape(n // steps, steps, t, s, s, CHANNELS, h, w).permute(0, 1, 2, 6, 3, 7, 4, 5)
         return cut.reshape(n // steps, steps * t, h * s, w * s, CHANNELS)[:, t - 1 :]
 
 
 class _Stack(nn.Module):
-    def __init__(self, count: int, width: int, timed: bool) -> None:
+    def __init__(self, count: int, width: int, kind: Kind) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(width, timed) for _ in range(count))
+        self.layers = nn.ModuleList(_Layer(width, kind) for _ in range(count))
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         for layer in self.layers:
@@ -167,14 +213,28 @@ class _Stack(nn.Module):
         return x
 
 
-class _Layer(nn.Module):
-    """x + f(x): the 3 x 3 patches around in the same step and, of films, the patch itself one step before."""
+class _Each(nn.Conv2d):
+    """Each patch by itself. A convolution over one place takes several times as long as the product that it is."""
 
-    def __init__(self, width: int, timed: bool) -> None:
+    def __init__(self, inner: int, outer: int, bias: bool = True) -> None:
+        super().__init__(inner, outer, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inner, h, w) -> (N, outer, h, w)."""
+        if x.shape[2:] != (1, 1):
+            return super().forward(x)
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class _Layer(nn.Module):
+    """x + f(x): the 3 x 3 patches around in the same step and, of films and sound, the patch itself one step before."""
+
+    def __init__(self, width: int, kind: Kind) -> None:
         super().__init__()
-        self.near = nn.Conv2d(width, width, 3, padding=1)
-        self.before = nn.Conv2d(width, width, 1, bias=False) if timed else None
-        self.back = nn.Conv2d(width, width, 1)
+        # A step of sound has nothing beside it.
+        self.near = _Each(width, width) if kind == "audio" else nn.Conv2d(width, width, 3, padding=1)
+        self.before = _Each(width, width, bias=False) if kind != "image" else None
+        self.back = _Each(width, width)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """(B*T', D, h, w); `steps` is T'."""
@@ -198,8 +258,8 @@ class Quantizer:
 
     Args:
         network: float32.
-        shape: (height, width) of most pictures it was made for, or (frames, height, width) of most films.
-        per_second: frames in a second of most films it was made for; 0 for pictures.
+        shape: (height, width) of most pictures it was made for, (frames, height, width) of most films, or (samples,) of sound.
+        per_second: frames in a second of most films it was made for, or samples of all sound; 0 for pictures.
     """
 
     network: Autoencoder = field(repr=False)
@@ -222,7 +282,7 @@ class Quantizer:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "config": asdict(self.config),
+            "config": self.config.facts,
             "shape": list(self.shape),
             "per_second": self.per_second,
             "weights": base64.b64encode(self._weights).decode(),
@@ -234,7 +294,7 @@ class Quantizer:
         return self.network.config
 
     @property
-    def kind(self) -> Literal["image", "video"]:
+    def kind(self) -> Literal["image", "video", "audio"]:
         return self.config.kind
 
     @property
@@ -244,28 +304,32 @@ class Quantizer:
     @property
     def expects(self) -> str:
         s, t = self.config.stride, self.config.time_stride
+        if self.kind == "audio":
+            return f"sound, (samples,) int16 at {self.per_second:g} in a second"
         if self.kind == "image":
             return f"pictures, (height, width, 3) uint8 with sides that are multiples of {s}"
         return f"films, (k x {t} + 1 frames, height, width, 3) uint8 with sides that are multiples of {s}"
 
     @property
     def rate(self) -> float:
-        """Ids for a pixel of a picture, or for a pixel of a long film's frame."""
+        """Ids for a pixel of a picture, for a pixel of a long film's frame, or for a second of sound."""
+        if self.kind == "audio":
+            return self.config.books * self.per_second / self.config.step
         return 1 / (self.config.stride**2 * self.config.time_stride)
 
     @cached_property
     def fingerprint(self) -> str:
-        head = json.dumps([self.name, asdict(self.config)]).encode()
+        head = json.dumps([self.name, self.config.facts]).encode()
         return hashlib.sha256(head + self._weights).hexdigest()
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(height, width) or (frames, height, width) -> the shape of their ids; UserError as `QuantizerConfig.grid`."""
-        found = self.config.grid(*(shape if len(shape) == 3 else (1, *shape)))
-        return found if self.kind == "video" else found[1:]
+        """The shape of a signal's ids; UserError as `QuantizerConfig.grid`."""
+        return self.config.grid(shape)
 
     def encode(self, signal: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (h, w) int64, or (T, H, W, 3) -> (T', h, w)."""
-        if signal.ndim != 3 + (self.kind == "video") or signal.shape[-1] != CHANNELS or signal.dtype != np.uint8:
+        """(H, W, 3) uint8 -> (h, w) int64, (T, H, W, 3) -> (T', h, w), or (T,) int16 -> (T', books)."""
+        ndim, dtype = _FORMS[self.kind]
+        if signal.ndim != ndim or signal.dtype != dtype or (ndim > 1 and signal.shape[-1] != CHANNELS):
             raise UserError(f"a quantizer expects {self.expects}, not {signal.shape} {signal.dtype}.")
         # Documents of one film follow each other; the last one is remembered by being the very same array.
         if not (self._last and self._last[0] is signal):
@@ -274,17 +338,17 @@ class Quantizer:
 
     @torch.inference_mode()
     def encode_all(self, signals: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) or (N, T, H, W, 3) uint8, all of one shape -> their ids; many in one pass are faster."""
-        grid = self.grid(signals.shape[1:-1])
+        """(N, H, W, 3), (N, T, H, W, 3) uint8 or (N, T) int16, all of one shape -> their ids; many in one pass are faster."""
+        grid = self.grid(signals.shape[1:] if self.kind == "audio" else signals.shape[1:-1])
         step = max(1, _AT_ONCE // math.prod(grid))
         parts = [
-            self.network.ids(self.network.codes(as_frames(signals[start : start + step]).to(self._device))).cpu().numpy()
+            self.network.ids(self.network.codes(self._floats(signals[start : start + step]).to(self._device))).cpu().numpy()
             for start in range(0, len(signals), step)
         ]
         return np.concatenate(parts).reshape(-1, *grid) if parts else np.empty((0, *grid), np.int64)
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """(h, w) ids -> (H, W, 3) uint8, or (T', h, w) -> (T, H, W, 3)."""
+        """(h, w) ids -> (H, W, 3) uint8, (T', h, w) -> (T, H, W, 3), or (T', books) -> (T,) int16."""
         array = np.asarray(ids, np.int64)
         if array.ndim != 2 + (self.kind == "video") or not array.size:
             raise UserError(f"ids of {self.expects} have another shape than {array.shape}.")
@@ -296,18 +360,33 @@ class Quantizer:
         array = np.asarray(ids, np.int64)
         if array.size and not 0 <= array.min() <= array.max() < self.size:
             raise UserError(f"a quantizer of {self.size} ids has no id {array.min()} or {array.max()}.")
-        grids = torch.from_numpy(array if self.kind == "video" else array[:, None])
+        grids = torch.from_numpy({"image": array[:, None], "video": array, "audio": array[..., None]}[self.kind])
         step = max(1, _AT_ONCE // math.prod(grids.shape[1:]))
-        parts = [
-            as_pixels(self.network.frames(self.network.codes_of(grids[start : start + step].to(self._device))))
-            for start in range(0, len(grids), step)
-        ]
-        frames = np.concatenate(parts)
-        return frames if self.kind == "video" else frames[:, 0]
+        frames = np.concatenate(
+            [
+                self._signals(self.network.frames(self.network.codes_of(grids[start : start + step].to(self._device))))
+                for start in range(0, len(grids), step)
+            ]
+        )
+        return frames[:, 0] if self.kind == "image" else frames
 
     def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
-        """Gives whole frames of a (frames, height, width) film, or a (height, width) picture when its last id has come."""
+        """Gives whole frames of a (frames, height, width) film, a (height, width) picture when its last id has come, or samples
+        that no later id changes."""
         return _Steps(self, self.grid(shape))
+
+    def _floats(self, signals: np.ndarray) -> Tensor:
+        """What the network takes; of sound the spectra, with silence behind it to whole steps."""
+        if self.kind != "audio":
+            return as_frames(signals)
+        return spectra(F.pad(as_sound(signals), (0, -signals.shape[1] % self.config.step)), self.config.stride)
+
+    def _signals(self, made: Tensor) -> np.ndarray:
+        """What the network gives, as it is kept."""
+        if self.kind != "audio":
+            return as_pixels(made)
+        found = [samples_of(sound, self.config.stride) for sound in magnitudes_of(made).double().cpu().numpy()]
+        return (np.stack(found) * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
     @property
     def _device(self) -> torch.device:
@@ -323,7 +402,7 @@ class Quantizer:
 
 
 class _Steps:
-    """Decodes what has come as often as a step is whole; what comes later changes no earlier frame."""
+    """Decodes what has come as often as a step is whole; what comes later changes nothing of what was given."""
 
     def __init__(self, quantizer: Quantizer, grid: tuple[int, ...]) -> None:
         self._quantizer = quantizer
@@ -335,16 +414,19 @@ class _Steps:
         self._come = np.concatenate([self._come, np.asarray(ids, np.int64).ravel()])
         if len(self._come) > math.prod(self._grid):
             raise UserError(f"these are {len(self._come) - math.prod(self._grid)} ids more than the signal has.")
-        film = self._quantizer.kind == "video"
-        whole = len(self._come) // (math.prod(self._grid[1:]) if film else math.prod(self._grid))
+        picture, config = self._quantizer.kind == "image", self._quantizer.config
+        whole = len(self._come) // (math.prod(self._grid) if picture else math.prod(self._grid[1:]))
         if not whole:
-            side = tuple(n * self._quantizer.config.stride for n in self._grid[-2:])
-            return np.empty((0, *side, CHANNELS), np.uint8)
-        shape = (whole, *self._grid[1:]) if film else self._grid
+            side = tuple(n * config.stride for n in self._grid[-2:])
+            return np.empty(0, np.int16) if config.kind == "audio" else np.empty((0, *side, CHANNELS), np.uint8)
+        shape = self._grid if picture else (whole, *self._grid[1:])
         frames = self._quantizer.decode(self._come[: math.prod(shape)].reshape(shape))
-        frames = frames if film else frames[None]
+        frames = frames[None] if picture else frames
+        if config.kind == "audio" and whole < self._grid[0]:
+            # The next windows reach back over the last one.
+            frames = frames[: max(self._given, len(frames) - window_of(config.stride) + config.stride)]
         new, self._given = frames[self._given :], len(frames)
-        return new if film or not len(new) else new[0]
+        return new[0] if picture and len(new) else new
 
 
 def find_quantizer(folder: str | Path, kind: Kind = "video") -> Quantizer:
@@ -373,9 +455,18 @@ def as_frames(pixels: np.ndarray) -> Tensor:
     return frames if pixels.ndim == 5 else frames[:, None]
 
 
+def as_sound(samples: np.ndarray) -> Tensor:
+    """int16 -> floats in -1 ... 1."""
+    return torch.from_numpy(samples.astype(np.float32)) / FULL_SCALE
+
+
 def as_pixels(frames: Tensor) -> np.ndarray:
     """Floats in about -1 ... 1 -> uint8 of the same shape."""
     return ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+_FORMS = {"image": (3, np.uint8), "video": (4, np.uint8), "audio": (1, np.int16)}
+"""Dimensions and type of a signal."""
 
 
 def commonest(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
@@ -384,5 +475,5 @@ def commonest(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     for shape in shapes:
         counts[shape] = counts.get(shape, 0) + 1
     if not counts:
-        raise UserError("there is no picture or film to make a quantizer from.")
+        raise UserError("there is nothing to make a quantizer from.")
     return min(counts, key=lambda s: (-counts[s], s))

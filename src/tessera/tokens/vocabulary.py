@@ -32,6 +32,7 @@ from tessera.tokens.media import MediaTokenizer
 from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import encode_picture, is_picture
 from tessera.tokens.quantizer import Quantizer
+from tessera.tokens.sounds import encode_sound, is_sound
 from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
 END, PAD, END_TURN = "<|endoftext|>", "<|pad|>", "<|end_turn|>"
@@ -221,7 +222,8 @@ class Vocabulary:
         Raises:
             UserError: as `add_block`.
         """
-        grown = self.add_block(tokenizer.name, tokenizer.kind, tokenizer.size, tokenizer.fingerprint)
+        name = tokenizer.kind if any(b.name == tokenizer.name for b in self.blocks) else tokenizer.name
+        grown = self.add_block(name, tokenizer.kind, tokenizer.size, tokenizer.fingerprint)
         return replace(grown, media={**self.media, tokenizer.kind: tokenizer})
 
     def block(self, kind: Kind) -> Block:
@@ -422,6 +424,8 @@ class Vocabulary:
             return encode_picture(self, np.asarray(segment.content), tokenizer, offset, segment.learn)
         elif is_film(segment):
             return encode_film(self, segment, self.media_tokenizer("video"), self.block("video").offset)
+        elif is_sound(segment):
+            return encode_sound(self, segment, self.media_tokenizer("audio"), self.block("audio").offset)
         else:
             block = self.block(segment.kind)
             ids = np.asarray(segment.content).reshape(-1)

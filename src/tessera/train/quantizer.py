@@ -1,14 +1,15 @@
-"""Trains a quantizer by the one training loop: pictures or films in, an autoencoder out that gives them back.
+"""Trains a quantizer by the one training loop: pictures, films or sound in, an autoencoder out that gives them back.
 
 The objective is reconstruction and needs no other network: squared and absolute error, and those of the differences between
-neighbouring pixels, which keep edges. What is told on the way is measured on signals that are held out: PSNR and SSIM of what
-comes back, which share of the ids is used, and their perplexity.
+neighbouring pixels, which keep edges; of sound, the errors of its spectra, of single frequencies and of bands as wide as an ear
+has them. What is told on the way is measured on signals that are held out: PSNR and SSIM of what comes back, or how far its
+spectra are off, which share of the ids is used, and their perplexity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,20 +18,29 @@ import torch
 from torch import Tensor, nn
 
 from tessera import recipe as recipes
-from tessera.data.corpus import Corpus
+from tessera.data.corpus import Corpus, Split
 from tessera.data.film_tasks import quantizer_config
-from tessera.data.loader import Batch
-from tessera.data.media import films
+from tessera.data.loader import Batch, Batches
+from tessera.data.media import films, sounds
+from tessera.data.sound_tasks import sound_quantizer_config
 from tessera.device import Machine
+from tessera.errors import UserError
 from tessera.model.decoder import Decoder
-from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig, commonest, find_quantizer
+from tessera.tokens.quantizer import FULL_SCALE, Autoencoder, Quantizer, QuantizerConfig, as_sound, commonest, find_quantizer
+from tessera.tokens.spectrum import FLOOR, bands, magnitudes, spectra
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
 from tessera.train.objectives import Objective
 
 MOST_SIGNALS = 4_096
 """That are learned from, drawn from all there are; they are held in memory."""
-MEASURED = 200
+MEASURED, MEASURED_SOUNDS = 200, 50
+STRETCH_SECONDS = 0.64
+"""Of sound in one update: a random stretch of a longer recording, a shorter one with silence behind it."""
+BANDS = 1.0
+"""Weight of the bands' error beside the frequencies' (docs/LOG.md, 2026-11-29, "Sound")."""
+WINDOWS = (128, 256, 512)
+"""Samples of the spectra by which sound is measured."""
 MEASURES = ("loss", "squared_error")
 EDGES, ABSOLUTE = 0.5, 0.1
 """Weights beside the squared error's 1 (docs/LOG.md, 2026-11-29, "Films")."""
@@ -46,13 +56,23 @@ class Reconstruction(nn.Module):
         self.network = network
 
     def forward(self, ids: Tensor, weights: Tensor, mask: Tensor | None, signals: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, H, W, 3) uint8 `signals` -> the sum over them to differentiate, and the sums of `MEASURES`."""
+        """(B, T, H, W, 3) uint8 `signals`, or (B, T) int16, -> the sum over them to differentiate, and the sums of `MEASURES`."""
+        if self.network.config.kind == "audio":
+            return self._of_sound(signals)
         wanted = signals.float() / 127.5 - 1
         error = self.network.frames(self.network.codes(wanted)) - wanted
         squared = _mean(error.square())
         edges = _mean(error.diff(dim=2).square()) + _mean(error.diff(dim=3).square())
         loss = (squared + ABSOLUTE * _mean(error.abs()) + EDGES * edges).sum()
         return loss, torch.stack([loss.detach(), squared.detach().sum() / 4]).double()
+
+    def _of_sound(self, signals: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = spectra(signals.float() / FULL_SCALE, self.network.config.stride)
+        error = self.network.frames(self.network.codes(wanted)) - wanted
+        squared = _mean(error.square())
+        wide = _mean((error @ bands(error.shape[-1]).to(error)).abs())
+        loss = (squared + _mean(error.abs()) + BANDS * wide).sum()
+        return loss, torch.stack([loss.detach(), squared.detach().sum()]).double()
 
 
 def train_quantizer(
@@ -70,28 +90,35 @@ def train_quantizer(
     Args:
         config: what it is made of.
         settings: `steps`, `batch` and `rate` count.
-        train, held_out: (H, W, 3) or (T, H, W, 3) uint8 of any sizes that the config can cut.
-        per_second: of the films.
+        train, held_out: (H, W, 3) or (T, H, W, 3) uint8 of any sizes that the config can cut, or (T,) int16.
+        per_second: of the films or the samples.
         observers: told every event of the loop; `exam` has what is measured on `held_out`.
 
     Raises:
         UserError: nothing to learn from, or a size that cannot be cut.
         Interrupted: as `loop.train`.
     """
+    most = MEASURED_SOUNDS if config.kind == "audio" else MEASURED
     signals = _sampled(train, MOST_SIGNALS, seed)
-    measured = _sampled(held_out, MEASURED, seed) or signals[:MEASURED]
-    shape = commonest(signal.shape[:-1] for signal in signals)
+    measured = _sampled(held_out, most, seed) or signals[:most]
+    learned: Batches
+    if config.kind == "audio":
+        shape = _usual_length(signals, config)
+        learned = stretches = _Stretches(signals, settings.batch, config, per_second, seed)
+        patches = stretches.ids
+    else:
+        shape = commonest(signal.shape[:-1] for signal in signals)
+        learned, patches = _Batches(signals, settings.batch, config, seed), math.prod(config.grid(shape))
     network = Autoencoder(config)
     network.initialise(seed)
     network = network.to(machine.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = _Batches(signals, settings.batch, config, seed)
-    recipe = _recipe(settings, math.prod(config.grid(*_three(shape))), seed)
+    recipe = _recipe(settings, patches, seed)
     loop.train(
         loop.Job(
             recipe=recipe,
             # The loop asks of what it trains only its parameters and its FLOPs.
             decoder=cast(Decoder, network),
-            loader=batches,
+            loader=learned,
             held_out=(),
             final_held_out=(),
             token_bytes=np.zeros(0, np.int32),
@@ -100,28 +127,55 @@ def train_quantizer(
             identity={},
             observers=observers,
             objective=Objective(cast(Callable[[Decoder], nn.Module], Reconstruction), MEASURES),
-            exam=loop.Exam(lambda: measure(Quantizer(network, shape), measured), "psnr"),
+            exam=loop.Exam(
+                lambda: measure(Quantizer(network, shape, per_second), measured), "snr" if config.kind == "audio" else "psnr"
+            ),
         )
     )
-    return Quantizer(network.cpu().eval(), shape, per_second)
+    return Quantizer(network.cpu().eval(), shape, float(per_second))
 
 
 def measure(quantizer: Quantizer, signals: Sequence[np.ndarray]) -> dict[str, float]:
-    """How near signals come back: mean PSNR in decibels and SSIM; share of the ids in use and their perplexity."""
-    near, alike = [], []
+    """How near signals come back: mean PSNR in decibels and SSIM, or of sound `compare`; share of the ids in use and their
+    perplexity."""
+    near: list[dict[str, float]] = []
     counts = np.zeros(quantizer.size, np.int64)
     for signal in signals:
         ids = quantizer.encode(signal)
         counts += np.bincount(ids.ravel(), minlength=quantizer.size)
         back = quantizer.decode(ids)
+        if quantizer.kind == "audio":
+            near.append(compare(back[: len(signal)], signal))
+            continue
         # A signal that comes back exactly counts like one with an error of a third of a level.
         error = max(float(np.mean((back.astype(float) - signal) ** 2)), 0.1)
-        near.append(10 * math.log10(255**2 / error))
-        alike.append(ssim(back, signal))
+        near.append({"psnr": 10 * math.log10(255**2 / error), "ssim": ssim(back, signal)})
     shares = counts[counts > 0] / counts.sum()
     return {
-        "psnr": float(np.mean(near)), "ssim": float(np.mean(alike)), "usage": float((counts > 0).mean()),
-        "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        **{name: float(np.mean([marks[name] for marks in near])) for name in near[0]},
+        "usage": float((counts > 0).mean()), "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+    }  # fmt: skip
+
+
+def compare(sound: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """How near one sound is to another, int16 of one length, in decibels.
+
+    Returns:
+        `snr` of the magnitudes of spectra, the more the nearer; `distance`, root mean square of the differences of their
+        logarithms down to -60 dB of full scale; both are means over the windows of `WINDOWS` samples. `waveform_snr`, of the
+        samples: phases are not kept, so that it says little.
+    """
+    pair = torch.stack([as_sound(other), as_sound(sound)])
+    snr, distance = [], []
+    for window in WINDOWS:
+        real, made = magnitudes(pair, window // 4, window)
+        snr.append(10 * math.log10(float((real.square().sum() + FLOOR**2) / ((real - made).square().sum() + FLOOR**2))))
+        decibels = 20 * (real.clamp(min=FLOOR).log10() - made.clamp(min=FLOOR).log10())
+        distance.append(float(decibels.square().mean().sqrt()))
+    noise = float((pair[0] - pair[1]).square().mean()) + 1e-10
+    return {
+        "snr": float(np.mean(snr)), "distance": float(np.mean(distance)),
+        "waveform_snr": 10 * math.log10((float(pair[0].square().mean()) + 1e-10) / noise),
     }  # fmt: skip
 
 
@@ -154,33 +208,52 @@ def with_films(
     """
     if data.films is None or not corpus.films:
         return vocabulary
-    if data.films.trained:
-        return vocabulary.add_media(replace(find_quantizer(data.films.trained), per_second=data.films.per_second))
-    config, settings = quantizer_config(data.films), data.films.quantizer
+    return _with_quantizer(vocabulary, quantizer_config(data.films), data.films, lambda s: films(corpus, s), data, machine, say)
+
+
+def with_sounds(
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
+) -> Vocabulary:
+    """The same for the recordings of a corpus."""
+    if data.sounds is None or not corpus.sounds:
+        return vocabulary
+    config = sound_quantizer_config(data.sounds)
+    return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say)
+
+
+def _with_quantizer(
+    vocabulary: Vocabulary, config: QuantizerConfig, settings: recipes.Films | recipes.Sounds,
+    signals: Callable[[Split], Iterator[np.ndarray]], data: recipes.Data, machine: Machine, say: Callable[[str], None],
+) -> Vocabulary:  # fmt: skip
+    if settings.trained:
+        found = find_quantizer(settings.trained, config.kind)
+        return vocabulary.add_media(replace(found, per_second=settings.per_second) if config.kind == "video" else found)
 
     def tell(event: dict[str, Any]) -> None:
         if event["event"] == "exam":
-            say(f"quantizer: step {event['step']:,}/{settings.steps:,}  {in_words(event)}")
+            say(f"quantizer: step {event['step']:,}/{settings.quantizer.steps:,}  {in_words(event)}")
 
     quantizer = train_quantizer(
-        config, settings, films(corpus, "train"), films(corpus, "validation"), machine, data.seed, data.films.per_second, (tell,)
+        config, settings.quantizer, signals("train"), signals("validation"), machine, data.seed, settings.per_second, (tell,)
     )
-    frames, height, width = quantizer.shape
-    say(f"quantizer: {quantizer.size:,} ids, most films are {frames} frames of {height} x {width}: {_ids(quantizer)} ids")
+    count = math.prod(quantizer.grid(quantizer.shape))
+    if config.kind == "audio":
+        usual = f"{quantizer.rate:g} in a second; recordings last {quantizer.shape[0] / quantizer.per_second:.2f} s by the median"
+    else:
+        frames, height, width = quantizer.shape
+        usual = f"most films are {frames} frames of {height} x {width}"
+    say(f"quantizer: {quantizer.size:,} ids, {usual}: {count} ids")
     return vocabulary.add_media(quantizer)
 
 
 def in_words(marks: Mapping[str, float]) -> str:
     """What `measure` found, in a line."""
-    return (
-        f"{marks['psnr']:.2f} dB, SSIM {marks['ssim']:.3f} on held-out signals; {marks['usage']:.0%} of the ids used, "
-        f"perplexity {marks['perplexity']:.1f}"
+    near = (
+        f"{marks['psnr']:.2f} dB, SSIM {marks['ssim']:.3f}"
+        if "psnr" in marks
+        else f"spectra {marks['snr']:.2f} dB above their errors, {marks['distance']:.1f} dB off"
     )
-
-
-def _ids(quantizer: Quantizer) -> int:
-    """Of a signal of the usual shape."""
-    return math.prod(quantizer.grid(quantizer.shape))
+    return f"{near} on held-out signals; {marks['usage']:.0%} of the ids used, perplexity {marks['perplexity']:.1f}"
 
 
 class _Batches:
@@ -191,7 +264,7 @@ class _Batches:
         for signal in signals:
             shapes.setdefault(signal.shape, []).append(signal)
         self._groups = [np.stack(group) for _, group in sorted(shapes.items())]
-        self._patches = [math.prod(config.grid(*_three(group.shape[1:-1]))) for group in self._groups]
+        self._patches = [math.prod(config.grid(group.shape[1:-1])) for group in self._groups]
         self._odds = np.array([len(group) for group in self._groups]) / len(signals)
         self._rows = rows
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -200,17 +273,47 @@ class _Batches:
         which = int(self._rng.choice(len(self._groups), p=self._odds))
         group = self._groups[which]
         chosen = group[self._rng.integers(len(group), size=self._rows)]
-        signals = chosen if chosen.ndim == 5 else chosen[:, None]
-        # The ids are what is being made up here; there are none yet.
-        none, all_ = np.zeros((self._rows, 2), np.int64), np.ones((self._rows, 1), bool)
-        tokens = self._rows * self._patches[which]
-        return Batch(none, all_, None, tokens, {"signals": signals}, units=float(self._rows))
+        return _batch(chosen if chosen.ndim == 5 else chosen[:, None], self._patches[which])
 
     def state(self) -> dict[str, Any]:
         return {"random": self._rng.bit_generator.state}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._rng.bit_generator.state = state["random"]
+
+
+class _Stretches:
+    """Batches without end of stretches of sound, (rows, samples) int16, each moment of all recordings as likely as any other."""
+
+    def __init__(self, signals: list[np.ndarray], rows: int, config: QuantizerConfig, per_second: float, seed: int) -> None:
+        self._samples = max(1, round(STRETCH_SECONDS * per_second / config.step)) * config.step
+        self._signals, self._rows = signals, rows
+        self.ids = math.prod(config.grid((self._samples,)))
+        self._odds = np.array([len(signal) for signal in signals]) / sum(map(len, signals))
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+
+    def next(self) -> Batch:
+        stretches = np.zeros((self._rows, self._samples), np.int16)
+        for stretch, which in zip(stretches, self._rng.choice(len(self._signals), self._rows, p=self._odds), strict=True):
+            signal = self._signals[which]
+            # It may begin within the silence before a recording, so that spectra see its beginning at any place of a step.
+            start = int(self._rng.integers(-self._samples // 4, max(1, len(signal) - self._samples // 2)))
+            part = signal[max(0, start) : start + self._samples]
+            stretch[max(0, -start) : max(0, -start) + len(part)] = part
+        return _batch(stretches, self.ids)
+
+    def state(self) -> dict[str, Any]:
+        return {"random": self._rng.bit_generator.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["random"]
+
+
+def _batch(signals: np.ndarray, ids: int) -> Batch:
+    """Signals as the loop takes them; `ids` of each. There are no ids yet, they are what is being made up here."""
+    rows = len(signals)
+    none, all_ = np.zeros((rows, 2), np.int64), np.ones((rows, 1), bool)
+    return Batch(none, all_, None, rows * ids, {"signals": signals}, units=float(rows))
 
 
 def _recipe(settings: recipes.Quantizer, patches: int, seed: int) -> recipes.Recipe:
@@ -241,10 +344,11 @@ def _sampled(signals: Iterable[np.ndarray], most: int, seed: int) -> list[np.nda
     return kept
 
 
-def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Frames, height and width of a picture or film."""
-    frames, height, width = shape if len(shape) == 3 else (1, *shape)
-    return frames, height, width
+def _usual_length(signals: list[np.ndarray], config: QuantizerConfig) -> tuple[int, ...]:
+    """(samples,) in whole steps: the median; UserError where there is nothing."""
+    if not signals:
+        raise UserError("there is nothing to make a quantizer from.")
+    return (config.grid((int(np.median([len(signal) for signal in signals])),))[0] * config.step,)
 
 
 def _mean(x: Tensor) -> Tensor:
