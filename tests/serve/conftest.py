@@ -41,8 +41,9 @@ COLOURS = np.array([[v, v, 255 - v] for v in range(0, 250, 50)], np.uint8)
 
 
 def make_model(
-    folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False, films: bool = False
-) -> Path:
+    folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False, films: bool = False,
+    speaks: bool = False,
+) -> Path:  # fmt: skip
     """A random model with a byte-level vocabulary, whose distributions are far from uniform."""
     vocabulary = Vocabulary.train(["a byte is enough"], 256)
     if draws:
@@ -51,6 +52,10 @@ def make_model(
         network = Autoencoder(QuantizerConfig("video", (4, 3), 4, 2, 8, 1, 1))
         network.initialise(0)
         vocabulary = vocabulary.add_media(Quantizer(network.eval(), (5, 8, 8), 8.0))
+    if speaks:
+        network = Autoencoder(QuantizerConfig("audio", (5, 4), 80, 4, 8, 1, 1, books=2))
+        network.initialise(0)
+        vocabulary = vocabulary.add_media(Quantizer(network.eval(), (1600,), 8000.0))
     config = DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=context)
     decoder = Decoder(config)
     generator = torch.Generator().manual_seed(seed)

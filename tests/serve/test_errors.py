@@ -251,7 +251,7 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     "method,path",
     [
-        ("POST", "/videos/characters"), ("POST", "/audio/speech"), ("POST", "/audio/transcriptions"),
+        ("POST", "/videos/characters"), ("POST", "/audio/translations"), ("GET", "/audio/voices"),
         ("POST", "/moderations"),
         ("POST", "/content_provenance_checks"),
     ],

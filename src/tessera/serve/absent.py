@@ -11,7 +11,8 @@ from tessera.serve.errors import not_here
 router = APIRouter(tags=["not in this version"])
 
 _CHARACTERS = "characters of films", "no issue brings them: a film here is made from its caption and its first frames"
-_SOUND = "sound", "the recipe `speak` brings the models that hear and speak"
+_TRANSLATIONS = "translations of sound", "no issue brings them: ask a model for the words by /v1/audio/transcriptions"
+_VOICES = "voices of one's own", "no issue brings them: a voice here is a speaker that the model has learned"
 _MODERATION = "moderation", "the issue on safety brings the model that it needs"
 _PROVENANCE = "provenance checks", "the issue on safety brings the marks that they look for"
 _PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
@@ -21,7 +22,11 @@ _CONTAINERS = "containers", "code runs in no container here"
 ABSENT: dict[str, tuple[str, str]] = {
     "/videos/characters": _CHARACTERS,
     "/videos/characters/{rest:path}": _CHARACTERS,
-    "/audio/{rest:path}": _SOUND,
+    "/audio/translations": _TRANSLATIONS,
+    "/audio/voices": _VOICES,
+    "/audio/voices/{rest:path}": _VOICES,
+    "/audio/voice_consents": _VOICES,
+    "/audio/voice_consents/{rest:path}": _VOICES,
     "/moderations": _MODERATION,
     "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
     "/content_provenance_checks": _PROVENANCE,

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from tessera import __version__
 from tessera.serve import (
     absent,
+    audio,
     batches,
     chat,
     chats,
@@ -118,7 +119,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images, videos):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images, videos, audio):
         app.include_router(room.router)
     for room in (files, uploads, batches, fine_tuning, graders, evals):
         app.include_router(room.router)

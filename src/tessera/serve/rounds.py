@@ -14,12 +14,12 @@ from tessera.serve.models import Served
 
 T = TypeVar("T")
 
-_MAKERS = {"image": ("pictures", "draw"), "video": ("films", "film")}
+_MAKERS = {"image": ("pictures", "draw"), "video": ("films", "film"), "audio": ("sound", "speak")}
 """Medium -> what a model makes of it, and the recipe that brings such models."""
 
 
-async def maker(here: Call, name: str | None, kind: Literal["image", "video"]) -> Served:
-    """The model that makes pictures or films; without a name the first that can.
+async def maker(here: Call, name: str | None, kind: Literal["image", "video", "audio"]) -> Served:
+    """The model that makes pictures, films or sound; without a name the first that can.
 
     Raises:
         ApiError: 404, there is none of that name; 400, it makes none.
