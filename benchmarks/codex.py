@@ -32,9 +32,10 @@ SAMPLES = 10
 BUDGET, LIBRARY_BUDGET = "1Mtok", "2.5Mtok"
 FUNCTIONS = (
     'data.sources=["builtin:functions?count=30000"]', "data.deduplicate=exact", "data.fill_in_the_middle=0",
-    "tokenizer.vocabulary_size=512", "train.context=128", "train.threads=1", "model.width=64", "model.layers=3",
+    "tokenizer.vocabulary_size=512", "train.context=128", "train.threads=1", "train.compile=false",
+    "model.width=64", "model.layers=3",
 )  # fmt: skip
-LIBRARY = ("data.fill_in_the_middle=0.5", "train.threads=1")
+LIBRARY = ("data.fill_in_the_middle=0.5", "train.threads=1", "train.compile=false")
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ BAR = 0.9
 SHOTS = (0, 1, 2, 4, 8)
 SETTINGS = (
     'data.sources=["builtin:mappings?count=16000"]', "data.deduplicate=exact", "tokenizer.vocabulary_size=276",
-    "train.context=88", "data.document_mask=true", "train.threads=1",
+    "train.context=88", "data.document_mask=true", "train.threads=1", "train.compile=false",
+    "model.width=64", "model.layers=3",
 )  # fmt: skip
 BUDGET = "1Mtok"
 

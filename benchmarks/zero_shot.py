@@ -40,7 +40,7 @@ TOKENS = 12
 BUDGET = "2Mtok"
 SETTINGS = (
     'data.sources=["builtin:wordings?count=50000"]', "data.deduplicate=exact", "tokenizer.vocabulary_size=257",
-    "train.context=128", "data.document_mask=true", "train.threads=1", "model.width=64", "model.layers=3",
+    "train.context=128", "data.document_mask=true", "train.threads=1", "train.compile=false", "model.width=64", "model.layers=3",
 )  # fmt: skip
 
 
