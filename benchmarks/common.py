@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shlex
 import statistics
 import subprocess
@@ -191,6 +192,42 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def tessera_command() -> list[str]:
     """The command line of the tessera that this interpreter imports."""
     return [sys.executable, "-m", "tessera"]
+
+
+def train(recipe: str, out: Path, seed: int, budget: str | None = None, settings: Sequence[str] = ()) -> Path:
+    """One run of a recipe by the command line, without a forecast; returns its folder.
+
+    Args:
+        recipe: its name.
+        seed: of the weights, the split and the order of the data.
+        budget: instead of the recipe's.
+        settings: `key=value`.
+    """
+    words = [*tessera_command(), "train", recipe, "--out", str(out), "--no-forecast"]
+    words += ["--budget", budget] if budget else []
+    for setting in (f"train.seed={seed}", f"data.seed={seed}", *settings):
+        words += ["--set", setting]
+    subprocess.run(words, check=True)
+    return out
+
+
+def about(run: Path) -> dict[str, Any]:
+    """Size and length of a run."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [e for e in events if e["event"] == "step"]
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return {
+        "run": {
+            "command": info["command"], "parameters": info["parameters"], "tokens": steps[-1]["tokens"], "steps": len(steps),
+            "training_seconds": round(steps[-1]["seconds"], 1),
+        }
+    }  # fmt: skip
+
+
+def children_seconds() -> float:
+    """Process time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def data_folder() -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import facts, result_path, store, tessera_command
+from common import about, facts, result_path, store, train
 
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_pictures import NUMBERS, digit_arrays, digit_pixels
@@ -57,7 +56,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="digits-") as scratch:
         for seed in asked.seeds:
             begin = time.monotonic()
-            run = Path(asked.run) if asked.run else train(Path(scratch) / f"seed-{seed}", seed, asked.budget, asked.settings)
+            run = (
+                Path(asked.run)
+                if asked.run
+                else train("draw", Path(scratch) / f"seed-{seed}", seed, asked.budget, asked.settings)
+            )
             trained = time.monotonic() - begin
             results.append({"seed": seed, "seconds": round(trained, 1), **about(run), **measure(run, seed, svm, asked)})
             print(json.dumps(results[-1]), file=sys.stderr)
@@ -72,29 +75,6 @@ def main() -> None:
         shown = "  ".join(f"{r[key]:.3f}" for r in results)
         held = found["mean"][key] <= bar if key == "bits_per_dim" else found["mean"][key] >= bar
         print(f"{key:<14} {shown}   bar {bar}: {'held' if held else 'missed'}")
-
-
-def train(out: Path, seed: int, budget: str | None, settings: list[str]) -> Path:
-    """One run of the recipe, by the command line."""
-    words = [*tessera_command(), "train", "draw", "--out", str(out), "--no-forecast"]
-    words += ["--budget", budget] if budget else []
-    for setting in [f"train.seed={seed}", f"data.seed={seed}", *settings]:
-        words += ["--set", setting]
-    subprocess.run(words, check=True)
-    return out
-
-
-def about(run: Path) -> dict[str, Any]:
-    """Size and length of a run."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [e for e in events if e["event"] == "step"]
-    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return {
-        "run": {
-            "command": info["command"], "parameters": info["parameters"], "tokens": steps[-1]["tokens"], "steps": len(steps),
-            "training_seconds": round(steps[-1]["seconds"], 1),
-        }
-    }  # fmt: skip
 
 
 def judge() -> tuple[Any, float]:

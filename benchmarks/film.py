@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import data_folder, facts, result_path, store, tessera_command
-from digits import about
+from common import about, data_folder, facts, result_path, store, train
 
 from tessera import recipe
 from tessera.commands.generate import open_engine
@@ -65,22 +63,12 @@ def main() -> None:
     found: dict[str, Any] = {"bars": BARS}
     if asked.only != "emoji":
         with tempfile.TemporaryDirectory(prefix="film-") as scratch:
-            run = Path(asked.run) if asked.run else train(Path(scratch) / "run", asked)
+            run = Path(asked.run) if asked.run else train("film", Path(scratch) / "run", asked.seed, asked.budget, asked.settings)
             found |= {**about(run), **films(run, asked)}
     if asked.only != "films":
         found["emoji"] = emoji(asked)
     store(result_path(asked.name), {**facts(), **found})
     print(json.dumps(found, indent=None if asked.json else 1))
-
-
-def train(out: Path, asked: argparse.Namespace) -> Path:
-    """One run of the recipe, by the command line."""
-    words = [*tessera_command(), "train", "film", "--out", str(out), "--no-forecast"]
-    words += ["--budget", asked.budget] if asked.budget else []
-    for setting in [f"train.seed={asked.seed}", f"data.seed={asked.seed}", *asked.settings]:
-        words += ["--set", setting]
-    subprocess.run(words, check=True)
-    return out
 
 
 def films(run: Path, asked: argparse.Namespace) -> dict[str, Any]:

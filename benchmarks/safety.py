@@ -62,9 +62,9 @@ def one(folder: Path, kind: str, seed: int, options: argparse.Namespace) -> dict
     folder.mkdir(parents=True)
     begin = time.perf_counter(), time.process_time()
     made = cases("train" if kind == "tuned" else "harmless", options.examples, seed)
-    lines = [case.line() for case in made]
-    (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    said = [message["content"] or "" for line in itertools.islice(lines, 2000) for message in json.loads(line)["messages"]]
+    rows = [case.row() for case in made]
+    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = [message["content"] or "" for row in itertools.islice(rows, 2000) for message in row["messages"]]
     vocabulary = Vocabulary.train(said, 512)
     shape = DecoderConfig(
         vocabulary.size, width=96, layers=3, heads=2, kv_heads=2, head_size=32, mlp_width=288, context=192, rope_theta=1000.0

@@ -24,10 +24,10 @@ def words_of(case: Case) -> set[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_has_all_kinds_and_no_two_alike(part: Part) -> None:
     found = list(cases(part, 400, seed=3))
-    assert len({case.line() for case in found}) == 400 and {case.kind for case in found} == KINDS
+    assert len({json.dumps(case.row()) for case in found}) == 400 and {case.kind for case in found} == KINDS
     assert found == list(cases(part, 400, seed=3)) and found != list(cases(part, 400, seed=4))
     for case in found:
-        turns = chat.read(json.loads(case.line())["messages"])
+        turns = chat.read(case.row()["messages"])
         assert turns[-1].role == "assistant" and turns[-1].content == case.answer
         assert not case.forbidden or case.forbidden not in case.answer
         shown = " ".join(str(m["content"]) for m in case.messages).casefold()

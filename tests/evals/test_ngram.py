@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tessera.evals.ngram import ngram_bits_per_byte, ngram_probabilities
+from tessera.evals.ngram import likeliest, ngram_bits_per_byte, ngram_probabilities
 
 V = 20
 
@@ -66,3 +66,18 @@ def test_what_cannot_be_measured_is_refused() -> None:
         ngram_probabilities(np.array([1, 2]), np.array([1]), V, 4)
     with pytest.raises(ValueError, match="no bytes"):
         ngram_bits_per_byte(zipf(50), np.array([1]), V, np.zeros(V, np.int32))
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_the_likeliest_continuation_is_that_of_the_probabilities(order: int) -> None:
+    train = zipf(2000)
+    contexts = [train[at : at + 7].tolist() for at in (3, 400, 900)]
+    found = likeliest(train, contexts, 3, V, order)
+    assert found.shape == (3, 3)
+    for context, written in zip(contexts, found, strict=True):
+        for at, token in enumerate(written):
+            history = [*context, *written[:at]][-(order - 1) :]
+            stream = np.concatenate([[*history, candidate] for candidate in range(V)])
+            assert token == ngram_probabilities(train, stream, V, order)[order - 1 :: order].argmax()
+    with pytest.raises(ValueError, match="fewer than"):
+        likeliest(train, [[1]], 3, V, 3)

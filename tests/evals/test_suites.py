@@ -89,7 +89,7 @@ def test_a_model_that_is_always_right_scores_one() -> None:
 
 def test_examples_stand_before_the_question_and_too_many_are_refused(engine: Engine, vocabulary: Vocabulary) -> None:
     suite = suites.generated("arithmetic", (1, 1))
-    examples = answers._examples(suite, Settings(shots=2))
+    (examples,) = answers._examples(suite, suite.make(1, 0), Settings(shots=2))
     ids = answers._prompt(engine, examples, suite.make(1, 0)[0], Settings())
     shown = "".join(f"{e.prompt}{e.answer}\n" for e in examples) + suite.make(1, 0)[0].prompt
     assert ids == vocabulary.encode_text(shown)
@@ -148,7 +148,7 @@ def test_the_command_prints_every_number_with_its_settings(
     assert all({"n", "standard_error", "chance", "baseline", "settings", "seconds"} <= row.keys() for row in rows)
     monkeypatch.setenv(suites.DATA_VARIABLE, str(tmp_path))
     for asked, words in (
-        ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, blimp"),
+        ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, infill, blimp"),
         ({"names": ["counting"], "shots": "x"}, "separated by commas"),
         ({"names": ["counting"], "lengths": "5-2"}, "lengths rise"),
         ({"names": ["gsm8k"]}, "set TESSERA_DATA"),
@@ -156,4 +156,4 @@ def test_the_command_prints_every_number_with_its_settings(
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(folder), **asked)  # type: ignore[arg-type]
-    assert len(NAMES) == 17
+    assert len(NAMES) == 21

@@ -31,6 +31,10 @@ SCRIPTS = {
     "film": "film.py",
     "reinforce": "reinforce.py",
     "thinking": "thinking.py",
+    "few-shot": "few_shot.py",
+    "codex": "codex.py",
+    "zero-shot": "zero_shot.py",
+    "preference": "preference.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -20,8 +20,9 @@ from tessera.device import cache_folder
 from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
-from tessera.evals import answers, likelihood, safety, suites
+from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents
+from tessera.evals.infill import infill
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
 from tessera.run import RunFolder
@@ -33,8 +34,10 @@ READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 """Suites that only read."""
 NAMES = (
     "bits",
+    "infill",
     *READING,
     *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
+    *taught.TAUGHT,
     *suites.PUBLIC,
     *safety.SAFETY,
 )
@@ -57,8 +60,8 @@ def evaluate(
 
     Args:
         model: a run's folder or a Hugging Face folder.
-        sources: for `bits`, as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own recipe, or,
-            where the model has no run, `builtin:stdlib` (which an imported model may have been trained on).
+        sources: for `bits` and `infill`, as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own
+            recipe, or, where the model has no run, `builtin:stdlib` (which an imported model may have been trained on).
         samples: of each task, by default 1; where only `bits` is measured, documents at most, by default 100.
         names: of suites; none: `bits`.
         tasks: of a suite at most, by default 100; pairs or passages for the suites that only read, by default all.
@@ -75,7 +78,7 @@ def evaluate(
     for name in names:
         if name not in NAMES:
             raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}, or safety.")
-    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", *READING)}
+    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", "infill", *READING)}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
     sandbox = open_sandbox(unsafe_local) if any(not suite.judges for suite in chosen.values()) else None
@@ -97,6 +100,8 @@ def evaluate(
     for name in names:
         if name == "bits":
             _bits(engine, model, sources, samples if len(names) == 1 and samples else tasks or 100, as_json)
+        elif name == "infill":
+            _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
         elif name in READING:
             read, count = READING[name], tasks or 10**9
             _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023
@@ -107,7 +112,7 @@ def evaluate(
 
 
 def _suite(name: str, lengths: tuple[int, int] | None) -> suites.Suite:
-    for made in (suites.PUBLIC, safety.SAFETY):
+    for made in (taught.TAUGHT, suites.PUBLIC, safety.SAFETY):
         if name in made:
             return made[name]()
     return suites.generated(name.removesuffix("-beyond"), lengths, name.endswith("-beyond"))
@@ -154,7 +159,7 @@ def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most:
     instead, where the documents have some."""
     start = time.perf_counter()
     sees = bool(engine.vocabulary.ids_of("image"))
-    documents, on = _documents(model, sources, sees)
+    documents, on = documents_of(model, sources, sees)
     if sees:
         seen = list(documents)
         if pictures := sample_pictures(seen, documents_at_most):
@@ -176,6 +181,12 @@ def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most:
     )
 
 
+def _infill(engine: Engine, model: str, sources: Sequence[str], count: int, seed: int) -> list[Score]:
+    documents, on = documents_of(model, sources, pictures=False)
+    scores = infill(engine, sample_documents(documents, count), count, seed)
+    return [dataclasses.replace(score, settings={**score.settings, "on": on}) for score in scores]
+
+
 def _show_pictures(model: str, on: str, found: PictureMeasure, seconds: float, as_json: bool) -> None:
     if as_json:
         numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(found).items()}
@@ -191,8 +202,16 @@ def _show_pictures(model: str, on: str, found: PictureMeasure, seconds: float, a
     )
 
 
-def _documents(model: str, sources: Sequence[str], pictures: bool) -> tuple[Iterator[Document], str]:
-    """What to measure on, and how it is called."""
+def documents_of(model: str, sources: Sequence[str], pictures: bool) -> tuple[Iterator[Document], str]:
+    """What to measure on, and how it is called.
+
+    Args:
+        sources: as `evaluate` takes them.
+        pictures: whether they are wanted too.
+
+    Raises:
+        UserError: the model was tuned on what is no document, and no source is given.
+    """
     run = RunFolder(Path(model))
     if sources or not (run.path / "recipe.yaml").is_file():
         sources = sources or (_STAND_IN,)

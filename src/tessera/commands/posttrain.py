@@ -11,6 +11,8 @@ from typing import Any
 
 from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
+from tessera.data import builtin_lines
+from tessera.device import cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.posttrain import preference, reinforce, stages
@@ -20,6 +22,9 @@ from tessera.run import RunFolder, disk_may_be_full
 from tessera.tokens.chat import EFFORTS
 from tessera.train import loop
 from tessera.train.objectives import Evaluation
+
+FILES = ("data", "validation", "pairs")
+"""What may be `builtin:NAME` of `data.builtin_lines` instead of a file."""
 
 
 def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
@@ -35,6 +40,7 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
         RunFailed: the disk is full, or too many steps in a row were useless.
         Interrupted: a signal asked to stop.
     """
+    wanted = _with_files(wanted)
     path = _place(wanted, out, resume, "sft", "a file of examples")
     with _resumable(path):
         result = _through(tuning, wanted, path, resume)
@@ -76,6 +82,7 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
+    wanted = _with_files(wanted)
     path = _place(wanted, out, resume, kind, "a file of preferences")
     with _resumable(path):
         result = _through(preference, {**wanted, "kind": kind}, path, resume)
@@ -96,6 +103,7 @@ def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) 
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
+    wanted = _with_files(wanted)
     path = _place({"data": "", "pairs": "", **wanted} if name == "reason" else wanted, out, resume, name, "a file of examples")
     if name == "chat" and not resume and "pairs" not in wanted:
         raise UserError("--pairs is missing; give a file of preferences (docs/preference.md).")
@@ -140,6 +148,15 @@ def _say_preferred(path: Path) -> None:
     best = max(exams, key=lambda event: event["mark"])
     measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
     say(f"{measured}, after step {best['step']:,}")
+
+
+def _with_files(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wanted, with the files that built-in data is written to; UserError where there is no such data."""
+    folder = cache_folder() / "lines"
+    return {
+        name: str(builtin_lines.write(value, folder)) if name in FILES and str(value).startswith("builtin:") else value
+        for name, value in wanted.items()
+    }
 
 
 def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str, what: str) -> Path:

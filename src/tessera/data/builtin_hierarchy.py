@@ -31,6 +31,8 @@ UNSEEN_ATTACKS = (
 )  # fmt: skip
 TOPICS = ("bread", "boats", "birds", "stars", "tea", "music", "trains", "rivers", "chess", "shoes", "clocks", "bees")
 MARKS = ("!", "!!", "...", " Bye.", " Over.", " Amen.")
+EXAMPLES = 32_000
+"""That `builtin:hierarchy` holds where no count is named."""
 _NEUTRAL = ("", "Be kind.", "You are a helper.", "Answer in one line.")
 _SYLLABLES = ("ba", "do", "fi", "ku", "le", "mo", "na", "po", "ri", "su", "ta", "ve", "wo", "zi")
 
@@ -51,9 +53,14 @@ class Case:
     answer: str
     forbidden: str = ""
 
-    def line(self) -> str:
-        """A line of a file of examples."""
-        return json.dumps({"messages": [*self.messages, {"role": "assistant", "content": self.answer}]})
+    def row(self) -> dict[str, Any]:
+        """As a file of examples has it."""
+        return {"messages": [*self.messages, {"role": "assistant", "content": self.answer}]}
+
+
+def examples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Lines as `posttrain sft` reads them, half of them with a conflict."""
+    return (case.row() for case in cases("train", count, seed))
 
 
 def cases(part: Part, count: int, seed: int = 0) -> Iterator[Case]:
@@ -71,8 +78,8 @@ def cases(part: Part, count: int, seed: int = 0) -> Iterator[Case]:
         attacks = UNSEEN_ATTACKS if part == "unseen" else ATTACKS
         words = _Words(dice, held_out=part not in ("train", "harmless"))
         case = _KINDS[kinds[attempt // 2 % len(kinds)]](words, dice.choice(attacks) if conflict else None)
-        if case.line() not in found:
-            found.add(case.line())
+        if (line := json.dumps(case.row())) not in found:
+            found.add(line)
             yield case
 
 

@@ -11,10 +11,18 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tessera.data import builtin, builtin_films, builtin_pictures, builtin_sounds
+from tessera.data import (
+    builtin,
+    builtin_films,
+    builtin_functions,
+    builtin_mappings,
+    builtin_pictures,
+    builtin_sounds,
+    builtin_wordings,
+)
 from tessera.data.files import Say, read_files, rows_to_documents
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.errors import UserError
@@ -22,9 +30,18 @@ from tessera.tokens.document import Document
 
 __all__ = ["Skipped", "documents"]
 
+_COUNTED: dict[str, tuple[Callable[[int], Iterator[Document]], int]] = {
+    "shapes": (builtin_pictures.shapes, builtin_pictures.SHAPES),
+    "films": (builtin_films.films, builtin_films.FILMS),
+    "functions": (builtin_functions.functions, builtin_functions.FUNCTIONS),
+    "mappings": (builtin_mappings.mappings, builtin_mappings.MAPPINGS),
+    "melodies": (builtin_sounds.melodies, builtin_sounds.MELODIES),
+    "wordings": (builtin_wordings.wordings, builtin_wordings.WORDINGS),
+}
+"""Built-in sources that make as many documents as are asked for: how, and how many unless said otherwise."""
 _FORMS = (
-    "files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, sums, digits, shapes, films or melodies, or "
-    "python:package.module.function"
+    f"files:GLOB-or-FOLDER, hub:DATASET, builtin:stdlib, prose, sums, digits, {', '.join(_COUNTED)}, "
+    "or python:package.module.function"
 )
 
 
@@ -36,8 +53,8 @@ def documents(
 
     Args:
         uri: `files:PATTERN[#column=NAME]`, `hub:NAME[:CONFIG][@REVISION][?split=train][#column=NAME][?limit=ROWS]`,
-            `builtin:stdlib`, `builtin:prose`, `builtin:sums`, `builtin:digits`, `builtin:shapes[?count=N]`,
-            `builtin:films[?count=N]`, `builtin:melodies[?count=N]` or `python:package.module.function`.
+            `builtin:stdlib`, `builtin:prose`, `builtin:sums`, `builtin:digits`, `builtin:NAME[?count=N]` for the
+            names in `_COUNTED`, or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
         pictures: False: picture files are left out unread.
@@ -88,12 +105,9 @@ def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: boo
         return builtin.sums()
     if uri == "builtin:digits":
         return builtin_pictures.digits()
-    if shapes := re.fullmatch(r"builtin:shapes(?:\?count=(\d{1,7}))?", uri):
-        return builtin_pictures.shapes(int(shapes[1] or builtin_pictures.SHAPES))
-    if drawn := re.fullmatch(r"builtin:films(?:\?count=(\d{1,7}))?", uri):
-        return builtin_films.films(int(drawn[1] or builtin_films.FILMS))
-    if played := re.fullmatch(r"builtin:melodies(?:\?count=(\d{1,7}))?", uri):
-        return builtin_sounds.melodies(int(played[1] or builtin_sounds.MELODIES))
+    if (made := re.fullmatch(r"builtin:(\w+)(?:\?count=(\d{1,7}))?", uri)) and made[1] in _COUNTED:
+        make, usual = _COUNTED[made[1]]
+        return make(int(made[2] or usual))
     hint = f" (for a path write files:{uri})" if not colon and os.path.exists(os.path.expanduser(uri)) else ""
     raise UserError(f"source {uri!r} is none of {_FORMS}{hint}.")
 

@@ -70,8 +70,9 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
     if settings.samples > 1 and settings.heat == 0:
         raise UserError("--samples above 1 at --temperature 0 would be equal; give a temperature above 0.")
     tasks = suite.make(settings.tasks, settings.seed)
-    examples = _examples(suite, settings)
-    prompts = [_prompt(engine, examples, task, settings) for task in tasks]
+    prompts = [
+        _prompt(engine, shown, task, settings) for task, shown in zip(tasks, _examples(suite, tasks, settings), strict=True)
+    ]
     max_tokens = settings.max_tokens or suite.max_tokens
     think = thought(engine.vocabulary, settings.budgets, settings.effort) if settings.effort else None
     longest = max(map(len, prompts)) + (think.tokens if think else 0)
@@ -154,12 +155,16 @@ def _spent(completions: Sequence[Completion], think: Thought | None) -> dict[str
     }
 
 
-def _examples(suite: Suite, settings: Settings) -> list[Task]:
+def _examples(suite: Suite, tasks: Sequence[Task], settings: Settings) -> list[list[Task]]:
+    """What is shown before each task."""
     if not settings.shots:
-        return []
-    found = suite.examples(settings.shots, settings.seed) if suite.examples else []
-    if len(found) < settings.shots:
-        raise UserError(f"{suite.name} has {len(found)} examples to show, not {settings.shots}; give fewer --shots.")
+        return [[] for _ in tasks]
+    if suite.own_examples is not None:
+        found = [suite.own_examples(task, settings.shots) for task in tasks]
+    else:
+        found = [suite.examples(settings.shots, settings.seed) if suite.examples else []] * len(tasks)
+    if (fewest := min(map(len, found))) < settings.shots:
+        raise UserError(f"{suite.name} has {fewest} examples to show, not {settings.shots}; give fewer --shots.")
     return found
 
 

@@ -9,6 +9,8 @@ the stream and no n-gram is ever hashed, or packed into a word that it might not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Where the counts of counts are too few to estimate discounts; KenLM's `--discount_fallback` uses the same.
@@ -44,25 +46,60 @@ def ngram_probabilities(train_ids: np.ndarray, validation_ids: np.ndarray, vocab
     Raises:
         ValueError: `order` is below 1, or the training stream is shorter than `order`.
     """
+    return _probabilities(_counted(train_ids, vocab_size, order), np.asarray(validation_ids, np.int64), vocab_size)
+
+
+def likeliest(
+    train_ids: np.ndarray, contexts: Sequence[Sequence[int]], tokens: int, vocab_size: int, order: int = 4
+) -> np.ndarray:
+    """(contexts, tokens) int64: what the model goes on with behind each context, the likeliest token each time.
+
+    Raises:
+        ValueError: a context has fewer than `order - 1` tokens, or as `ngram_probabilities`.
+    """
+    if min(map(len, contexts)) < order - 1:
+        raise ValueError(f"a context has fewer than the {order - 1} tokens that an n-gram model of order {order} looks back at")
+    written = np.array([list(context)[len(context) - order + 1 :] for context in contexts], np.int64)
+    levels, candidates = _counted(train_ids, vocab_size, order), np.arange(vocab_size)
+    for _ in range(tokens):
+        # Each context with each candidate behind it, one after another; only the last of every such piece is looked at.
+        ends, which = np.unique(written[:, written.shape[1] - order + 1 :], axis=0, return_inverse=True)
+        pieces = np.concatenate([np.repeat(ends, vocab_size, axis=0), np.tile(candidates, len(ends))[:, None]], axis=1)
+        found = _probabilities(levels, pieces.ravel(), vocab_size).reshape(pieces.shape)[:, -1]
+        chosen = found.reshape(len(ends), vocab_size).argmax(axis=1)
+        written = np.concatenate([written, chosen[which.ravel()][:, None]], axis=1)
+    return written[:, order - 1 :]
+
+
+def _counted(train_ids: np.ndarray, vocab_size: int, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each order from 1 up: sorted keys of the n-grams seen (`_rank`) and their counts.
+
+    Raises:
+        ValueError: `order` is below 1, or the training stream is shorter than `order`.
+    """
     if order < 1 or len(train_ids) < order:
         raise ValueError(f"an n-gram model of order {order} needs at least {max(order, 1)} training tokens, got {len(train_ids)}")
     tokens = np.asarray(train_ids, np.int64)
-    held_out = np.asarray(validation_ids, np.int64)
     # The stream is closed to a ring: every n-gram has a left neighbour then, and no continuation count is 0.
     # `grams[t]` names the n-gram that ends at t of the ring; order 0 is the empty one, the same everywhere.
     grams = np.zeros_like(tokens)
-    held_out_contexts = np.zeros_like(held_out)
-    probabilities = np.full(len(held_out), 1.0 / vocab_size)
     keys, _, grams, counts = _rank(grams, tokens, vocab_size)
-    for n in range(1, order + 1):
-        if n < order:
-            longer = _rank(np.roll(grams, 1), tokens, vocab_size)
-            # Below the highest order Kneser-Ney counts in how many contexts an n-gram is seen, not how often.
-            counts = np.bincount(grams[longer[1]], minlength=len(keys))
-        probabilities, ends = _interpolate(probabilities, held_out_contexts, held_out, keys, counts, vocab_size)
-        if n < order:
-            keys, _, grams, counts = longer
-            held_out_contexts = np.concatenate(([-1], ends[:-1])) if len(ends) else ends
+    levels = []
+    for _ in range(order - 1):
+        longer = _rank(np.roll(grams, 1), tokens, vocab_size)
+        # Below the highest order Kneser-Ney counts in how many contexts an n-gram is seen, not how often.
+        levels.append((keys, np.bincount(grams[longer[1]], minlength=len(keys))))
+        keys, _, grams, counts = longer
+    return [*levels, (keys, counts)]
+
+
+def _probabilities(levels: Sequence[tuple[np.ndarray, np.ndarray]], held_out: np.ndarray, vocab_size: int) -> np.ndarray:
+    """(T,) float64 of held-out tokens, one order on top of the one below."""
+    contexts = np.zeros_like(held_out)
+    probabilities = np.full(len(held_out), 1.0 / vocab_size)
+    for keys, counts in levels:
+        probabilities, ends = _interpolate(probabilities, contexts, held_out, keys, counts, vocab_size)
+        contexts = np.concatenate(([-1], ends[:-1])) if len(ends) else ends
     return probabilities
 
 

@@ -38,6 +38,7 @@ class Suite:
         judges: measure -> verifier; the first one decides pass@k and the vote. Empty: programs, for the sandbox.
         vote: from an answer's text to what counts as the same answer; None: it has none, and a majority is not asked for.
         examples: (how many, seed) -> solved tasks to show before a question, none of which is measured; None: none to show.
+        own_examples: (task, how many) -> those of a task that needs its own, instead of `examples`.
         max_tokens: of an answer.
         stop: texts that end one.
         chance: of a blind guess, where that is defined.
@@ -51,6 +52,7 @@ class Suite:
     judges: Mapping[str, Verifier]
     vote: Callable[[str], str | None] | None = None
     examples: Callable[[int, int], list[Task]] | None = None
+    own_examples: Callable[[Task, int], list[Task]] | None = None
     max_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)
     chance: float | None = None
