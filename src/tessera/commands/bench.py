@@ -30,6 +30,7 @@ SCRIPTS = {
     "digits": "digits.py",
     "film": "film.py",
     "reinforce": "reinforce.py",
+    "safety": "safety.py",
     "thinking": "thinking.py",
     "few-shot": "few_shot.py",
     "codex": "codex.py",
