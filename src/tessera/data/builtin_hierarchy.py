@@ -69,7 +69,8 @@ def cases(part: Part, count: int, seed: int = 0) -> Iterator[Case]:
     Args:
         count: at most.
     """
-    dice, found = random.Random(f"hierarchy {part} {seed}"), set()
+    dice = random.Random(f"hierarchy {part} {seed}")
+    found: set[str] = set()
     kinds = tuple(_KINDS)
     for attempt in range(20 * count):
         if len(found) == count:

@@ -46,7 +46,7 @@ class PictureMeasure:
 def sample_pictures(documents: Iterable[Document], count: int) -> list[Parts]:
     """`count` captioned pictures, chosen by the hash of their pixels: always the same ones, in whatever order they come."""
     found = (parts for document in documents if (parts := parts_of(document)) is not None)
-    return heapq.nsmallest(count, found, key=lambda p: hashlib.blake2b(p.pixels.tobytes(), digest_size=16).digest())
+    return heapq.nsmallest(count, found, key=lambda p: hashlib.blake2b(p.signal.tobytes(), digest_size=16).digest())
 
 
 def measure_pictures(decoder: Decoder, vocabulary: Vocabulary, pictures: Sequence[Parts]) -> PictureMeasure:
@@ -58,17 +58,17 @@ def measure_pictures(decoder: Decoder, vocabulary: Vocabulary, pictures: Sequenc
     if not pictures:
         raise UserError("there is no picture to measure on.")
     tokenizer = vocabulary.media_tokenizer("image")
-    bare = np.array([_nats(decoder, vocabulary, p.pixels, "") for p in pictures])
+    bare = np.array([_nats(decoder, vocabulary, p.signal, "") for p in pictures])
     captioned = math.nan
     if all(p.caption for p in pictures):
-        captioned = sum(_nats(decoder, vocabulary, p.pixels, p.caption) for p in pictures)
-    pixels = np.array([p.pixels.shape[0] * p.pixels.shape[1] for p in pictures])
+        captioned = sum(_nats(decoder, vocabulary, p.signal, p.caption) for p in pictures)
+    pixels = np.array([p.signal.shape[0] * p.signal.shape[1] for p in pictures])
     bits = bare / math.log(2)
     per_pixel = float(bits.sum() / pixels.sum())
     # Standard error of a ratio of two sums, by linearisation, as in `evals.bits`.
     n = len(pictures)
     error = float((bits - per_pixel * pixels).std(ddof=1) * math.sqrt(n) / pixels.sum()) if n > 1 else math.nan
-    near = [psnr(tokenizer.decode(tokenizer.encode(p.pixels[..., :3])), p.pixels[..., :3]) for p in pictures]
+    near = [psnr(tokenizer.decode(tokenizer.encode(p.signal[..., :3])), p.signal[..., :3]) for p in pictures]
     changed = [value for value in near if math.isfinite(value)]
     fidelity = float(np.mean(changed)) if changed else math.nan
     return PictureMeasure(per_pixel, error, captioned / math.log(2) / float(pixels.sum()), fidelity, n, int(pixels.sum()))
