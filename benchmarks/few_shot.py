@@ -50,7 +50,8 @@ def main() -> None:
             begin = children_seconds()
             run = Path(asked.run or train("text", Path(scratch) / f"{seed}", seed, asked.budget, (*SETTINGS, *asked.settings)))
             found = {"seed": seed, "process_seconds": children_seconds() - begin, **about(run), **measure(run, asked.tasks, seed)}
-            print(f"seed {seed}, {found['process_seconds']:.0f} s of one core to train", words(found), sep="\n", flush=True)
+            spent = "" if asked.run else f", {found['process_seconds']:.0f} s of one core to train"
+            print(f"seed {seed}{spent}", words(found), sep="\n", flush=True)
             result["seeds"].append(found)
     store(result_path("few-shot"), result)
     if asked.json:
