@@ -28,6 +28,7 @@ SCRIPTS = {
     "soak": "soak.py",
     "digits": "digits.py",
     "film": "film.py",
+    "speak": "speak.py",
     "reinforce": "reinforce.py",
     "thinking": "thinking.py",
 }
