@@ -70,8 +70,8 @@ def test_a_tone_stays_itself_at_another_rate_and_what_the_rate_cannot_hold_goes(
     assert abs(int(np.abs(fitted_sound(both, 44_100, 8000).astype(int)).max()) - LOUDEST * 32_767) < 2
 
 
-def chunk(frames: bytes, declared: int) -> bytes:
-    head = struct.pack("<4sIHHIIHH4sI", b"fmt ", 16, 1, 1, 8000, 16_000, 2, 16, b"data", declared)
+def chunk(frames: bytes, declared: int, rate: int = 8000) -> bytes:
+    head = struct.pack("<4sIHHIIHH4sI", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", declared)
     return b"RIFF" + struct.pack("<I", 4 + len(head) + declared) + b"WAVE" + head + frames
 
 
@@ -82,6 +82,8 @@ def chunk(frames: bytes, declared: int) -> bytes:
         (b"these are words", "not a WAV"),
         (chunk(b"\1\2" * 100, 4000), "damaged|without samples"),
         (chunk(b"", 0), "without samples|damaged"),
+        (chunk(b"\1\2" * 100, 200, 1), "of 1 samples in a second"),
+        (chunk(b"\1\2" * 100, 200, 2_000_000_000), "of 2,000,000,000 samples in a second"),
         (b"RIFF\0\0\0\0WAVE", "damaged"),
         (sound_file(np.zeros(800, np.int16), 8000, "wav"), "silent"),
         (b"fLaC" + b"\0" * 40, "damaged|pip install"),

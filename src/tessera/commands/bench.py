@@ -29,6 +29,7 @@ SCRIPTS = {
     "soak": "soak.py",
     "digits": "digits.py",
     "film": "film.py",
+    "speak": "speak.py",
     "reinforce": "reinforce.py",
     "safety": "safety.py",
     "thinking": "thinking.py",

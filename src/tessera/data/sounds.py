@@ -29,6 +29,8 @@ WRITTEN = ("wav", "flac", "ogg", "mp3")
 MOST_SAMPLES = 1 << 26
 """Of a file, all channels: 23 minutes at 48 kHz."""
 NO_READER = 'sound other than WAV needs PyAV; install it with `pip install "tessera[sound]"`'
+RATES = range(1000, 384_001)
+"""Samples in a second that are believed: a header may say anything, and another rate takes memory by what it says."""
 LOUDEST = 0.6
 """Of full scale: what the loudest sample of every recording is brought to."""
 SILENT = 1e-4
@@ -50,8 +52,10 @@ def read_sound(source: Path | bytes) -> tuple[np.ndarray, int]:
         raise Unreadable(f"a sound file of {size / 1e6:,.0f} MB, more than the {MOST_BYTES / 1e6:.0f} that are read")
     data = source if isinstance(source, bytes) else source.read_bytes()
     samples, rate = _wav(data) if data[:4] == b"RIFF" else _encoded(data)
-    if not len(samples) or rate < 1:
+    if not len(samples):
         raise Unreadable("a recording without samples")
+    if rate not in RATES:
+        raise Unreadable(f"a recording of {rate:,} samples in a second; {RATES.start:,} to {RATES.stop - 1:,} are read")
     if not np.isfinite(samples).all():
         raise Unreadable("a recording with samples that are no numbers")
     if np.abs(samples).max() < SILENT:
@@ -68,7 +72,7 @@ def _wav(data: bytes) -> tuple[np.ndarray, int]:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Reached EOF prematurely")
             rate, samples = wavfile.read(io.BytesIO(data))
-    except (ValueError, OSError, struct.error, EOFError, ZeroDivisionError, wavfile.WavFileWarning, UnboundLocalError):
+    except (ValueError, OSError, struct.error, EOFError, ArithmeticError, TypeError, LookupError, NameError, Warning):
         raise Unreadable("a damaged WAV recording") from None
     if samples.size > MOST_SAMPLES:
         raise Unreadable(f"a recording of {samples.size:,} samples, more than are read")
