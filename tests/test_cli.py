@@ -47,7 +47,7 @@ def test_a_signal_within_a_finaliser_still_stops_the_command() -> None:
     """Python prints what a finaliser raises and goes on; imports have many."""
     program = """
 import os, signal, time
-from tessera.cli import _stop_in_words
+from tessera.cli_shared import stop_in_words
 from tessera.errors import Interrupted
 
 class Finalised:
@@ -55,7 +55,7 @@ class Finalised:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0)
 
-_stop_in_words()
+stop_in_words()
 try:
     held = Finalised()
     del held

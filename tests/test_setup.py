@@ -227,7 +227,7 @@ def test_an_interrupted_set_up_is_not_taken_for_a_finished_one(machine: Machine)
     process = machine.start(FAKE_PIP_SECONDS="20")
     _wait_for_pip(machine, 1)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGINT, 130)
     assert machine.run()[0] == 0
     assert len(machine.pip_calls()) == 2
@@ -237,7 +237,7 @@ def test_a_second_set_up_waits_for_the_first_and_uses_its_work(machine: Machine)
     first = machine.start("plan", FAKE_PIP_SECONDS="1")
     _wait_for_pip(machine, 1)
     code, _, errors = machine.run("plan")
-    assert (first.wait(timeout=10), code) == (0, 0)
+    assert (first.wait(timeout=60), code) == (0, 0)
     assert "waiting for another set-up" in errors
     assert len(machine.pip_calls()) == 1
     first.communicate()

@@ -36,6 +36,8 @@ def eager_ids(decoder: Decoder, vocabulary: Vocabulary, monkeypatch: pytest.Monk
 def test_compiled_steps_say_what_eager_ones_say_and_are_compiled_once(
     build_decoder: Callable[..., Decoder], vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, native_step: bool
 ) -> None:
+    # What other tests have compiled of the same functions decides how often torch compiles them again.
+    torch._dynamo.reset()
     decoder, other = build_decoder(100), build_decoder(100, seed=5)
     eager, eager_other = (eager_ids(d, vocabulary, monkeypatch) for d in (decoder, other))
     if not native_step:

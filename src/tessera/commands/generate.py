@@ -77,8 +77,9 @@ def generate(
         elif films.speaks_of_films(pictures):
             refuse, make = films.refuse_contradictions, films.generate_film
         refuse(pictures)
-        if suffix is not None or effort is not None:
-            raise UserError("--suffix and --effort are of texts; they do not go with pictures, films and sound.")
+        for name, given in (("--suffix", suffix), ("--effort", effort)):
+            if given is not None:
+                raise UserError(f"{name} is for texts; it does not go with pictures, films and sound.")
         make(open_engine(model), text, pictures, params, as_json)
         return
     if suffix is not None and effort is not None:
