@@ -7,6 +7,7 @@ must be able to prepare its process first.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -19,7 +20,8 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -271,6 +273,46 @@ def store(path: Path, result: dict[str, Any]) -> None:
     aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
     print(f"stored {path}", file=sys.stderr)
+
+
+def of_text_models(
+    name: str, doc: str, budget: str, settings: Sequence[str], tasks: tuple[int, str],
+    measure: Callable[[Path, int, int], dict[str, Any]], words: Callable[[dict[str, Any]], str], **more: Any,
+) -> None:  # fmt: skip
+    """A whole benchmark: for each seed trains a text model where no run is given, measures, prints; stores in the end.
+
+    Args:
+        name: of the result.
+        doc: of the script.
+        budget, settings: of the runs.
+        tasks: how many are measured, and what that is of.
+        measure: from a run, how many and the seed to what was found.
+        words: what was found, for people.
+        more: to be stored too.
+    """
+    from tessera.device import prepare_process
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--budget", default=budget)
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--run", help="measure this run instead of training one")
+    parser.add_argument("--tasks", type=int, default=tasks[0], help=tasks[1])
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
+    asked = parser.parse_args()
+    prepare_process()
+    result: dict[str, Any] = {**facts(), "options": vars(asked), **more, "seeds": []}
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
+        for seed in range(asked.seeds):
+            begin = children_seconds()
+            run = Path(asked.run or train("text", Path(scratch) / f"{seed}", seed, asked.budget, (*settings, *asked.settings)))
+            found = {"seed": seed, "process_seconds": children_seconds() - begin, **about(run), **measure(run, asked.tasks, seed)}
+            spent = "" if asked.run else f", {found['process_seconds']:.0f} s of one core to train"
+            print(f"seed {seed}{spent}", words(found), sep="\n", flush=True)
+            result["seeds"].append(found)
+    store(result_path(name), result)
+    if asked.json:
+        print(json.dumps(result))
 
 
 def _git(*arguments: str) -> str:

@@ -9,18 +9,14 @@ right in k / 8 of the cases and by chance in the others; whoever only sees which
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import about, children_seconds, facts, result_path, store, train
+from common import of_text_models
 
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_mappings import KEYS, WORDS
-from tessera.device import prepare_process
 from tessera.evals import answers, taught
 
 BAR = 0.9
@@ -35,27 +31,7 @@ BUDGET = "1Mtok"
 
 def main() -> None:
     """Trains where no run is given, measures, prints and stores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", default=BUDGET)
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--run", help="measure this run instead of training one")
-    parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
-    asked = parser.parse_args()
-    prepare_process()
-    result: dict[str, Any] = {**facts(), "options": vars(asked), "bar": BAR, "seeds": []}
-    with tempfile.TemporaryDirectory(prefix="few-shot-") as scratch:
-        for seed in range(asked.seeds):
-            begin = children_seconds()
-            run = Path(asked.run or train("text", Path(scratch) / f"{seed}", seed, asked.budget, (*SETTINGS, *asked.settings)))
-            found = {"seed": seed, "process_seconds": children_seconds() - begin, **about(run), **measure(run, asked.tasks, seed)}
-            spent = "" if asked.run else f", {found['process_seconds']:.0f} s of one core to train"
-            print(f"seed {seed}{spent}", words(found), sep="\n", flush=True)
-            result["seeds"].append(found)
-    store(result_path("few-shot"), result)
-    if asked.json:
-        print(json.dumps(result))
+    of_text_models("few-shot", __doc__, BUDGET, SETTINGS, (500, "of each number of examples"), measure, words, bar=BAR)
 
 
 def measure(run: Path, tasks: int, seed: int) -> dict[str, Any]:

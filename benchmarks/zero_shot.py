@@ -9,21 +9,18 @@ it chance, a guess among what the eight tasks would make of the word, and a 5-gr
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import about, children_seconds, facts, result_path, store, train
+from common import of_text_models
 
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_wordings import NEW, TAUGHT
 from tessera.data.corpus import gather
 from tessera.data.shards import tokenise
-from tessera.device import cache_folder, prepare_process
+from tessera.device import cache_folder
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.scheduler import Limits
@@ -46,27 +43,7 @@ SETTINGS = (
 
 def main() -> None:
     """Trains where no run is given, measures, prints and stores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", default=BUDGET)
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--run", help="measure this run instead of training one")
-    parser.add_argument("--tasks", type=int, default=400, help="of each kind of wording")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
-    asked = parser.parse_args()
-    prepare_process()
-    result: dict[str, Any] = {**facts(), "options": vars(asked), "seeds": []}
-    with tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch:
-        for seed in range(asked.seeds):
-            begin = children_seconds()
-            run = Path(asked.run or train("text", Path(scratch) / f"{seed}", seed, asked.budget, (*SETTINGS, *asked.settings)))
-            found = {"seed": seed, "process_seconds": children_seconds() - begin, **about(run), **measure(run, asked.tasks, seed)}
-            spent = "" if asked.run else f", {found['process_seconds']:.0f} s of one core to train"
-            print(f"seed {seed}{spent}", words(found), sep="\n", flush=True)
-            result["seeds"].append(found)
-    store(result_path("zero-shot"), result)
-    if asked.json:
-        print(json.dumps(result))
+    of_text_models("zero-shot", __doc__, BUDGET, SETTINGS, (400, "of each kind of wording"), measure, words)
 
 
 def measure(run: Path, count: int, seed: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tessera.commands import terminal
-from tessera.commands.pictures import Asked, read_size, report
+from tessera.commands.pictures import Asked, ending_of, read_size, report
 from tessera.data.films import WRITTEN, film_file, read_film, resampled
 from tessera.data.pictures import on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
@@ -23,7 +23,7 @@ from tessera.run import write_bytes, writing
 
 def speaks_of_films(asked: Asked) -> bool:
     """Whether what is asked for is a film, not a picture."""
-    return asked.video is not None or asked.frames is not None or (asked.out is not None and _ending(asked.out) in WRITTEN)
+    return asked.video is not None or asked.frames is not None or (asked.out is not None and ending_of(asked.out) in WRITTEN)
 
 
 def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
@@ -58,7 +58,7 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
     shown, completion = made.frames, made.completion
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, film_file(shown, quantizer.per_second, _ending(asked.out)))
+        write_bytes(path, film_file(shown, quantizer.per_second, ending_of(asked.out)))
     if as_json:
         report(completion, [str(path)], start)
     else:
@@ -74,7 +74,7 @@ def refuse_contradictions(asked: Asked) -> None:
     """Raises UserError where options do not belong together."""
     if asked.out is None and asked.video is None:
         raise UserError("--frames is for films: give --out FILE.gif to make one.")
-    if asked.out is not None and _ending(asked.out) not in WRITTEN:
+    if asked.out is not None and ending_of(asked.out) not in WRITTEN:
         endings = ", ".join(f".{ending}" for ending in WRITTEN)
         raise UserError(f"--out {asked.out}: films are written as {endings}; give a name that ends in one of them.")
     if asked.image is not None and asked.video is not None:
@@ -83,10 +83,6 @@ def refuse_contradictions(asked: Asked) -> None:
         raise UserError("--mask, --variation and --best-of are for pictures, not for films.")
     if asked.frames is not None and asked.frames < 1:
         raise UserError(f"--frames must be at least 1, not {asked.frames}.")
-
-
-def _ending(name: str) -> str:
-    return Path(name).suffix.lower().removeprefix(".")
 
 
 def _whole_steps(film: np.ndarray, stride: int) -> np.ndarray:

@@ -155,3 +155,8 @@ def report(completion: Completion, files: list[str], start: float, drawing: Draw
     }
     json.dump(report, sys.stdout, ensure_ascii=False)
     print()
+
+
+def ending_of(name: str) -> str:
+    """Of a file's name, in small letters and without its dot."""
+    return Path(name).suffix.lower().removeprefix(".")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tessera.commands import terminal
-from tessera.commands.pictures import Asked, report
+from tessera.commands.pictures import Asked, ending_of, report
 from tessera.data.reasons import Unreadable
 from tessera.data.sounds import WRITTEN, fitted_sound, read_sound, sound_file
 from tessera.engine.engine import Engine
@@ -20,7 +20,7 @@ from tessera.run import write_bytes, writing
 
 def speaks_of_sounds(asked: Asked) -> bool:
     """Whether what is asked for is sound, not a picture or a film."""
-    return asked.audio is not None or asked.seconds is not None or (asked.out is not None and _ending(asked.out) in WRITTEN)
+    return asked.audio is not None or asked.seconds is not None or (asked.out is not None and ending_of(asked.out) in WRITTEN)
 
 
 def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingPa
     samples = np.concatenate([kept, made.samples[len(kept) :]])
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, sound_file(samples, rate, _ending(asked.out)))
+        write_bytes(path, sound_file(samples, rate, ending_of(asked.out)))
     if as_json:
         report(made.completion, [str(path)], start)
     else:
@@ -61,7 +61,7 @@ def refuse_contradictions(asked: Asked) -> None:
     """Raises UserError where options do not belong together."""
     if asked.out is None and asked.audio is None:
         raise UserError("--seconds is for sound: give --out FILE.wav to make some.")
-    if asked.out is not None and _ending(asked.out) not in WRITTEN:
+    if asked.out is not None and ending_of(asked.out) not in WRITTEN:
         endings = ", ".join(f".{ending}" for ending in WRITTEN)
         raise UserError(f"--out {asked.out}: sound is written as {endings}; give a name that ends in one of them.")
     if asked.image is not None or asked.video is not None or asked.frames is not None or asked.size is not None:
@@ -70,10 +70,6 @@ def refuse_contradictions(asked: Asked) -> None:
         raise UserError("--mask, --variation and --best-of are for pictures, not for sound.")
     if asked.seconds is not None and not asked.seconds > 0:
         raise UserError(f"--seconds must be more than 0, not {asked.seconds:g}.")
-
-
-def _ending(name: str) -> str:
-    return Path(name).suffix.lower().removeprefix(".")
 
 
 def _read(path: str, rate: int) -> np.ndarray:

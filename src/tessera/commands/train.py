@@ -299,7 +299,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     settings = planned.recipe.train
     assert settings.tokens and settings.batch_rows and settings.context
     steps = loop.total_steps(planned.recipe)
-    _refuse_long_edges(planned, steps)
+    _refuse_long_edges(intent, planned.recipe, steps)
     refuse_missing_rows(shards, planned.recipe.data, settings.context, settings.batch_rows, settings.seed, steps)
     epochs = settings.tokens / max(1, shards.train_tokens)
     if epochs > rules.MOST_EPOCHS:
@@ -331,14 +331,14 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     folder.unlock()
 
 
-def _refuse_long_edges(planned: rules.Plan, steps: int) -> None:
+def _refuse_long_edges(intent: Recipe, planned: Recipe, steps: int) -> None:
     """
     Raises:
-        UserError: warm-up and cool-down that somebody has set are together longer than the run.
+        UserError: warm-up and cool-down, of which somebody has set one, are together longer than the run.
     """
-    train = planned.recipe.train
+    asked, train = intent.train, planned.train
     assert train.warmup_steps is not None and train.cooldown_steps is not None
-    given = any("set in" in d.reason for d in planned.derived if d.name in ("train.warmup_steps", "train.cooldown_steps"))
+    given = asked.warmup_steps is not None or asked.cooldown_steps is not None
     if given and train.warmup_steps + train.cooldown_steps > steps:
         raise UserError(
             f"train.warmup_steps={train.warmup_steps} and train.cooldown_steps={train.cooldown_steps} do not fit into "

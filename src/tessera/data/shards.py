@@ -27,6 +27,7 @@ from tessera.data.sound_tasks import held_out_sounds, sound_documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.films import films_of
+from tessera.tokens.media import MediaTokenizer
 from tessera.tokens.pictures import pictures_of
 from tessera.tokens.sounds import sounds_of
 from tessera.tokens.vocabulary import Vocabulary
@@ -248,9 +249,7 @@ def _film_tasks(
     assert data.films is not None
     if split == "validation":
         return held_out_films(documents, data.films)
-    tokenizer = vocabulary.media_tokenizer("video")
-    films = (film for document in corpus.documents(split, index) for film in films_of(document))
-    tokens = 0 if data.films.views else sum(math.prod(tokenizer.grid(film.shape[:3])) for film in films)
+    tokens = 0 if data.films.views else _ids(corpus.documents(split, index), vocabulary.media_tokenizer("video"))
     return film_documents(documents, data.films, data.seed, tokens)
 
 
@@ -261,10 +260,15 @@ def _sound_tasks(
     assert data.sounds is not None
     if split == "validation":
         return held_out_sounds(documents, data.sounds)
-    tokenizer = vocabulary.media_tokenizer("audio")
-    sounds = (sound for document in corpus.documents(split, index) for sound in sounds_of(document))
-    tokens = 0 if data.sounds.views else sum(math.prod(tokenizer.grid(sound.shape)) for sound in sounds)
+    tokens = 0 if data.sounds.views else _ids(corpus.documents(split, index), vocabulary.media_tokenizer("audio"))
     return sound_documents(documents, data.sounds, data.seed, tokens)
+
+
+def _ids(documents: Iterable[Document], tokenizer: MediaTokenizer) -> int:
+    """How many a tokenizer makes of the films or the recordings in documents."""
+    signals_of = films_of if tokenizer.kind == "video" else sounds_of
+    # All but the colours of a pixel.
+    return sum(math.prod(tokenizer.grid(signal.shape[:3])) for document in documents for signal in signals_of(document))
 
 
 def _write(stem: Path, documents: Iterable[Document], vocabulary: Vocabulary, dtype: np.dtype, most: int | None) -> int:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +31,6 @@ from tessera.engine.thinking import ThoughtProgress
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, rotary_table
-from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
 
 DEFAULT_PARAMS = SamplingParams()
@@ -553,7 +551,7 @@ class Engine:
                 self._remember(row)
             self._close(row)
         self._counts["aborted" if reason == "abort" else "finished"] += 1
-        row.request.on_event(Finished(reason, _completion(row, reason, self.version)))
+        row.request.on_event(Finished(reason, row.completion(reason, self.version)))
 
     def _fail(self, row: Row, message: str) -> None:
         if row in self._scheduler.running:
@@ -592,28 +590,6 @@ def _caught(row: Row, ended: dict[Row, FinishReason | UserError]) -> Iterator[No
         yield
     except UserError as error:
         ended[row] = error
-
-
-def _completion(row: Row, reason: FinishReason, version: int) -> Completion:
-    given = row.prompt_tokens
-    record = TokenRecord(
-        ids=np.array(row.ids, dtype=np.int32),
-        learn=np.array([False] * given + row.learn, dtype=bool),
-        logprobs=np.array([0.0] * given + row.logprobs, dtype=np.float32),
-    )
-    return Completion(
-        record=record,
-        prompt_tokens=given,
-        cached_tokens=row.cached,
-        cut_tokens=row.cut_tokens,
-        finish_reason=reason,
-        text=row.stream.text,
-        seed=row.seed,
-        version=version,
-        top=tuple(row.top) if row.request.params.top_logprobs else (),
-        prompt_logprobs=np.array(row.prompt_logprobs, dtype=np.float32) if row.request.prompt_logprobs else None,
-        prompt_top=tuple(row.prompt_top),
-    )
 
 
 def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:

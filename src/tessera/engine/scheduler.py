@@ -12,12 +12,15 @@ import threading
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tessera.engine.cache import BLOCK
 from tessera.engine.constraints import Progress
-from tessera.engine.request import Busy, Request, Top
+from tessera.engine.request import Busy, Completion, FinishReason, Request, Top
 from tessera.engine.sampling import History
 from tessera.engine.stream import TextStream
 from tessera.errors import UserError
+from tessera.tokens.document import TokenRecord
 
 OVERTAKEN = 256
 """A request of the next priority waits for at most so many that came later: priorities order the queue and starve nobody."""
@@ -137,6 +140,28 @@ class Row:
     def findable(self) -> list[bytes]:
         """Of its prompt's blocks those that it may take from the cache; at least one token must be computed."""
         return [] if self.request.prompt_logprobs else self.keys[: (self.prompt_tokens - 1) // BLOCK]
+
+    def completion(self, reason: FinishReason, version: int) -> Completion:
+        """What was made of it, where it ended for that reason under weights of that version."""
+        given = self.prompt_tokens
+        record = TokenRecord(
+            ids=np.array(self.ids, dtype=np.int32),
+            learn=np.array([False] * given + self.learn, dtype=bool),
+            logprobs=np.array([0.0] * given + self.logprobs, dtype=np.float32),
+        )
+        return Completion(
+            record=record,
+            prompt_tokens=given,
+            cached_tokens=self.cached,
+            cut_tokens=self.cut_tokens,
+            finish_reason=reason,
+            text=self.stream.text,
+            seed=self.seed,
+            version=version,
+            top=tuple(self.top) if self.request.params.top_logprobs else (),
+            prompt_logprobs=np.array(self.prompt_logprobs, dtype=np.float32) if self.request.prompt_logprobs else None,
+            prompt_top=tuple(self.prompt_top),
+        )
 
 
 class Scheduler:

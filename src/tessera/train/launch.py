@@ -130,7 +130,9 @@ def origin(recipe: Recipe, machine: devices.Machine, peak: float, init: Path | N
 
 def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds:
     """Ids for the config files; a model to go on from keeps its own, and one that was tuned on dialogue ends its turns too."""
-    own = weights.SpecialIds() if info["init"] is None else weights.SpecialIds(**info["init_special"])
+    kept = info["init_special"] or {}
+    # JSON has no tuples.
+    own = weights.SpecialIds(**{**kept, "end": tuple(kept.get("end", ()))})
     ends = own.end or (vocabulary.end_id,)
     if info.get("dialogue") and vocabulary.end_turn_id not in ends:
         ends = (*ends, vocabulary.end_turn_id)
