@@ -89,12 +89,16 @@ def test_a_full_queue_is_429_before_the_stream_begins(tmp_path: Path, model_fold
     with serving(Settings(tmp_path), model_folder, limits=limits) as server:
         client = server.client()
         many = ["x"] * 20
-        streams = [client.completions.create(prompt=many, stream=True, **ENDLESS | {"max_tokens": 900}) for _ in range(2)]
+        # The engine waits between two steps until all have asked, so that no place in the queue becomes free meanwhile.
+        go_on = threading.Event()
+        server.models.get("tiny", "local").service.run(lambda engine: go_on.wait(60))
+        stream = client.completions.create(prompt=many, stream=True, **ENDLESS | {"max_tokens": 900})
         with pytest.raises(openai.RateLimitError) as full:
             client.completions.create(model="tiny", prompt="x", max_tokens=5, stream=True)
+        go_on.set()
         assert int(full.value.response.headers["retry-after"]) >= 1 and full.value.code == "queue_full"
-        for stream in streams:
-            stream.close()
+        assert next(iter(stream)).choices
+        stream.close()
         assert server.idle(5)
         made = client.completions.create(model="tiny", prompt=many, max_tokens=1)
         assert [choice.index for choice in made.choices] == list(range(len(many)))
