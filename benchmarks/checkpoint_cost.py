@@ -95,7 +95,7 @@ def measure(shape: Shape, options: argparse.Namespace, folder: Path) -> tuple[li
     machine = detect("auto", options.threads)
     recipe = fixed_recipe(shape, 1, checkpoint_seconds=2 * options.seconds)
     writer = Writer(folder)
-    job = fixed_job(recipe, decoder_config(shape), machine, observer, writer=writer)
+    job = fixed_job(recipe, decoder_config(shape), machine, observer, fresh=True, writer=writer)
     try:
         train(job)
     except Enough:

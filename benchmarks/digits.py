@@ -31,6 +31,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.pictures import Wish, draw, look
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.scheduler import Limits
+from tessera.evals.digits import digit_judge, read_digits
 from tessera.evals.pictures import measure_pictures
 
 BARS = {"bits_per_dim": 1.62, "drawn": 0.95, "named": 0.96, "halves": 0.90, "centre": 0.97, "varied": 0.90}
@@ -79,12 +80,9 @@ def main() -> None:
 
 def judge() -> tuple[Any, float]:
     """An SVM on the real training digits, and its accuracy on the real test digits, which must be at least 98.5 %."""
-    from sklearn.svm import SVC
-
-    levels, labels = digit_arrays("train")
-    svm = SVC(C=10, gamma=0.0012).fit(levels.reshape(len(levels), -1), labels)
+    svm = digit_judge()
     test, truth = digit_arrays("test")
-    accuracy = float(svm.score(test.reshape(len(test), -1), truth))
+    accuracy = float((read_digits(svm, digit_pixels(test)) == truth).mean())
     assert accuracy >= 0.985, f"the judge itself names only {accuracy:.1%}"
     return svm, accuracy
 
@@ -142,8 +140,7 @@ def drawings(engine: Engine, wishes: list[Wish], params: SamplingParams) -> np.n
 
 def accuracy(svm: Any, pictures: np.ndarray, labels: np.ndarray) -> float:
     """Share whose class the SVM finds to be the wanted one."""
-    levels = np.rint(pictures[..., 0] / (255 / 16))
-    return float((svm.predict(levels.reshape(len(levels), -1)) == labels).mean())
+    return float((read_digits(svm, pictures) == labels).mean())
 
 
 def copies(pictures: np.ndarray) -> int:

@@ -8,6 +8,7 @@ worker has prepared its process.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common import SHAPES, Setting, Shape
@@ -69,9 +70,10 @@ def fixed_job(
     shape: DecoderConfig,
     machine: Machine,
     observer: Callable[[dict[str, Any]], None],
+    fresh: bool = False,
     **more: Any,
 ) -> Job:
-    """The real loop over one batch of random ids, again and again."""
+    """The real loop over one batch of random ids, again and again, or with `fresh` over new ones each time."""
     import numpy as np
 
     from tessera.data.loader import Batch
@@ -82,14 +84,18 @@ def fixed_job(
     assert train.batch_rows
 
     class Repeat:
-        """A loader with one batch."""
+        """A loader of batches without end."""
 
         def __init__(self) -> None:
+            self.dice = np.random.default_rng(0)
             ids = random_ids(shape.vocab_size, train.batch_rows or 0, train.context)
             self.batch = Batch(ids, np.ones((len(ids), train.context), np.bool_), None, len(ids) * train.context)
 
         def next(self) -> Batch:
-            return self.batch
+            if not fresh:
+                return self.batch
+            ids = self.dice.integers(0, shape.vocab_size, self.batch.ids.shape, self.batch.ids.dtype)
+            return replace(self.batch, ids=ids)
 
         def state(self) -> dict[str, Any]:
             return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 
 # Before torch is imported anywhere: idle threads that spin would take the processor from the other processes of a test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the others have the other cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# What tests make is marked under a key of their own.
+os.environ.setdefault("TESSERA_KEYS", os.path.join(tempfile.gettempdir(), f"tessera-test-keys-{os.getuid()}"))
 
 from collections.abc import Callable
 from pathlib import Path

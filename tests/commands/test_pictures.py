@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tessera.data.builtin_pictures import digit_arrays, digit_pixels
 from tessera.data.pictures import png, read_picture
 from tessera.model import weights
+from tessera.provenance import read_mark
 from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.growing import grow
@@ -73,7 +74,8 @@ def test_a_drawn_picture_is_a_file_of_its_size_and_the_same_for_a_seed(corner, r
     for name, more in (("a", ()), ("b", ()), ("wide", ("--size", "4x6", "--guidance", "1", "--best-of", "2"))):
         code, said = corner.call("generate", str(run), "a seven", "--out", str(tmp_path / f"{name}.png"), "--seed", "3", *more)
         assert code == 0, said
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (read_picture(tmp_path / "a.png") == read_picture(tmp_path / "b.png")).all()
+    assert read_mark((tmp_path / "a.png").read_bytes()).model == run.name
     assert read_picture(tmp_path / "a.png").shape == (8, 8, 3) and read_picture(tmp_path / "wide.png").shape == (4, 6, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "wide.png"]
 

@@ -1,7 +1,8 @@
-"""`tessera quickstart` after its training: comparison, completions, report, server; and what it refuses."""
+"""`tessera quickstart` after its training: comparison, completions, sums, digits, report, server; and what it refuses."""
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -14,23 +15,61 @@ import pytest
 from tessera.commands import quickstart, serve, train
 from tessera.errors import UserError
 
+SETTINGS = (
+    'data.sources=["files:{text}","builtin:sums?below=9","builtin:digits"]', "data.pictures.views=1",
+    "data.validation_fraction=0.1", "tokenizer.vocabulary_size=288", "model.width=32", "model.layers=1", "train.context=128",
+    "train.batch_rows=4", "train.micro_rows=2", "train.threads=1", "train.workers=1", "train.compile=false",
+    "train.final_tokens=1024", "train.evaluate_tokens=1024", "train.sample_prompts=[]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(corner: Any) -> Path:
+    """A run of the quickstart's recipe, with the corner's text for code."""
+    out = corner.folder / "small-quickstart"
+    sets = [word for s in SETTINGS for word in ("--set", s.format(text=corner.text))]
+    code, said = corner.call("train", "quickstart", "--out", str(out), "--budget", "12ktok", "--no-forecast", *sets)
+    assert code == 0, said
+    return Path(out)
+
 
 @pytest.fixture
-def trained(corner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def trained(corner: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where a quickstart will be, whose training takes no time."""
-    monkeypatch.setattr(train, "train", lambda recipe, budget, settings, init, out, resume: shutil.copytree(corner.unbroken, out))
+    monkeypatch.setattr(train, "train", lambda recipe, budget, settings, init, out, resume, forecast: shutil.copytree(small, out))
+    monkeypatch.setattr(quickstart, "CODE", f"files:{corner.text}")
     return tmp_path / "run"
 
 
-def test_it_compares_completes_reports_and_is_refused_a_second_time(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     quickstart.quickstart("2m", str(trained))
     bits = {name: entry["bits_per_byte"] for name, entry in json.loads((trained / "baselines.json").read_text()).items()}
     assert 0 < bits["trained"] < bits["untrained"] and 0 < bits["ngram"] < bits["untrained"]
-    assert "untrained" in (trained / "report.html").read_text()
+    shown = json.loads((trained / "shown.json").read_text())
+    assert len(shown["sums"]) > 5 and all(
+        a["question"].startswith("What is ") and a["question"][-1] == "?" for a in shown["sums"]
+    )
+    assert [d["caption"] for d in shown["drawn"]][7] == "a seven" and len(shown["drawn"]) == 10
+    assert all(base64.b64decode(d["png"]).startswith(b"\x89PNG") for d in shown["drawn"])
+    assert 100 < shown["seen"]["of"] < 200 and 0 <= shown["seen"]["right"] <= shown["seen"]["of"]
+    report = (trained / "report.html").read_text()
+    assert all(title in report for title in ("Against baselines", "<h2>Pictures</h2>", "<h2>Sums in words</h2>"))
+    assert report.count("data:image/png;base64,") == 10
     printed = capsys.readouterr().out
     assert f"./tessera serve {trained}" in printed and "begins now" not in printed
     with pytest.raises(UserError, match="holds a finished quickstart"):
         quickstart.quickstart("2m", str(trained))
+
+
+def test_a_run_without_sums_and_digits_has_none_to_show(
+    corner: Any, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(corner.unbroken, trained)
+    quickstart.quickstart("2m", str(trained))
+    assert json.loads((trained / "shown.json").read_text()) == {}
+    assert "Sums" not in capsys.readouterr().out and (trained / "baselines.json").is_file()
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -49,7 +88,7 @@ def test_in_the_end_it_serves_at_a_port_that_is_free(trained: Path, monkeypatch:
     assert asked == [([str(trained)], 0 if taken else usual)]
 
 
-@pytest.mark.parametrize(("budget", "sentence"), [("soon", "is not a time"), ("1e15", "needs a time"), ("10s", "at least 75s")])
+@pytest.mark.parametrize(("budget", "sentence"), [("soon", "is not a time"), ("1e15", "needs a time"), ("10s", "at least 90s")])
 def test_a_budget_that_is_no_time_is_refused(tmp_path: Path, budget: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         quickstart.quickstart(budget, str(tmp_path / "run"))

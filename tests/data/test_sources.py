@@ -226,3 +226,7 @@ def test_sums_in_words_are_right_and_each_is_a_document_of_its_own() -> None:
     assert found["sums[99 plus 21]"].startswith("What is ninety-nine plus twenty-one? One hundred and twenty.")
     assert found["sums[12 times 12]"].endswith("Twelve times twelve is one hundred and forty-four.\n")
     assert len(found) == 100 * 100 + 100 * 101 // 2 + 13 * 13 == len(set(found.values()))
+    few = {document.source: document.text for document in documents("builtin:sums?below=20", [])}
+    assert few.items() <= found.items() and len(few) == 20 * 20 + 20 * 21 // 2 + 13 * 13
+    with pytest.raises(UserError, match="is none of"):
+        list(documents("builtin:sums?below=101", []))

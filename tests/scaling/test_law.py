@@ -93,6 +93,29 @@ def test_e_that_one_decade_cannot_tell_is_flagged_and_four_decades_can() -> None
     assert any("E is" in said for said in weak(1)) and not weak(6)
 
 
+def test_what_is_usual_for_an_exponent_helps_few_noisy_budgets_and_leaves_many_exact_ones_alone() -> None:
+    def ladder(exponent: float, noise: float, budgets: int, dice: np.random.Generator) -> Runs:
+        C = 1e12 * 2.0 ** np.arange(budgets)
+        loss = (1.3 + 1.3 * (C / C[-1]) ** -exponent) * np.exp(noise * dice.standard_normal(budgets))
+        ones = np.ones(budgets)
+        return Runs(C**0.5, C**0.5 / 6, C, loss, np.arange(budgets), ones, tuple("abcdefgh"[:budgets]), optimal=True)
+
+    def missed(noise: float | None) -> float:
+        dice = np.random.default_rng(0)
+        misses = []
+        for exponent in (0.15, 0.2, 0.25) * 20:
+            runs = ladder(exponent, 0.007, 5, dice)
+            beyond = float(runs.C[-1] * 8)
+            truth = 1.3 + 1.3 * 8**-exponent
+            misses.append(np.log(fit(runs, "frontier", noise=noise).loss(0, 0, beyond) / truth))
+        return float(np.sqrt(np.mean(np.square(misses))))
+
+    assert missed(0.007) < 0.8 * missed(None)
+    exact = ladder(0.05, 0.0, 8, np.random.default_rng(0))
+    assert fit(exact, "frontier", noise=5e-4).coefficients["a"] == pytest.approx(0.05, rel=0.2)
+    assert fit(exact, "frontier", noise=5e-4).objective < 1e-9
+
+
 def test_the_published_olmo_forecast_is_reproduced(shared_data: Callable[[str], Path]) -> None:
     reruns = "".join(f" and run!={size}-1xC-rerun" for size in ("190M", "370M", "760M", "1B"))
     runs = read(shared_data("scaling/olmo_ladder.csv"), "N<=1.3e9 and D/N>15" + reruns, "c4_loss_ma5").runs

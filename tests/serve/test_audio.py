@@ -40,8 +40,8 @@ def said(client: OpenAI, kind: Any = "wav", **more: Any) -> Any:
 
 def test_what_is_said_is_a_file_and_the_same_for_a_seed(client: OpenAI) -> None:
     wav = said(client)
-    assert wav.response.headers["content-type"] == "audio/wav" and wav.content == said(client).content
     samples, rate = read_sound(wav.content)
+    assert wav.response.headers["content-type"] == "audio/wav" and (samples == read_sound(said(client).content)[0]).all()
     assert rate == 8000 and 320 <= len(samples) <= 3200
     # Samples alone are at 24 kHz, as OpenAI sends them.
     assert len(said(client, "pcm").content) == 2 * 3 * len(samples)
@@ -53,6 +53,10 @@ def test_other_formats_are_what_they_are_called(client: OpenAI, kind: str) -> No
     pytest.importorskip("av", reason="needs PyAV (the extra [sound])")
     made = said(client, kind)
     assert made.response.headers["content-type"].startswith("audio/") and len(read_sound(made.content)[0])
+    if kind == "opus":  # which no mark fits into
+        return
+    (found,) = client.content_provenance_checks.create(file=("said", made.content)).results
+    assert found.outcome == "detected" and found.model == "speaker"
 
 
 def test_a_stream_of_speech_has_the_file_and_its_tokens(client: OpenAI) -> None:

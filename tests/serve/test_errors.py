@@ -253,7 +253,6 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
     [
         ("POST", "/videos/characters"), ("POST", "/audio/translations"), ("GET", "/audio/voices"),
         ("POST", "/moderations"),
-        ("POST", "/content_provenance_checks"),
     ],
 )  # fmt: skip
 def test_what_is_not_in_this_version_says_who_brings_it(raw: httpx2.Client, method: str, path: str) -> None:

@@ -77,6 +77,26 @@ def test_an_address_shows_the_file_without_a_key_and_other_addresses_nothing(cli
     assert httpx2.get(other).status_code == 404 and httpx2.get(other).json()["error"]["code"] == "not_found"
 
 
+def test_a_picture_says_who_made_it_and_others_do_not(client: OpenAI) -> None:
+    made = client.images.generate(model="painter", prompt="a dot", stream=True, partial_images=1)
+    files = [base64.b64decode(event.b64_json) for event in made]
+    unfinished, finished = (client.content_provenance_checks.create(file=("a.png", file)) for file in files)
+    (found,) = finished.results
+    assert finished.object == "content_provenance_check" and found.type == "c2pa"
+    assert (found.outcome, found.validation_state, found.model, found.issuer) == ("detected", "trusted", "painter", "Tessera")
+    assert found.generated_at is not None and found.generated_at.startswith("20")
+    (nothing,) = unfinished.results
+    assert nothing.type == "c2pa" and (nothing.outcome, nothing.validation_state) == ("not_detected", "not_present")
+    changed = bytearray(files[1])
+    changed[-20] ^= 1
+    (broken,) = client.content_provenance_checks.create(file=("a.png", bytes(changed))).results
+    assert broken.type == "c2pa" and (broken.outcome, broken.validation_state, broken.model) == ("not_detected", "invalid", None)
+    for junk in (b"", b"words"):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.content_provenance_checks.create(file=("a.png", junk))
+        assert refused.value.param == "file" and refused.value.code == "invalid_file"
+
+
 def test_a_stream_shows_unfinished_pictures_and_ends_with_the_whole_one(client: OpenAI) -> None:
     asked: Any = {"model": "painter", "prompt": "a dot", "size": "6x6"}
     events = list(client.images.generate(**asked, stream=True, partial_images=2, extra_body={"seed": 3}))

@@ -57,6 +57,10 @@ def test_a_film_is_made_as_a_job_and_fetched_in_three_forms(client: OpenAI) -> N
     assert (frames(client, made(client, extra_body={"seed": 1}).id) == frames(client, video.id)).all(), "the same seed"
     film = client.videos.download_content(video.id)
     assert film.response.headers["content-type"] in ("video/mp4", "image/gif") and len(film.content) > 100
+    for variant in ("video", "thumbnail", "spritesheet"):
+        file = client.videos.download_content(video.id, variant=variant).content  # type: ignore[arg-type]
+        (found,) = client.content_provenance_checks.create(file=("film", file)).results
+        assert found.outcome == "detected" and found.model == "filmer"
     first = Image.open(io.BytesIO(client.videos.download_content(video.id, variant="thumbnail").content))
     assert first.format == "WEBP" and first.size == (8, 8)
     assert video.id in [listed.id for listed in client.videos.list(limit=50)]

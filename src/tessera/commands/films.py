@@ -18,6 +18,7 @@ from tessera.engine.films import GUIDANCE, FilmWish, half, long_film, quantizer_
 from tessera.engine.pictures import run
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.run import write_bytes, writing
 
 
@@ -26,7 +27,7 @@ def speaks_of_films(asked: Asked) -> bool:
     return asked.video is not None or asked.frames is not None or (asked.out is not None and ending_of(asked.out) in WRITTEN)
 
 
-def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool, model: str) -> None:
     """Makes a film into a file, or answers about one.
 
     Raises:
@@ -58,7 +59,8 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
     shown, completion = made.frames, made.completion
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, film_file(shown, quantizer.per_second, ending_of(asked.out)))
+        ending = ending_of(asked.out)
+        write_bytes(path, marked(film_file(shown, quantizer.per_second, ending), ending, model, composite=bool(len(given))))
     if as_json:
         report(completion, [str(path)], start)
     else:

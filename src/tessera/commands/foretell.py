@@ -261,6 +261,22 @@ def _recorded(entry: ledger.Entry) -> seal.Verdict:
     return seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
 
 
+def uncounted(path: Path, loss: float) -> str | None:
+    """One sentence on a finished run whose forecast was refused; None where one was sealed, or none was made.
+
+    Args:
+        path: of the run's folder.
+        loss: of the run, nats per token.
+    """
+    foretold = seal.read(path)
+    if foretold is None or "seal" in foretold or "loss" not in foretold:
+        return None
+    low, high = foretold["intervals"]["0.9"]
+    place = "inside" if low <= loss <= high else "outside"
+    miss = f"{loss / foretold['loss'] - 1:+.2%}, {place} the 90 % interval"
+    return f"not sealed and not counted: {loss:.4f} where the refused forecast said {foretold['loss']:.4f}, {miss}"
+
+
 def words(verdict: seal.Verdict) -> str:
     """The verdict in one sentence."""
     if verdict.void is not None:

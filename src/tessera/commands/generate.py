@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tessera.commands import films, sounds, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
@@ -80,7 +81,7 @@ def generate(
         for name, given in (("--suffix", suffix), ("--effort", effort)):
             if given is not None:
                 raise UserError(f"{name} is for texts; it does not go with pictures, films and sound.")
-        make(open_engine(model), text, pictures, params, as_json)
+        make(open_engine(model), text, pictures, params, as_json, Path(model).resolve().name)
         return
     if suffix is not None and effort is not None:
         raise UserError("--suffix fills a gap in a running text, which nobody thinks about; leave --effort out.")

@@ -19,6 +19,7 @@ from tessera.engine.pictures import GUIDANCE, MOST_WORDS, Drawing, Wish, draw, l
 from tessera.engine.request import Completion
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.run import write_bytes, writing
 
 
@@ -44,7 +45,7 @@ class Asked:
         return self != Asked()
 
 
-def generate_picture(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+def generate_picture(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool, model: str) -> None:
     """Draws into a file, or answers about a picture.
 
     Raises:
@@ -68,7 +69,7 @@ def generate_picture(engine: Engine, prompt: str, asked: Asked, params: Sampling
     pixels = pasted(wish, drawing.pixels)
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, png(pixels))
+        write_bytes(path, marked(png(pixels), "png", model, composite=wish.known is not None))
     if as_json:
         report(drawing.completion, [str(path)], start, drawing)
     else:

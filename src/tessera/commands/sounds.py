@@ -15,6 +15,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.sounds import GUIDANCE, SoundWish, listen, make_sounds, sound_quantizer_of
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.run import write_bytes, writing
 
 
@@ -23,7 +24,7 @@ def speaks_of_sounds(asked: Asked) -> bool:
     return asked.audio is not None or asked.seconds is not None or (asked.out is not None and ending_of(asked.out) in WRITTEN)
 
 
-def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool) -> None:
+def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool, model: str) -> None:
     """Makes a sound into a file, or answers about one.
 
     Raises:
@@ -48,7 +49,8 @@ def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingPa
     samples = np.concatenate([kept, made.samples[len(kept) :]])
     path = Path(asked.out)
     with writing(path):
-        write_bytes(path, sound_file(samples, rate, ending_of(asked.out)))
+        ending = ending_of(asked.out)
+        write_bytes(path, marked(sound_file(samples, rate, ending), ending, model, composite=bool(len(kept))))
     if as_json:
         report(made.completion, [str(path)], start)
     else:

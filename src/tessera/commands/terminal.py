@@ -5,12 +5,22 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+import numpy as np
+
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 # The second set of control characters: some terminals take U+009B for the beginning of an escape sequence.
 _BYTES = {code: f"<{code:02X}>" for code in range(0x80, 0xA0)}
 # They turn the order of what stands around them (CVE-2021-42574), so that code reads as it does not run.
 _TURNS = {code: f"<U+{code:04X}>" for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _SHOWN = _PICTURES | _BYTES | _TURNS
+
+_SHADES = np.array([2 * shade for shade in " .:-=+*#%@"])
+
+
+def shades(pixels: np.ndarray) -> list[str]:
+    """A picture, (H, W, 3) uint8, as H lines of 2 W characters, the brighter the denser."""
+    level = pixels.mean(-1) * (len(_SHADES) - 1) / 255
+    return ["".join(_SHADES[np.rint(row).astype(int)]) for row in level]
 
 
 def printable(text: str) -> str:

@@ -36,6 +36,7 @@ from tessera.commands.foretell import (
     page,
     room,
     room_of_flops,
+    uncounted,
     words,
     write,
 )
@@ -383,8 +384,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         bits = in_bits(result.bits_per_byte, result.bits_per_pixel)
         losses = ", ".join([f"{result.loss:.4f} nats per token", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
-        if verdict is not None:
-            say(words(verdict))
+        if (said := words(verdict) if verdict is not None else uncounted(path, result.loss)) is not None:
+            say(said)
         say(f"model {folder.model}, report {report}")
     world.barrier()
 

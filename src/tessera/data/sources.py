@@ -53,7 +53,7 @@ def documents(
 
     Args:
         uri: `files:PATTERN[#column=NAME]`, `hub:NAME[:CONFIG][@REVISION][?split=train][#column=NAME][?limit=ROWS]`,
-            `builtin:stdlib`, `builtin:prose`, `builtin:sums`, `builtin:digits`, `builtin:NAME[?count=N]` for the
+            `builtin:stdlib`, `builtin:prose`, `builtin:sums[?below=N]`, `builtin:digits`, `builtin:NAME[?count=N]` for the
             names in `_COUNTED`, or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
@@ -101,8 +101,8 @@ def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: boo
         return builtin.stdlib(skipped, say)
     if uri == "builtin:prose":
         return builtin.prose(skipped, say)
-    if uri == "builtin:sums":
-        return builtin.sums()
+    if made := re.fullmatch(r"builtin:sums(?:\?below=([1-9]\d?|100))?", uri):
+        return builtin.sums(int(made[1] or 100))
     if uri == "builtin:digits":
         return builtin_pictures.digits()
     if (made := re.fullmatch(r"builtin:(\w+)(?:\?count=(\d{1,7}))?", uri)) and made[1] in _COUNTED:

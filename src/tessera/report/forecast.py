@@ -6,6 +6,7 @@ that was refused is shown with its reasons and marked as not sealed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -16,12 +17,18 @@ WHISKER = 1.15
 """Half the breadth of an interval in the chart, as a factor in compute."""
 
 
-def forecast_figure(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
-    """Words, the chart of loss against compute, and the forecast in numbers."""
+def forecast_figure(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ended: float = math.nan) -> str:
+    """Words, the chart of loss against compute, and the forecast in numbers.
+
+    Args:
+        ended: the finished run's held-out loss, for a forecast that was refused and therefore has no verdict.
+    """
     if "loss" not in foretold:
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in foretold.get("reasons", []))
         return f"<p>No forecast could be made.</p><ul>{reasons}</ul>" if reasons else ""
-    return _words(foretold, verdict) + _chart(foretold, verdict)
+    if verdict.get("loss"):
+        ended = float(verdict["loss"])
+    return _words(foretold, verdict, ended) + _chart(foretold, ended)
 
 
 def course_band(foretold: Mapping[str, Any], tokens: float) -> list[Band]:
@@ -44,7 +51,7 @@ def course_band(foretold: Mapping[str, Any], tokens: float) -> list[Band]:
     ]
 
 
-def _words(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+def _words(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ended: float) -> str:
     low, high = foretold["intervals"]["0.9"]
     half = (high - low) / 2 / foretold["loss"]
     said = (
@@ -53,6 +60,8 @@ def _words(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     )
     if foretold.get("refused"):
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in foretold["reasons"])
+        if math.isfinite(ended):
+            said += f" The run ended at <b>{ended:.3f}</b>, {ended / foretold['loss'] - 1:+.2%}; it is not counted."
         said = f"<p><b>Not sealed.</b> The ladder does not carry a forecast:</p><ul>{reasons}</ul><p>{said}</p>"
     else:
         said = f"<p>{said} Sealed {escape(str(foretold['made']))} as <code>{escape(str(foretold['seal'])[:12])}</code>.</p>"
@@ -65,7 +74,7 @@ def _words(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     return said
 
 
-def _chart(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+def _chart(foretold: Mapping[str, Any], ended: float) -> str:
     rungs: Sequence[Mapping[str, Any]] = foretold["ladder"]
     target = foretold["target"]["C"]
     start, end = min(r["C"] for r in rungs), max(target, *(r["C"] for r in rungs))
@@ -77,11 +86,11 @@ def _chart(foretold: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     if foretold["fit"]["form"] == "frontier":
         law = [k["E"] + k["A"] * x ** -k["a"] for x in xs]
         curves.append(Series(f"law: {k['E']:.3f} + {k['A']:.3g} C^-{k['a']:.3f}", xs, law, "faint"))
-    if verdict.get("loss"):
-        curves.append(Series("this run", [target], [verdict["loss"]], "second", line=False, points=True))
+    if math.isfinite(ended):
+        curves.append(Series("this run", [target], [ended], "second", line=False, points=True))
     wide = (target / WHISKER, target * WHISKER)
     bands = [
-        Band(f"{float(level):.0%} interval", wide, (low, low), (high, high))
+        Band(f"{float(level):.0%} interval{', not sealed' if foretold.get('refused') else ''}", wide, (low, low), (high, high))
         for level in ("0.9", "0.5")
         for low, high in [foretold["intervals"][level]]
     ]

@@ -47,6 +47,7 @@ class RunRecord:
         resumes: how often the run was taken up again at an earlier step.
         baselines: `baselines.json`: bits per byte of other models on the same held-out documents.
         completions: `completions.json`.
+        shown: `shown.json`: sums that were asked for, digits that were drawn, digits that were named.
         skipped: `skipped.jsonl`: files that were not read, and why.
         forecast: `forecast.json`: what was foretold before the run.
         verdict: `verdict.json`: what became of it.
@@ -64,6 +65,7 @@ class RunRecord:
     resumes: int = 0
     baselines: dict[str, Any] = field(default_factory=dict)
     completions: list[Any] = field(default_factory=list)
+    shown: dict[str, Any] = field(default_factory=dict)
     skipped: list[Event] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +107,7 @@ def read_run(run_folder: Path) -> RunRecord:
         about=_mapping(_read_json(run_folder / "run.json")),
         baselines=_mapping(_read_json(run_folder / "baselines.json")),
         completions=_items(_read_json(run_folder / "completions.json")),
+        shown=_mapping(_read_json(run_folder / "shown.json")),
         skipped=_read_lines(run_folder / "skipped.jsonl"),
         forecast=_mapping(_read_json(run_folder / "forecast.json")),
         verdict=_mapping(_read_json(run_folder / "verdict.json")),
@@ -175,7 +178,8 @@ def _warnings(run: RunRecord) -> str:
 
 
 def _forecast(run: RunRecord) -> str:
-    figure = forecast_figure(run.forecast, run.verdict)
+    ended = next((_number(e, "loss") for e in reversed(run.evaluations) if e.get("final")), math.nan)
+    figure = forecast_figure(run.forecast, run.verdict, ended)
     return _section("Forecast and verdict", figure) if figure else ""
 
 
@@ -238,6 +242,30 @@ def _completions(run: RunRecord) -> str:
         parts += f'<div class="pair"><h3>{escape(str(item.get("title") or ""))}</h3><div class="two">{columns}</div></div>'
     text = "The prompt is grey, what follows it is coloured. The model was not trained on these documents."
     return _section("Completions of held-out text", f'<p class="dim">{text}</p>{parts}') if parts else ""
+
+
+def _pictures(run: RunRecord) -> str:
+    figures = ""
+    for item in map(_mapping, _items(run.shown.get("drawn"))):
+        png, caption, read = (escape(str(item.get(key) or "")) for key in ("png", "caption", "read_as"))
+        below = f"<figcaption>&ldquo;{caption}&rdquo;, read as {read}</figcaption>"
+        figures += f'<figure><img src="data:image/png;base64,{png}" alt="{caption}">{below}</figure>'
+    text = "Drawn by their names, pixel by pixel, and read by a classifier that was trained on real ones alone."
+    if seen := _mapping(run.shown.get("seen")):
+        right, of = _whole(_number(seen, "right")), _whole(_number(seen, "of"))
+        text += f" Of {of} real ones that it was never shown it names {right} rightly."
+    return _section("Pictures", f'<p class="dim">{text}</p><div class="drawn">{figures}</div>') if figures else ""
+
+
+def _sums(run: RunRecord) -> str:
+    answers = [_mapping(item) for item in _items(run.shown.get("sums"))]
+    rows = [
+        (escape(str(a.get("question") or "")), escape(str(a.get("answer") or "")), "right" if a.get("right") else "wrong")
+        for a in answers
+    ]
+    text = f"{sum(bool(a.get('right')) for a in answers)} of {len(answers)} sums that it was never shown are right."
+    folded = f"<details><summary>All of them</summary>{_table(('asked', 'answered', ''), rows)}</details>"
+    return _section("Sums in words", f'<p class="dim">{text}</p>{folded}') if rows else ""
 
 
 def _samples(run: RunRecord) -> str:
@@ -324,6 +352,8 @@ SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
     _loss,
     _comparison,
     _completions,
+    _pictures,
+    _sums,
     _samples,
     _course,
     _settings,

@@ -58,6 +58,9 @@ i.band { background: var(--faint); height: 10px; vertical-align: 0; opacity: .6;
 .two > * { min-width: 0; }
 .three { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 20px 18px; }
 .three > * { min-width: 0; }
+.drawn { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 20px 18px; }
+.drawn img { width: 100%; image-rendering: pixelated; border-radius: 6px; }
+.drawn figcaption { font-weight: 400; font-size: 13px; color: var(--dim); }
 figure { margin: 0; }
 figcaption { font-weight: 600; margin-bottom: 4px; color: var(--ink); }
 pre { background: var(--code); border: 1px solid var(--rule); border-radius: 8px; padding: 12px 14px; margin: 0;

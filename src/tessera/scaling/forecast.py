@@ -211,7 +211,7 @@ def forecast(
     ladder = _Ladder(runs, front)
     chosen = _choose(ladder, asked) if form == "auto" else form
     noise = max(MEASURABLE, runs.seed_noise or 0.0, seed_noise or 0.0)
-    laws = {name: fit(ladder.points(name), name) for name in FORMS if ladder.enough(name)}
+    laws = {name: fit(ladder.points(name), name, noise=noise) for name in FORMS if ladder.enough(name)}
     reasons, said = _structure(ladder), list(warnings)
     points = ladder.points(chosen)
     facts: dict[str, Any] = {
@@ -228,11 +228,11 @@ def forecast(
     law = laws[chosen]
     intervals = profile(points, law)
     weak = weaknesses(law, intervals, float(points.loss.min()))
-    backtest = walk_forward(points, chosen)
+    backtest = walk_forward(points, chosen, noise)
     drift, degrees, seen = _drift(backtest)
     filled = [_fill(target, ladder, law) for target in asked]
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
-    reasons += _lowest_rung(ladder, law, filled, predictions, degrees, said)
+    reasons += _lowest_rung(ladder, law, filled, predictions, degrees, noise, said)
     reasons += _off_path(ladder, chosen, asked, said)
     if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
         said.append(
@@ -251,8 +251,8 @@ def forecast(
     )  # fmt: skip
 
 
-def walk_forward(points: Runs, form: str) -> tuple[BackTest, ...]:
-    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets.
+def walk_forward(points: Runs, form: str, noise: float | None = None) -> tuple[BackTest, ...]:
+    """Every upper rung forecast from all the rungs below some budget, for up to eight such budgets; `noise` as in `law.fit`.
 
     A surface is only tried where three sizes and two runs more than it needs lie below: from fewer nobody would forecast.
     """
@@ -266,7 +266,7 @@ def walk_forward(points: Runs, form: str) -> tuple[BackTest, ...]:
         prefixes = [prefixes[i] for i in np.unique(np.linspace(0, len(prefixes) - 1, _MOST_PREFIXES).round().astype(int))]
     found = []
     for below, above in prefixes:
-        law = fit(below, form)
+        law = fit(below, form, noise=noise)
         predicted = law.loss(above.N, above.D, above.C)
         for i in range(len(above)):
             factor = _factor(below, form, float(above.N[i]), float(above.D[i]), float(above.C[i]))
@@ -473,15 +473,16 @@ def _interval(loss: float, sd: float, degrees: float, level: float) -> tuple[flo
 
 
 def _lowest_rung(
-    ladder: _Ladder, law: Law, targets: Sequence[Target], predictions: Sequence[Prediction], degrees: float, said: list[str]
-) -> list[str]:
+    ladder: _Ladder, law: Law, targets: Sequence[Target], predictions: Sequence[Prediction], degrees: float, noise: float,
+    said: list[str],
+) -> list[str]:  # fmt: skip
     """A reason where the forecast leans on the lowest rung."""
     points = ladder.points(law.form)
     rest = points.take(points.budget > points.budget.min())
     if len(rest) < FEWEST_RUNS[law.form]:
         said.append("There are too few runs to see whether the forecast leans on the lowest rung.")
         return []
-    without = fit(rest, law.form)
+    without = fit(rest, law.form, noise=noise)
     for target, prediction in zip(targets, predictions, strict=True):
         shift = _loss(without, target) / prediction.loss - 1
         low, high = _interval(prediction.loss, prediction.sd, degrees, LEVEL)

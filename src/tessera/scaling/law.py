@@ -36,6 +36,11 @@ REPEATS = 15.39
 """R* of arXiv 2305.16264, section 6: after how many repeats 1 - 1/e of what repeating can give has been had."""
 MEASURABLE = 5e-4
 """Relative noise of a loss between seeds: .03 to .1 % in published repeats; no residual is believed below it."""
+USUAL_EXPONENT, EXPONENT_SPREAD = 0.2, 0.4
+"""What is thought of a frontier's exponent before its runs have spoken, median and spread of its logarithm; runs that differ
+little between seeds outweigh it (docs/LOG.md, "A usual exponent")."""
+_HUBER_WIDTH = 1.345
+"""Of Huber's delta over the noise: 95 % as precise as least squares where the noise is normal."""
 
 # Names and order of what each form is described by inside; logA, logB are at the geometric means of N and D (or C).
 _PARAMETERS = {
@@ -150,15 +155,19 @@ class Law:
         return N, product / N
 
 
-def fit(runs: Runs, form: str, delta: float = HUBER_DELTA) -> Law:
+def fit(runs: Runs, form: str, delta: float = HUBER_DELTA, noise: float | None = None) -> Law:
     """The law of least Huber loss; takes milliseconds and gives the same bits each time.
 
     Args:
         runs: at least FEWEST_RUNS of the form; for the frontier one row per budget.
         form: one of FORMS.
         delta: of Huber's loss.
+        noise: relative standard deviation of a loss. It says how far the runs outweigh what is usual for a frontier's exponent,
+            which three to six noisy budgets hardly pin down. None: the runs alone speak.
     """
-    problem = _Problem.of(runs, form)
+    if noise is not None:
+        delta = max(delta, _HUBER_WIDTH * noise)
+    problem = _Problem.of(runs, form, noise if form == "frontier" else None)
     theta = _descend(problem, _starts(problem), np.inf, steps=40)
     theta = _descend(problem, theta[:_BEST_VALLEYS], delta)
     return problem.law(theta[0], delta)
@@ -167,12 +176,13 @@ def fit(runs: Runs, form: str, delta: float = HUBER_DELTA) -> Law:
 def profile(runs: Runs, law: Law) -> dict[str, tuple[float, float]]:
     """90 % intervals of E and the exponents: all values that, held fixed, raise -2 log likelihood by less than 2.7 after a refit.
 
-    The noise is taken as the fit's residual, at least MEASURABLE, and Huber's delta as 1.345 of it, so that most runs count
-    squared. An end that was not found is the end of the search range.
+    The noise is taken as the fit's residual, at least MEASURABLE, and Huber's delta so wide that most runs count squared. What is
+    usual for an exponent is left out: the interval says what the runs alone say. An end that was not found is the end of the
+    search range.
     """
     problem = _Problem.of(runs, law.form)
     noise = max(law.residual_sd, MEASURABLE) if np.isfinite(law.residual_sd) else MEASURABLE
-    delta = max(law.delta, 1.345 * noise)
+    delta = max(law.delta, _HUBER_WIDTH * noise)
     best = _descend(problem, problem.theta(law)[None], delta)[0]
     lowest = problem.cost(best[None], delta)[0]
     curvature = problem.curvature(best, delta)
@@ -230,7 +240,10 @@ def without_repeats(runs: Runs) -> Runs:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Scaled columns of one fit. `x` (n) is log N or log C, `y` (n) log D, both about their means."""
+    """Scaled columns of one fit. `x` (n) is log N or log C, `y` (n) log D, both about their means.
+
+    With `noise` there is one more residual behind those of the runs: how far log a lies from what is usual, in their unit.
+    """
 
     form: str
     names: tuple[str, ...]
@@ -240,12 +253,14 @@ class _Problem:
     y_mean: float
     loss: Array
     weight: Array
+    noise: float | None = None
 
     @staticmethod
-    def of(runs: Runs, form: str) -> _Problem:
+    def of(runs: Runs, form: str, noise: float | None = None) -> _Problem:
         x, y = np.log(runs.C if form == "frontier" else runs.N), np.log(runs.D)
         x_mean, y_mean = float(x.mean()), float(y.mean())
-        return _Problem(form, _PARAMETERS[form], x - x_mean, y - y_mean, x_mean, y_mean, runs.loss, runs.weight)
+        weight = runs.weight if noise is None else np.append(runs.weight, 1.0)
+        return _Problem(form, _PARAMETERS[form], x - x_mean, y - y_mean, x_mean, y_mean, runs.loss, weight, noise)
 
     @property
     def lower(self) -> Array:
@@ -274,17 +289,26 @@ class _Problem:
         columns = [ones, outer * first, -outer * first * self.x, outer * second, -outer * second * self.y, power * log_sum]
         return p["E"] + power, np.stack(columns, -1)
 
-    def residuals(self, theta: Array) -> Array:
-        return np.asarray(np.log(self.predict(theta)[0]) - np.log(self.loss), np.float64)
+    def residuals(self, theta: Array) -> tuple[Array, Array]:
+        """Residuals (S, n) and their derivatives (S, n, P)."""
+        loss, slope = self.predict(theta)
+        residual, jacobian = np.log(loss) - np.log(self.loss), slope / loss[..., None]
+        if self.noise is None:
+            return residual, jacobian
+        at = self.names.index("a")
+        stiff = self.noise / EXPONENT_SPREAD
+        more = np.zeros((len(theta), 1, theta.shape[1]))
+        more[:, 0, at] = stiff / theta[:, at]
+        usual = stiff * np.log(theta[:, at, None] / USUAL_EXPONENT)
+        return np.concatenate([residual, usual], 1), np.concatenate([jacobian, more], 1)
 
     def cost(self, theta: Array, delta: float) -> Array:
-        return np.asarray((self.weight * _huber(self.residuals(theta), delta)).sum(-1), np.float64)
+        return np.asarray((self.weight * _huber(self.residuals(theta)[0], delta)).sum(-1), np.float64)
 
     def curvature(self, theta: Array, delta: float) -> Array:
         """Gauss-Newton curvature (P, P) of the cost."""
-        loss, slope = self.predict(theta[None])
-        jacobian = slope[0] / loss[0][:, None]
-        pull = self.weight * _pull(np.log(loss[0] / self.loss), delta)
+        residual, jacobian = (one[0] for one in self.residuals(theta[None]))
+        pull = self.weight * _pull(residual, delta)
         return np.asarray(jacobian.T @ (pull[:, None] * jacobian), np.float64)
 
     def law(self, theta: Array, delta: float) -> Law:
@@ -293,10 +317,11 @@ class _Problem:
         if self.form != "frontier":
             named["B"] = float(np.exp(p["logB"] + p.get("b", p["a"]) * self.y_mean))
         named |= {key: p[key] for key in ("b", "g") if key in p}
-        residuals = self.residuals(theta[None])[0]
+        residuals = self.residuals(theta[None])[0][0, : len(self.loss)]
         free = len(residuals) - len(theta)
         sd = float(np.sqrt((residuals**2).sum() / free)) if free > 0 else float("nan")
-        return Law(self.form, named, float(self.cost(theta[None], delta)[0]), delta, sd)
+        objective = float((self.weight[: len(self.loss)] * _huber(residuals, delta)).sum())
+        return Law(self.form, named, objective, delta, sd)
 
     def theta(self, law: Law) -> Array:
         k = law.coefficients
@@ -333,7 +358,7 @@ def _starts(problem: _Problem) -> Array:
         k = len(_EXPONENTS)
         rows = np.repeat(np.arange(k), k), np.tile(np.arange(k), k)
         columns = np.stack([ones[rows[0]], first[rows[0]], second[rows[1]]], -1)
-    scale = np.sqrt(problem.weight) / problem.loss
+    scale = np.sqrt(problem.weight[: len(problem.loss)]) / problem.loss
     solved, cost = _non_negative(columns * scale[:, None], problem.loss * scale)
     if problem.form == "additive":
         valleys = _valleys(cost.reshape(k, k))
@@ -423,16 +448,14 @@ def _descend(problem: _Problem, theta: Array, delta: float, held: npt.NDArray[np
     Args:
         held: (S) index of the parameter that stays as it is; the order is then kept.
     """
-    log_loss, lower, upper = np.log(problem.loss), problem.lower, problem.upper
+    lower, upper = problem.lower, problem.upper
     theta = theta.copy()
     damping = np.full(len(theta), 1e-3)
-    loss, slope = problem.predict(theta)
-    residual = np.log(loss) - log_loss
+    residual, jacobian = problem.residuals(theta)
     cost = (problem.weight * _huber(residual, delta)).sum(-1)
     idle = np.zeros(len(theta), int)
     diagonal = np.arange(theta.shape[1])
     for _ in range(steps):
-        jacobian = slope / loss[..., None]
         pull = problem.weight * _pull(residual, delta)
         gradient = np.einsum("snp,sn->sp", jacobian, pull * residual)
         hessian = np.swapaxes(jacobian * pull[..., None], 1, 2) @ jacobian
@@ -444,13 +467,12 @@ def _descend(problem: _Problem, theta: Array, delta: float, held: npt.NDArray[np
         hessian[:, diagonal, diagonal] = hessian[:, diagonal, diagonal] * (1 + damping[:, None]) + np.where(stuck, 1.0, 1e-16)
         step = np.linalg.solve(hessian, -gradient[..., None])[..., 0]
         tried = np.clip(theta + np.clip(step, -2.0, 2.0), lower, upper)
-        new_loss, new_slope = problem.predict(tried)
-        new_residual = np.log(new_loss) - log_loss
+        new_residual, new_jacobian = problem.residuals(tried)
         new_cost = (problem.weight * _huber(new_residual, delta)).sum(-1)
         better = new_cost < cost
         idle = np.where(better & (cost - new_cost > 1e-9 * cost), 0, idle + 1)
         theta = np.where(better[:, None], tried, theta)
-        loss, slope = np.where(better[:, None], new_loss, loss), np.where(better[:, None, None], new_slope, slope)
+        jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
         residual, cost = np.where(better[:, None], new_residual, residual), np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping / 4, damping * 5), 1e-12, 1e12)
         if (idle >= 8).all():

@@ -31,6 +31,7 @@ from tessera.serve import (
     graders,
     images,
     model_routes,
+    provenance,
     responses,
     runs,
     stored_chat,
@@ -119,7 +120,9 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, images, videos, audio):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions):
+        app.include_router(room.router)
+    for room in (images, videos, audio, provenance):
         app.include_router(room.router)
     for room in (files, uploads, batches, fine_tuning, graders, evals):
         app.include_router(room.router)

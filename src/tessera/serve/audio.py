@@ -20,6 +20,7 @@ from tessera.data.sounds import fitted_sound, read_sound, resampled, sound_file
 from tessera.engine.request import Completion
 from tessera.engine.sounds import GUIDANCE, Sound, SoundWish, hearing, sound_quantizer_of, sounding
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.serve import bodies
 from tessera.serve.context import Here, in_thread
 from tessera.serve.errors import ApiError, invalid, sentence
@@ -106,7 +107,7 @@ async def speak(body: Speak, here: Here) -> Response:
     try:
         await rounds.start()
         (made,) = await unless_left(here.request, rounds.finish())
-        data = await in_thread(_file, made, body.response_format)
+        data = await in_thread(_file, made, body.response_format, served.name)
     except UserError as error:
         raise invalid(sentence(error), "input") from None
     if body.stream_format == "sse":
@@ -142,11 +143,12 @@ async def transcribe(body: Annotated[Transcribe, Form(media_type="multipart/form
     return JSONResponse(shown)
 
 
-def _file(made: Sound, kind: str) -> bytes:
+def _file(made: Sound, kind: str, model: str) -> bytes:
     if kind == "pcm":
         samples = resampled(made.samples.astype(np.float64), made.per_second, _PCM_RATE)
         return samples.round().clip(-32_768, 32_767).astype("<i2").tobytes()
-    return sound_file(made.samples, made.per_second, _FORMATS[kind][0])
+    ending = _FORMATS[kind][0]
+    return marked(sound_file(made.samples, made.per_second, ending), ending, model)
 
 
 async def _spoken(data: bytes, rounds: Rounds[list[Sound]]) -> AsyncGenerator[bytes]:

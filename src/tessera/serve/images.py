@@ -25,6 +25,7 @@ from tessera.engine.constraints import PictureGrid
 from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, named, pasted, unfinished
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.serve import bodies
 from tessera.serve.context import Call, Here, in_thread
 from tessera.serve.door import OPEN_PICTURES
@@ -175,7 +176,7 @@ async def _answer(here: Call, served: Served, body: Wanted, wish: Wish, events: 
         assert isinstance(body, Drawn)
         return EventStream(_stream(served, body, rounds, events))
     made = await unless_left(here.request, rounds.finish())
-    data = [await in_thread(_datum, here, body, *one) for one in made]
+    data = [await in_thread(_datum, here, body, served.name, *one) for one in made]
     shown = {"created": now(), "data": data, "background": "opaque", "output_format": body.output_format}
     return JSONResponse(shown | {"size": _size(made[0][1].pixels), "usage": _usage(served, rounds)})
 
@@ -188,9 +189,9 @@ def _steps(served: Served, wish: Wish, count: int, params: SamplingParams) -> St
     return [(replace(wish, caption=caption), replace(one, pixels=pasted(wish, one.pixels))) for one in drawn]
 
 
-def _datum(here: Call, body: Wanted, wish: Wish, made: Drawing) -> dict[str, Any]:
+def _datum(here: Call, body: Wanted, model: str, wish: Wish, made: Drawing) -> dict[str, Any]:
     """A picture as the response has it; a caption that the model found itself goes with it."""
-    file = encoded(made.pixels, body.output_format, body.output_compression)
+    file = _file(body, model, wish, made)
     said = {"revised_prompt": wish.caption} if wish.source is not None and wish.caption else {}
     if body.response_format == "b64_json":
         return {"b64_json": base64.b64encode(file).decode()} | said
@@ -205,12 +206,17 @@ def _datum(here: Call, body: Wanted, wish: Wish, made: Drawing) -> dict[str, Any
     return {"url": str(here.request.base_url).rstrip("/") + OPEN_PICTURES + name} | said
 
 
+def _file(body: Wanted, model: str, wish: Wish, made: Drawing) -> bytes:
+    """A finished picture, which says who made it."""
+    file = encoded(made.pixels, body.output_format, body.output_compression)
+    return marked(file, body.output_format, model, composite=wish.known is not None)
+
+
 async def _stream(served: Served, body: Drawn, rounds: Rounds[list[tuple[Wish, Drawing]]], events: str) -> AsyncGenerator[bytes]:
     """Unfinished pictures, evenly over the tokens of each, and the finished ones."""
     head = {"created_at": now(), "background": "opaque", "output_format": body.output_format, "quality": "auto"}
 
-    async def picture(kind: str, pixels: np.ndarray, **more: Any) -> bytes:
-        file = await in_thread(encoded, pixels, body.output_format, body.output_compression)
+    def picture(kind: str, file: bytes, pixels: np.ndarray, **more: Any) -> bytes:
         data = {"type": f"{events}.{kind}", "b64_json": base64.b64encode(file).decode(), **head, "size": _size(pixels), **more}
         return event(data, data["type"])
 
@@ -225,10 +231,12 @@ async def _stream(served: Served, body: Drawn, rounds: Rounds[list[tuple[Wish, D
             ids.append(token.id)
             shown = [grid.tokens * (n + 1) // (body.partial_images + 1) for n in range(body.partial_images)]
             for number in (n for n, at in enumerate(shown) if at == len(ids)):
-                yield await picture("partial_image", await in_thread(unfinished, served, grid, ids), partial_image_index=number)
+                pixels = await in_thread(unfinished, served, grid, ids)
+                file = await in_thread(encoded, pixels, body.output_format, body.output_compression)
+                yield picture("partial_image", file, pixels, partial_image_index=number)
     usage = _usage(served, rounds)
-    for _, made in rounds.result:
-        yield await picture("completed", made.pixels, usage=usage)
+    for wish, made in rounds.result:
+        yield picture("completed", await in_thread(_file, body, served.name, wish, made), made.pixels, usage=usage)
 
 
 def _usage(served: Served, rounds: Rounds[Any]) -> dict[str, Any]:

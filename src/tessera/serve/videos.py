@@ -32,13 +32,14 @@ from tessera.engine.films import GUIDANCE, Film, FilmWish, half, long_film, quan
 from tessera.engine.pictures import Steps
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.provenance import marked
 from tessera.serve.bodies import Body, Part, Seed
 from tessera.serve.context import Call, Here, Id, Limit, Order, Server, in_thread
 from tessera.serve.errors import ApiError, invalid, of_validation, sentence
 from tessera.serve.files import forget_bytes
 from tessera.serve.models import Served, now
 from tessera.serve.rounds import Rounds, maker
-from tessera.serve.store import new_id
+from tessera.serve.store import Record, new_id
 
 router = APIRouter(tags=["videos"])
 
@@ -191,11 +192,8 @@ async def remix(video_id: Id, body: Remix, here: Here) -> dict[str, Any]:
 async def content(video_id: Id, here: Here, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> Response:
     """The film as a file, its first frame, or all of its frames side by side."""
     frames, record = await _finished(here, video_id)
-    if variant == "thumbnail":
-        return Response(await in_thread(encoded, frames[0], "webp", 100), media_type="image/webp")
-    if variant == "spritesheet":
-        return Response(await in_thread(encoded, np.concatenate(list(frames), 1), "png", 100), media_type="image/png")
-    file, kind = await in_thread(_file, frames, record["per_second"])
+    film = {"model": record.body["model"], "made": record.body["completed_at"], "composite": bool(record.private.get("given"))}
+    file, kind = await in_thread(_file, frames, variant, record.private["per_second"], film)
     return Response(file, media_type=kind)
 
 
@@ -223,7 +221,7 @@ async def _begin(
         raise invalid(f"A film may have {_MOST_FRAMES} frames at most, at {quantizer.per_second:g} a second.", "seconds")
     private = {
         "digest": "", "prompt": prompt.strip(), "shape": [height, width], "total": total, "guidance": guidance,
-        "seed": secrets.randbits(63) if seed is None else seed, "per_second": quantizer.per_second,
+        "seed": secrets.randbits(63) if seed is None else seed, "per_second": quantizer.per_second, "given": len(given),
     }  # fmt: skip
     try:
         # The first round says whether size and length are possible; it is asked again when the job runs.
@@ -347,8 +345,8 @@ async def _film(here: Call, served: Served, video: UploadFile | Existing) -> tup
     """
     quantizer = quantizer_of(served)
     if isinstance(video, Existing):
-        frames, private = await _finished(here, video.id)
-        return resampled(frames, private["per_second"], quantizer.per_second), video.id
+        frames, record = await _finished(here, video.id)
+        return resampled(frames, record.private["per_second"], quantizer.per_second), video.id
     data = await video.read()
 
     def read() -> np.ndarray:
@@ -365,8 +363,8 @@ async def _film(here: Call, served: Served, video: UploadFile | Existing) -> tup
         raise invalid(f"The video cannot be read: {error}.", "video", "invalid_video") from None
 
 
-async def _finished(here: Call, id: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """The frames of a film, and what is kept of it.
+async def _finished(here: Call, id: str) -> tuple[np.ndarray, Record]:
+    """The frames of a film, and its record.
 
     Raises:
         ApiError: 404; 400, it is not finished.
@@ -374,7 +372,7 @@ async def _finished(here: Call, id: str) -> tuple[np.ndarray, dict[str, Any]]:
     record = await here.find(_KIND, id, _KIND)
     if record.body["status"] != "completed":
         raise invalid(f"The film is {record.body['status']}; its content is there when it is completed.", "video_id", "not_ready")
-    return await in_thread(_frames_of, here.server, record.private), record.private
+    return await in_thread(_frames_of, here.server, record.private), record
 
 
 def _keep(server: Server, owner: str, shown: Mapping[str, Any], private: Mapping[str, Any], frames: np.ndarray) -> None:
@@ -400,12 +398,16 @@ def _frames_of(server: Server, private: Mapping[str, Any]) -> np.ndarray:
     return frames
 
 
-def _file(frames: np.ndarray, per_second: float) -> tuple[bytes, str]:
-    """An MP4 where one can be written, else a GIF; and its media type."""
+def _file(frames: np.ndarray, variant: str, per_second: float, film: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The file of a variant, which says who made it, and its media type: of films an MP4 where one can be written, else a GIF."""
+    if variant == "thumbnail":
+        return marked(encoded(frames[0], "webp", 100), "webp", **film), "image/webp"
+    if variant == "spritesheet":
+        return marked(encoded(np.concatenate(list(frames), 1), "png", 100), "png", **film), "image/png"
     try:
-        return film_file(frames, per_second, "mp4"), "video/mp4"
+        return marked(film_file(frames, per_second, "mp4"), "mp4", **film), "video/mp4"
     except UserError:
-        return film_file(frames, per_second, "gif"), "image/gif"
+        return marked(film_file(frames, per_second, "gif"), "gif", **film), "image/gif"
 
 
 def _frames(seconds: str, per_second: float) -> int:

@@ -35,6 +35,8 @@ WINDOW = 128
 """Steps that say what a usual loss and gradient norm is, as in OLMo-core's skip-step optimizer."""
 USUAL_LOSS, USUAL_NORM = 0.1, 0.5
 """Least deviation, as a part of the mean. Norms may double within a few steps where a model learns to copy (docs/LOG.md)."""
+HARMLESS = 1e-3
+"""Least deviation of a loss in nats, and of a norm: a model that knows its data by heart has losses that are all noise."""
 MOST_SKIPPED = 10
 AGAIN_SECONDS = 2.0
 
@@ -262,12 +264,12 @@ def _update(
 
 
 def _unusual(value: float, usual: list[float], least: float) -> bool:
-    """Six standard deviations above the recent mean; the deviation is taken as at least that part of the mean."""
+    """Six standard deviations above the recent mean; the deviation is taken as at least that part of the mean, and HARMLESS."""
     if len(usual) < WINDOW // 4:
         return False
     mean = statistics.fmean(usual)
     # The deviation takes as long as a layer of a small model, and is seldom needed.
-    return value > mean + 6 * least * mean and value > mean + 6 * statistics.pstdev(usual, mean)
+    return value > mean + 6 * max(least * mean, HARMLESS) and value > mean + 6 * statistics.pstdev(usual, mean)
 
 
 def _agreed(world: World, wish: bool, job: Job) -> bool:
