@@ -36,7 +36,7 @@ def small(corner: Any) -> Path:
 @pytest.fixture
 def trained(corner: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where a quickstart will be, whose training takes no time."""
-    monkeypatch.setattr(train, "train", lambda recipe, budget, settings, init, out, resume, forecast: shutil.copytree(small, out))
+    monkeypatch.setattr(train, "train", lambda recipe, budget, settings, init, out, **more: shutil.copytree(small, out))
     monkeypatch.setattr(quickstart, "CODE", f"files:{corner.text}")
     return tmp_path / "run"
 

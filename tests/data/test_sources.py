@@ -222,9 +222,9 @@ def test_hub_reads_local_folders_and_reports_what_is_not_there(tmp_path: Path, m
 
 def test_sums_in_words_are_right_and_each_is_a_document_of_its_own() -> None:
     found = {document.source: document.text for document in documents("builtin:sums", [])}
-    assert found["sums[40 plus 2]"] == "What is forty plus two? Forty-two.\nForty plus two is forty-two.\n"
-    assert found["sums[99 plus 21]"].startswith("What is ninety-nine plus twenty-one? One hundred and twenty.")
-    assert found["sums[12 times 12]"].endswith("Twelve times twelve is one hundred and forty-four.\n")
+    assert found["sums[40 plus 2]"] == "What is forty plus two? Forty-two.\n"
+    assert found["sums[99 plus 21]"] == "What is ninety-nine plus twenty-one? One hundred and twenty.\n"
+    assert found["sums[12 times 12]"] == "What is twelve times twelve? One hundred and forty-four.\n"
     assert len(found) == 100 * 100 + 100 * 101 // 2 + 13 * 13 == len(set(found.values()))
     few = {document.source: document.text for document in documents("builtin:sums?below=20", [])}
     assert few.items() <= found.items() and len(few) == 20 * 20 + 20 * 21 // 2 + 13 * 13

@@ -42,11 +42,13 @@ class BandWatch:
     Args:
         steps: of the whole run.
         band: rows with `part` of the run, `loss` and `intervals` (level -> [low, high]), as in `forecast.json`; may be empty.
+        sealed: the forecast counts; one that was refused is shown, and nobody is alarmed by it.
     """
 
-    def __init__(self, steps: int, band: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, steps: int, band: Sequence[Mapping[str, Any]], sealed: bool = True) -> None:
         self.steps = steps
         self.band = band
+        self.sealed = sealed
         self.left = False
 
     def words(self, step: int, loss: float) -> str:
@@ -55,11 +57,12 @@ class BandWatch:
         if foretold is None:
             return ""
         middle, low, high = foretold
-        return f"forecast {middle:.3f} ({low:.3f} to {high:.3f})" + ("" if low <= loss <= high else ", OUTSIDE its 99 % band")
+        place = "" if low <= loss <= high else ", OUTSIDE its 99 % band"
+        return f"forecast {middle:.3f} ({low:.3f} to {high:.3f})" + (place if self.sealed else ", not sealed")
 
     def note(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
         """The event that says that an evaluation left the 99 % band, the first time one does."""
-        if event["event"] != "evaluation" or event["final"] or self.left:
+        if event["event"] != "evaluation" or event["final"] or self.left or not self.sealed:
             return None
         foretold = self._at(event["step"])
         if foretold is None or foretold[1] <= event["loss"] <= foretold[2]:

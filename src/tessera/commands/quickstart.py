@@ -39,6 +39,7 @@ from tessera.model.decoder import Decoder
 from tessera.recipe import Budget
 from tessera.report import write_report
 from tessera.run import RunFolder, write_text
+from tessera.scaling import ladder
 from tessera.tokens.document import Document
 from tessera.train.objectives import evaluate
 
@@ -76,8 +77,9 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
         )
     started = (path / "run.json").is_file()
     if not (path / "model").is_dir():
-        # The ladder of so short a run may not carry a forecast: then it is said why, and the report marks the band as not sealed.
-        training.train("quickstart", f"{seconds - AFTER_SECONDS:.0f}s", [], None, out, resume=started, forecast=True)
+        # A brief ladder carries no forecast: it is said why, and the report shows what it would have been, marked as not sealed.
+        budget = f"{seconds - AFTER_SECONDS:.0f}s"
+        training.train("quickstart", budget, [], None, out, resume=started, forecast=True, extent=ladder.BRIEF)
     folder = RunFolder.open(path)
     corpus = gather(folder.recipe.data, cache_folder(), lambda line: None)
     engine = open_engine(str(path))
@@ -167,18 +169,21 @@ def _complete(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> 
 
 
 def _reckon(corpus: Corpus, engine: Engine, index: int) -> list[dict[str, Any]]:
-    """Every sum that was held out, asked for."""
-    asked = [_question(document) for document in corpus.documents("validation", index)]
+    """Every sum that was held out, asked for, and as many of those that were not."""
+    held_out = [_question(document) for document in corpus.documents("validation", index)]
+    known = [_question(document) for document in corpus.documents("train", index)]
+    asked = held_out + known[:: max(1, len(known) // len(held_out))][: len(held_out)]
     params = SamplingParams(max_tokens=24, temperature=0, stop=(".", "\n"))
     made = engine.generate([engine.vocabulary.encode_text(question) for question, _ in asked], params)
-    answers: list[dict[str, Any]] = [
-        {"question": question, "answer": completion.text.strip(), "right": completion.text.strip() == wanted}
-        for (question, wanted), completion in zip(asked, made, strict=True)
-    ]
-    print(f"\nSums that it was never shown: {sum(a['right'] for a in answers)} of {len(answers)} right")
-    for entry in answers[:: max(1, len(answers) // 4)][:4]:
-        terminal.write(f"  {entry['question']} {entry['answer']}.", end="" if entry["right"] else "   (wrong)")
-        print()
+    answers: list[dict[str, Any]] = []
+    for number, ((question, wanted), done) in enumerate(zip(asked, made, strict=True)):
+        answer = done.text.strip()
+        answers.append({"question": question, "answer": answer, "right": answer == wanted, "known": number >= len(held_out)})
+    new, old = answers[: len(held_out)], answers[len(held_out) :]
+    learned, never = (sum(a["right"] for a in part) for part in (old, new))
+    print(f"\nSums in words: {learned} right of {len(old)} that it learned, {never} of {len(new)} that it was never shown:")
+    for entry in new[:: max(1, len(new) // 4)][:4]:
+        terminal.write(f"  {entry['question']} {entry['answer']}.", end="\n" if entry["right"] else "   (wrong)\n")
     return answers
 
 

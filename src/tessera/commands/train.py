@@ -82,6 +82,7 @@ def train(
     forecast: bool | None = None,
     target_loss: float | None = None,
     yes: bool = False,
+    extent: ladder.Extent = ladder.FULL,
 ) -> Path:
     """Trains a model; returns the run's folder.
 
@@ -95,6 +96,7 @@ def train(
         forecast: train a ladder first and seal what it says of the run; None: where a law can be expected to hold.
         target_loss: held-out loss to reach; the ladder says for what budget, which takes the place of the recipe's.
         yes: do not ask before that budget is spent.
+        extent: of the ladder.
 
     Raises:
         UserError: anything that the person can set right.
@@ -122,7 +124,7 @@ def train(
                     RunFolder.refuse_occupied(path)
                     if target_loss is not None:
                         intent, forecast = aim(intent, target_loss, yes), True
-                    prepare(intent, path, init, begin, world.size, forecast)
+                    prepare(intent, path, init, begin, world.size, forecast, extent)
                 except UserError as error:
                     # Its words alone: the error holds this frame, and the folder's lock with it.
                     refusal = type(error), str(error)
@@ -236,7 +238,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
         flops, least, most = invert(climb(rungs, vocabulary, shards, machine, say), loss)
         intent = intent.model_copy(update={"budget": f"{flops / room_of_flops():.4e}", "tokenizer": tokenizer})
         planned = rules.resolve(intent, replace(facts, seconds=None, own_share=room_of_flops()))
-        if flops < 1.5 * ladder.REACH * rungs[0].flops:
+        if flops < 1.5 * ladder.FULL.reach * rungs[0].flops:
             break
     speed_found = speed.tokens_per_second(planned.shape, planned.recipe.train, machine)
     rate = speed_found * planned.shape.flops_per_token(planned.shape.context)
@@ -254,7 +256,10 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     return intent
 
 
-def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool | None = False) -> None:
+def prepare(
+    intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool | None = False,
+    extent: ladder.Extent = ladder.FULL,
+) -> None:  # fmt: skip
     """Everything before the first step, written into a new folder: with a forecast its ladder too."""
     check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
@@ -277,7 +282,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
     forecast = _wants_ladder(intent, facts, forecast)
-    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
+    planned = _measured_plan(intent, facts, machine, clock, room(intent, extent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
         vocabulary = own or _tokenizer(corpus, plan.recipe, cache, machine)
@@ -286,12 +291,12 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     vocabulary, shards = materials(planned)
     climbed = None
     if forecast:
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, extent)
         if not rungs or (facts.seconds is not None and all(rung.done for rung in rungs)):
             # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
             larger = _whole(intent, planned, facts, clock)
             its = materials(larger)
-            above = _rungs(intent, larger, *its, machine, cache) if rungs else []
+            above = _rungs(intent, larger, *its, machine, cache, extent) if rungs else []
             if all(rung.done for rung in above):
                 planned, rungs, (vocabulary, shards) = larger, above, its
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
@@ -358,7 +363,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
     steps = loop.total_steps(recipe)
-    watch = BandWatch(steps, (seal.read(path) or {}).get("band", []))
+    foretold = seal.read(path) or {}
+    watch = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold)
     live = LiveLine(steps, watch)
 
     def notice(event: dict[str, Any]) -> None:
@@ -472,11 +478,12 @@ def _wants_ladder(intent: Recipe, facts: rules.Facts, forecast: bool | None) -> 
 
 
 def _rungs(
-    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
-) -> list[ladder.Rung]:
+    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path,
+    extent: ladder.Extent = ladder.FULL,
+) -> list[ladder.Rung]:  # fmt: skip
     """The ladder below a planned run; empty, and it is said why, where there is none."""
     try:
-        return ladder.design(intent, planned, vocabulary, shards, machine, cache)
+        return ladder.design(intent, planned, vocabulary, shards, machine, cache, extent)
     except ladder.NoLadder as why:
         say(f"no forecast: {why}")
         return []
@@ -519,16 +526,14 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
     wanted = recipe.tokenizer
     assert wanted.vocabulary_size
     settings = f"{corpus.hash} {wanted.vocabulary_size} {wanted.pretokenizer} {tessera.__version__}"
-    if recipe.data.pictures is not None:
-        settings += f" {recipe.data.pictures.model_dump_json()} {recipe.data.seed}"
-    if recipe.data.films is not None:
-        settings += f" {recipe.data.films.model_dump_json()} {recipe.data.seed}"
-        if recipe.data.films.trained:
-            settings += find_quantizer(recipe.data.films.trained).fingerprint
-    if recipe.data.sounds is not None:
-        settings += f" {recipe.data.sounds.model_dump_json()} {recipe.data.seed}"
-        if recipe.data.sounds.trained:
-            settings += find_quantizer(recipe.data.sounds.trained, "audio").fingerprint
+    if any(source.weight is not None for source in recipe.data.sources):
+        settings += f" {[source.weight for source in recipe.data.sources]}"
+    media: dict[Kind, BaseModel | None] = {"image": recipe.data.pictures, "video": recipe.data.films, "audio": recipe.data.sounds}
+    for kind, medium in media.items():
+        if medium is not None:
+            settings += f" {medium.model_dump_json()} {recipe.data.seed}"
+            if trained := getattr(medium, "trained", None):
+                settings += find_quantizer(trained, kind).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)

@@ -86,14 +86,13 @@ def sums(below: int = 100) -> Iterator[Document]:
     """Every sum and difference of numbers below `below`, at most 100, and every product of such up to 12 times 12, one document
     each, with its question.
 
-    A document that is held out is therefore a sum that was never shown, in any wording.
+    A document that is held out is therefore a sum that was never shown.
     """
     facts = [(a, "plus", b, a + b) for a in range(below) for b in range(below)]
     facts += [(a, "minus", b, a - b) for a in range(below) for b in range(a + 1)]
     facts += [(a, "times", b, a * b) for a in range(min(below, 13)) for b in range(min(below, 13))]
     for a, sign, b, result in facts:
-        asked, found = f"{in_words(a)} {sign} {in_words(b)}", in_words(result)
-        text = f"What is {asked}? {found.capitalize()}.\n{asked.capitalize()} is {found}.\n"
+        text = f"What is {in_words(a)} {sign} {in_words(b)}? {in_words(result).capitalize()}.\n"
         yield Document.of_text(text, f"sums[{a} {sign} {b}]")
 
 

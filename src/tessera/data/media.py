@@ -20,6 +20,7 @@ from tessera.tokens.sounds import sounds_of
 from tessera.tokens.vocabulary import Vocabulary
 
 _MEASURED_PICTURES = 200
+_MOST_REPEATS = 64
 _TEXT_VIEWS = 4
 """Of each picture: enough to meet every way in which its words are put."""
 
@@ -43,12 +44,10 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
 
 
 def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
-    """The text of every document of a split, as a model will meet it: with other media, that of some of their tasks."""
-    if not (corpus.pictures or corpus.films or corpus.sounds):
-        yield from corpus.texts(split)
-        return
-    for index, source in enumerate(corpus.sources):
-        documents: Iterator[Document] = corpus.documents(split, index)
+    """The text of every document of a split, as a model will meet it: with other media that of some of their tasks, and of a text
+    source that has more weight than its size again and again, so that its words become tokens too."""
+    for index, (source, times) in enumerate(zip(corpus.sources, _repeats(corpus, data), strict=True)):
+        documents: Iterator[Document] = itertools.chain.from_iterable(corpus.documents(split, index) for _ in range(times))
         if source.pictures and data.pictures is not None:
             documents = task_documents(documents, data.pictures, data.seed, _TEXT_VIEWS, None)
         if source.films and data.films is not None:
@@ -57,6 +56,17 @@ def texts(corpus: Corpus, data: recipe.Data, split: Split) -> Iterator[str]:
             documents = sound_documents(documents, data.sounds.model_copy(update={"views": _TEXT_VIEWS}), data.seed)
         for document in documents:
             yield from (str(segment.content) for segment in document.segments if segment.kind == "text")
+
+
+def _repeats(corpus: Corpus, data: recipe.Data) -> list[int]:
+    """How often the text of each source is read, so that their shares come to their weights, where all have one."""
+    weights = [source.weight for source in data.sources]
+    plain = [not (source.pictures or source.films or source.sounds) for source in corpus.sources]
+    wanted = [weight / max(1, source.bytes) for weight, source in zip(weights, corpus.sources, strict=True) if weight is not None]
+    least = min((w for w, text in zip(wanted, plain, strict=False) if text), default=0.0)
+    if len(wanted) < len(weights) or not least:
+        return [1] * len(weights)
+    return [min(_MOST_REPEATS, round(w / least)) if text else 1 for w, text in zip(wanted, plain, strict=True)]
 
 
 def films(corpus: Corpus, split: Split) -> Iterator[np.ndarray]:

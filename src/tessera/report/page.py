@@ -260,11 +260,13 @@ def _pictures(run: RunRecord) -> str:
 def _sums(run: RunRecord) -> str:
     answers = [_mapping(item) for item in _items(run.shown.get("sums"))]
     rows = [
-        (escape(str(a.get("question") or "")), escape(str(a.get("answer") or "")), "right" if a.get("right") else "wrong")
+        (escape(str(a.get("question") or "")), escape(str(a.get("answer") or "")), "right" if a.get("right") else "wrong",
+         "learned" if a.get("known") else "never shown")
         for a in answers
-    ]
-    text = f"{sum(bool(a.get('right')) for a in answers)} of {len(answers)} sums that it was never shown are right."
-    folded = f"<details><summary>All of them</summary>{_table(('asked', 'answered', ''), rows)}</details>"
+    ]  # fmt: skip
+    known, new = ([bool(a.get("right")) for a in answers if bool(a.get("known")) == known] for known in (True, False))
+    text = f"{sum(known)} of {len(known)} sums that it learned are right, and {sum(new)} of {len(new)} that it was never shown."
+    folded = f"<details><summary>All of them</summary>{_table(('asked', 'answered', '', ''), rows)}</details>"
     return _section("Sums in words", f'<p class="dim">{text}</p>{folded}') if rows else ""
 
 

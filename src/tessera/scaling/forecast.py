@@ -39,6 +39,9 @@ FEWEST_BUDGETS, FEWEST_DECADES = 4, 1.5
 """Of a ladder that may be forecast from: two or three budgets never identify E and an exponent (docs/LOG.md, "The law")."""
 USUAL_DRIFT, USUAL_WEIGHT = 0.01, 4.0
 """What is thought of a ladder before its back-tests: a miss of 1 % per tenfold compute, worth four back-tests (docs/LOG.md)."""
+REFUSED_DRIFT = 0.06
+"""Miss per tenfold compute, at least, of a forecast that is refused and shown all the same: what ladders of minutes missed by
+(docs/LOG.md, "A forecast in minutes")."""
 ALARMING_DRIFT = 0.02
 """Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
 SLOPE_GROWTH = 0.2
@@ -234,6 +237,9 @@ def forecast(
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     reasons += _lowest_rung(ladder, law, filled, predictions, degrees, noise, said)
     reasons += _off_path(ladder, chosen, asked, said)
+    if reasons:
+        drift = max(drift, REFUSED_DRIFT)
+        predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
         said.append(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "

@@ -36,7 +36,7 @@ REPEATS = 15.39
 """R* of arXiv 2305.16264, section 6: after how many repeats 1 - 1/e of what repeating can give has been had."""
 MEASURABLE = 5e-4
 """Relative noise of a loss between seeds: .03 to .1 % in published repeats; no residual is believed below it."""
-USUAL_EXPONENT, EXPONENT_SPREAD = 0.2, 0.4
+USUAL_EXPONENT, EXPONENT_SPREAD = 0.18, 0.5
 """What is thought of a frontier's exponent before its runs have spoken, median and spread of its logarithm; runs that differ
 little between seeds outweigh it (docs/LOG.md, "A usual exponent")."""
 _HUBER_WIDTH = 1.345
