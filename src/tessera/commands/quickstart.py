@@ -143,7 +143,9 @@ def _compare(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> N
         "trained": {"name": "this run", "bits_per_byte": found.bits_per_byte},
     }
     write_text(folder.path / "baselines.json", json.dumps(baselines, indent=1))
-    print(f"\nCode: bits per byte on {found.tokens:,} tokens of held-out files (lower is better):")
+    share = (recipe.data.sources[index].weight or 0.0) / (sum(source.weight or 0.0 for source in recipe.data.sources) or 1.0)
+    part = f", {share:.0%} of what it read" if share else ""
+    print(f"\nCode{part}: bits per byte on {found.tokens:,} tokens of held-out files (lower is better):")
     for entry in baselines.values():
         print(f"  {entry['name']:<16} {entry['bits_per_byte']:.3f}")
 

@@ -47,6 +47,8 @@ the next target, which is measured in seconds, differs a little."""
 LAWFUL_FLOPS = 4e11
 """Of the smallest rung. From 4.6e11 on log loss falls evenly with log compute, of code and of dialogue; the rungs below fall more
 slowly, and ladders with them are refused (docs/LOG.md, 2026-11-29, "The ladder after it" and "Dialogue")."""
+LEAST_EVALUATED = 8192
+"""Tokens of each evaluation on a rung's way, of which the band is made; its final loss is on all that the target's is on."""
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 
@@ -264,7 +266,7 @@ def _rungs(
         budget = top / RATIO**number
         train = intent.train.model_copy(update={
             "tokens": None, "threads": 1, "workers": 1, "compile": False, "sample_prompts": (), "track": "none",
-            "evaluate_tokens": settings.evaluate_tokens, "final_tokens": settings.final_tokens,
+            "final_tokens": settings.final_tokens,
             "context": settings.context, "short_context": settings.short_context,
         })  # fmt: skip
         model = intent.model.model_copy(update={"rope_theta": target.recipe.model.rope_theta})
@@ -275,14 +277,17 @@ def _rungs(
         except UserError as error:
             raise NoLadder(f"the smallest runs of its ladder would be too small: {error}") from None
         tokens, parameters = plan.recipe.train.tokens, plan.shape.matmul_parameters
-        assert tokens
+        assert tokens and plan.recipe.train.evaluate_tokens and settings.evaluate_tokens
         if intent.model.width is None and not 0.5 < tokens / parameters / rules.TOKENS_PER_PARAMETER < 2:
             raise NoLadder(
                 f"its ladder would begin at {top / RATIO ** (len(runs) - 1):.2e} FLOPs, for which the smallest model there is, "
                 f"of {parameters:,} parameters, is too large: give a larger budget, or --no-forecast to leave the ladder out."
             )
+        # On its way a small rung would spend more on the target's evaluations than on training.
+        often = min(settings.evaluate_tokens, max(plan.recipe.train.evaluate_tokens, LEAST_EVALUATED))
         for seed in range(seeds):
-            seeded = plan.recipe.model_copy(update={"train": plan.recipe.train.model_copy(update={"seed": settings.seed + seed})})
+            changed = plan.recipe.train.model_copy(update={"seed": settings.seed + seed, "evaluate_tokens": often})
+            seeded = plan.recipe.model_copy(update={"train": changed})
             rungs.append(Rung(budget, seeded, plan.shape, cache / "rungs" / _name(seeded, vocabulary, shards, machine)))
     return rungs
 
