@@ -62,7 +62,7 @@ def quickstart(
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/quickstart",
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="At a terminal, serve the model when it is done.")] = True,
 ) -> None:
-    """The whole path on this machine: foretell, train, compare; complete code, do sums, draw, look; report, serve."""
+    """The whole path on this machine: train on code, sums and digits, compare; complete, reckon, draw, look; report, serve."""
     stop_in_words()
     with importing():
         from tessera.commands.quickstart import quickstart as run

@@ -164,6 +164,6 @@ def test_a_loss_that_cannot_be_had_is_refused(
 
 
 def test_the_ladders_part_of_the_budget_is_left_to_it() -> None:
-    assert foretell.room_of_flops() == pytest.approx(1 / (1 + ladder.FULL.share))
-    assert 0.15 < ladder.FULL.share < 0.5
+    assert foretell.room_of_flops() == pytest.approx(1 / (1 + ladder.share()))
+    assert 0.15 < ladder.share() < 0.5
     assert rules.Facts(None, 1e11).own_share == 1.0

@@ -28,8 +28,7 @@ from tessera.tokens.vocabulary import Vocabulary
 class Ground:
     """A small corpus in token files, and a target above it."""
 
-    def __init__(self, folder: Path, *overrides: str, extent: ladder.Extent = ladder.FULL) -> None:
-        self.extent = extent
+    def __init__(self, folder: Path, *overrides: str) -> None:
         text = folder / "text"
         text.mkdir(exist_ok=True)
         dice = random.Random(0)
@@ -48,9 +47,7 @@ class Ground:
         return rules.resolve(self.intent.model_copy(update={"budget": budget}), rules.Facts(None, 1e11))
 
     def design(self, budget: str) -> list[ladder.Rung]:
-        return ladder.design(
-            self.intent, self.target(budget), self.vocabulary, self.shards, self.machine, self.cache, self.extent
-        )
+        return ladder.design(self.intent, self.target(budget), self.vocabulary, self.shards, self.machine, self.cache)
 
     def train(self, rungs: list[ladder.Rung], say: Callable[[str], None] = lambda line: None) -> None:
         ladder.train(rungs, self.vocabulary, self.shards, self.machine, say)
@@ -109,15 +106,12 @@ def test_a_ladder_that_would_begin_below_the_laws_regime_is_refused_before_it_co
     ladder.refuse_lawless(1.2e14)
 
 
-def four_runs(tmp_path: Path) -> Ground:
-    settings = ("model.width=16", "model.layers=1", "train.batch_rows=4", "train.evaluate_tokens=64")
-    return Ground(tmp_path, *settings, extent=ladder.Extent(2.0, (1, 1, 2), 0.6))
-
-
 @pytest.fixture
-def short(tmp_path: Path) -> Ground:
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ground:
     """A ladder of four tiny runs."""
-    return four_runs(tmp_path)
+    monkeypatch.setattr(ladder, "SEEDS", (1, 1, 2))
+    monkeypatch.setattr(ladder, "REACH", 2.0)
+    return Ground(tmp_path, "model.width=16", "model.layers=1", "train.batch_rows=4", "train.evaluate_tokens=64")
 
 
 def test_a_ladder_is_trained_once(short: Ground) -> None:
@@ -142,7 +136,7 @@ def test_a_rung_that_was_stopped_goes_on_and_ends_with_the_same_loss(short: Grou
     unbroken = short.design("2e10")[:1]
     short.train(unbroken)
     wanted = unbroken[0].result
-    again = four_runs(tmp_path)
+    again = Ground(tmp_path, "model.width=16", "model.layers=1", "train.batch_rows=4", "train.evaluate_tokens=64")
     again.cache = tmp_path / "other"
     rung = again.design("2e10")[0]
     ladder._prepare(rung, again.vocabulary, again.shards, again.machine, 1)

@@ -28,6 +28,8 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
 
 Say = Callable[[str], None]
+RUNG_SPEED = 0.6
+"""FLOP/s of the ladder's small models, relative to the target's (docs/LOG.md, "Ladder")."""
 VERDICT = "verdict.json"
 
 
@@ -47,17 +49,17 @@ class Climbed:
         return sum(row["padding"] for row in self.rows) / len(self.rows)
 
 
-def room(intent: Recipe, extent: ladder.Extent = ladder.FULL) -> float:
+def room(intent: Recipe) -> float:
     """The part of the budget that is left for the run itself when the ladder has to be trained first."""
     budget = Budget.parse(intent.budget)
     if budget.tokens is not None or intent.train.tokens is not None:
         return 1.0  # tokens are those of the run; the ladder comes on top
-    return 1 / (1 + extent.share / (1.0 if budget.flops is not None else extent.speed))
+    return room_of_flops() if budget.flops is not None else 1 / (1 + ladder.share() / RUNG_SPEED)
 
 
 def room_of_flops() -> float:
     """The same for a budget in FLOPs."""
-    return 1 / (1 + ladder.FULL.share)
+    return 1 / (1 + ladder.share())
 
 
 def climb(rungs: Sequence[ladder.Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say) -> Climbed:
@@ -87,7 +89,7 @@ def outlook(
     if not rungs:
         return None
     say = out or (lambda text: None)
-    speed = peak * planned.utilisation * ladder.FULL.speed
+    speed = peak * planned.utilisation * RUNG_SPEED
     budgets: dict[float, list[ladder.Rung]] = {}
     for rung in rungs:
         budgets.setdefault(rung.budget, []).append(rung)

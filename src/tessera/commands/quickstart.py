@@ -1,8 +1,8 @@
 """`tessera quickstart`: the whole path in one command, on data that every machine has.
 
-It trains one small model on this interpreter's own library, on sums in words and on handwritten digits, with its loss foretold by
-a ladder of smaller ones first; compares it with an untrained model and with n-gram counts on held-out files; lets it complete
-functions, do sums, draw and look at what it has never seen; writes the report, and serves the model to whoever sits there.
+It trains one small model on this interpreter's own library, on sums in words and on handwritten digits; compares it with an
+untrained model and with n-gram counts on held-out files; lets it complete functions, do sums, draw digits and name some that it
+has never seen; writes the report, and serves the model to whoever sits there.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ from tessera.model.decoder import Decoder
 from tessera.recipe import Budget
 from tessera.report import write_report
 from tessera.run import RunFolder, write_text
-from tessera.scaling import ladder
 from tessera.tokens.document import Document
 from tessera.train.objectives import evaluate
 
 AFTER_SECONDS = 30.0
-"""What all that comes after training takes on two cores; training, with its ladder, gets the rest of the budget."""
+"""What all that comes after training takes on two cores; training gets the rest of the budget."""
 NGRAM_ORDER = 5
 CODE, SUMS, DIGITS = "builtin:stdlib", "builtin:sums", "builtin:digits"
 DONE = "shown.json"
@@ -77,9 +76,7 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
         )
     started = (path / "run.json").is_file()
     if not (path / "model").is_dir():
-        # A brief ladder carries no forecast: it is said why, and the report shows what it would have been, marked as not sealed.
-        budget = f"{seconds - AFTER_SECONDS:.0f}s"
-        training.train("quickstart", budget, [], None, out, resume=started, forecast=True, extent=ladder.BRIEF)
+        training.train("quickstart", f"{seconds - AFTER_SECONDS:.0f}s", [], None, out, resume=started)
     folder = RunFolder.open(path)
     corpus = gather(folder.recipe.data, cache_folder(), lambda line: None)
     engine = open_engine(str(path))

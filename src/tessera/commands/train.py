@@ -82,7 +82,6 @@ def train(
     forecast: bool | None = None,
     target_loss: float | None = None,
     yes: bool = False,
-    extent: ladder.Extent = ladder.FULL,
 ) -> Path:
     """Trains a model; returns the run's folder.
 
@@ -96,7 +95,6 @@ def train(
         forecast: train a ladder first and seal what it says of the run; None: where a law can be expected to hold.
         target_loss: held-out loss to reach; the ladder says for what budget, which takes the place of the recipe's.
         yes: do not ask before that budget is spent.
-        extent: of the ladder.
 
     Raises:
         UserError: anything that the person can set right.
@@ -124,7 +122,7 @@ def train(
                     RunFolder.refuse_occupied(path)
                     if target_loss is not None:
                         intent, forecast = aim(intent, target_loss, yes), True
-                    prepare(intent, path, init, begin, world.size, forecast, extent)
+                    prepare(intent, path, init, begin, world.size, forecast)
                 except UserError as error:
                     # Its words alone: the error holds this frame, and the folder's lock with it.
                     refusal = type(error), str(error)
@@ -238,7 +236,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
         flops, least, most = invert(climb(rungs, vocabulary, shards, machine, say), loss)
         intent = intent.model_copy(update={"budget": f"{flops / room_of_flops():.4e}", "tokenizer": tokenizer})
         planned = rules.resolve(intent, replace(facts, seconds=None, own_share=room_of_flops()))
-        if flops < 1.5 * ladder.FULL.reach * rungs[0].flops:
+        if flops < 1.5 * ladder.REACH * rungs[0].flops:
             break
     speed_found = speed.tokens_per_second(planned.shape, planned.recipe.train, machine)
     rate = speed_found * planned.shape.flops_per_token(planned.shape.context)
@@ -256,10 +254,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     return intent
 
 
-def prepare(
-    intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool | None = False,
-    extent: ladder.Extent = ladder.FULL,
-) -> None:  # fmt: skip
+def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processes: int, forecast: bool | None = False) -> None:
     """Everything before the first step, written into a new folder: with a forecast its ladder too."""
     check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
@@ -282,7 +277,7 @@ def prepare(
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
     forecast = _wants_ladder(intent, facts, forecast)
-    planned = _measured_plan(intent, facts, machine, clock, room(intent, extent) if forecast else 1.0)
+    planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
         vocabulary = own or _tokenizer(corpus, plan.recipe, cache, machine)
@@ -291,12 +286,12 @@ def prepare(
     vocabulary, shards = materials(planned)
     climbed = None
     if forecast:
-        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache, extent)
+        rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         if not rungs or (facts.seconds is not None and all(rung.done for rung in rungs)):
             # There is nothing to pay for: all of the budget is the run's, whose ladder, if it has one, may then be another.
             larger = _whole(intent, planned, facts, clock)
             its = materials(larger)
-            above = _rungs(intent, larger, *its, machine, cache, extent) if rungs else []
+            above = _rungs(intent, larger, *its, machine, cache) if rungs else []
             if all(rung.done for rung in above):
                 planned, rungs, (vocabulary, shards) = larger, above, its
         climbed = climb(rungs, vocabulary, shards, machine, say) if rungs else None
@@ -478,12 +473,11 @@ def _wants_ladder(intent: Recipe, facts: rules.Facts, forecast: bool | None) -> 
 
 
 def _rungs(
-    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path,
-    extent: ladder.Extent = ladder.FULL,
-) -> list[ladder.Rung]:  # fmt: skip
+    intent: Recipe, planned: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+) -> list[ladder.Rung]:
     """The ladder below a planned run; empty, and it is said why, where there is none."""
     try:
-        return ladder.design(intent, planned, vocabulary, shards, machine, cache, extent)
+        return ladder.design(intent, planned, vocabulary, shards, machine, cache)
     except ladder.NoLadder as why:
         say(f"no forecast: {why}")
         return []

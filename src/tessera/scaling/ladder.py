@@ -41,6 +41,11 @@ from tessera.tokens.vocabulary import Vocabulary
 
 RATIO = 2.0
 """Between the budgets of neighbouring rungs."""
+REACH = 8.5
+"""The target's FLOPs over those of the largest rung."""
+SEEDS = (1, 1, 2, 2, 3, 3)
+"""Runs of each rung, largest first: the small ones are noisy and cheap. Five ratios of 2 are 1.505 decades, the least that a
+forecast may rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
@@ -55,32 +60,6 @@ COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How large a ladder is.
-
-    Args:
-        reach: the target's FLOPs over those of the largest rung.
-        seeds: runs of each rung, largest first.
-        speed: FLOP/s of its models, relative to the target's: small ones spend their time on what is not counted.
-    """
-
-    reach: float
-    seeds: tuple[int, ...]
-    speed: float
-
-    @property
-    def share(self) -> float:
-        """FLOPs of the whole ladder, as a part of its target's."""
-        return sum(seeds / RATIO**number for number, seeds in enumerate(self.seeds)) / self.reach
-
-
-FULL = Extent(8.5, (1, 1, 2, 2, 3, 3), 0.6)
-"""The small rungs are noisy and cheap. Five ratios of 2 are 1.505 decades, the least that a forecast may rest on."""
-BRIEF = Extent(64.0, (1, 1, 1), 0.14)
-"""What a run of minutes has time for. It spans 0.6 decades and is always refused: to be looked at, never sealed."""
 
 
 class NoLadder(UserError):
@@ -125,9 +104,14 @@ class Rung:
         return dict(json.loads((self.path / RESULT).read_text(encoding="utf-8")))
 
 
+def share(reach: float = REACH) -> float:
+    """FLOPs of a whole ladder, as a part of its target's."""
+    return sum(seeds / RATIO**number for number, seeds in enumerate(SEEDS)) / reach
+
+
 def refuse_lawless(flops: float) -> None:
     """Raises NoLadder where the ladder below a run of that many FLOPs would begin below LAWFUL_FLOPS."""
-    smallest = flops / FULL.reach / RATIO ** (len(FULL.seeds) - 1)
+    smallest = flops / REACH / RATIO ** (len(SEEDS) - 1)
     if smallest < LAWFUL_FLOPS:
         raise NoLadder(
             f"its ladder would begin at {smallest:.1e} FLOPs, and below {LAWFUL_FLOPS:.0e} models learn too fast for a law; "
@@ -136,13 +120,7 @@ def refuse_lawless(flops: float) -> None:
 
 
 def design(
-    intent: Recipe,
-    target: rules.Plan,
-    vocabulary: Vocabulary,
-    shards: Shards,
-    machine: Machine,
-    cache: Path,
-    extent: Extent = FULL,
+    intent: Recipe, target: rules.Plan, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
 ) -> list[Rung]:
     """The rungs below a target, largest first.
 
@@ -152,15 +130,15 @@ def design(
         vocabulary, shards: of the target; every rung uses them.
         machine: dtype and threads.
         cache: holds the rungs' folders.
-        extent: of the ladder.
 
     Raises:
         NoLadder: the smallest rungs would be too small to be the same recipe.
     """
-    wanted = target.flops / extent.reach
-    options = [_rungs(intent, target, top, extent.seeds, vocabulary, shards, machine, cache) for top in _tops(wanted)]
+    options = [_rungs(intent, target, top, vocabulary, shards, machine, cache) for top in _tops(target.flops)]
     # What was trained before is free; else the one whose reach is nearest to the wanted one.
-    return max(options, key=lambda rungs: (sum(r.flops for r in rungs if r.done), -abs(math.log(wanted / rungs[0].budget))))
+    return max(
+        options, key=lambda rungs: (sum(r.flops for r in rungs if r.done), -abs(math.log(target.flops / rungs[0].budget / REACH)))
+    )
 
 
 def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine: Machine, say: Say) -> None:
@@ -248,21 +226,20 @@ def code_hash() -> str:
 
 
 def _tops(flops: float) -> list[float]:
-    """Budgets for the largest rung, next to so many FLOPs, from the fixed grid."""
-    nearest = math.log(flops, RATIO) * PHASES
+    """Budgets for the largest rung, near the target's over REACH, from the fixed grid."""
+    nearest = math.log(flops / REACH, RATIO) * PHASES
     return [RATIO ** (step / PHASES) for step in (math.floor(nearest), math.ceil(nearest))]
 
 
 def _rungs(
-    intent: Recipe, target: rules.Plan, top: float, runs: Sequence[int], vocabulary: Vocabulary, shards: Shards,
-    machine: Machine, cache: Path,
-) -> list[Rung]:  # fmt: skip
+    intent: Recipe, target: rules.Plan, top: float, vocabulary: Vocabulary, shards: Shards, machine: Machine, cache: Path
+) -> list[Rung]:
     settings = target.recipe.train
     media_ids = sum(block.size for block in vocabulary.blocks)
     facts = rules.Facts(None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False, media_ids=media_ids)
     # Not how much data there is: a rung needs less of it than its target.
     rungs = []
-    for number, seeds in enumerate(runs):
+    for number, seeds in enumerate(SEEDS):
         budget = top / RATIO**number
         train = intent.train.model_copy(update={
             "tokens": None, "threads": 1, "workers": 1, "compile": False, "sample_prompts": (), "track": "none",
@@ -280,7 +257,7 @@ def _rungs(
         assert tokens and plan.recipe.train.evaluate_tokens and settings.evaluate_tokens
         if intent.model.width is None and not 0.5 < tokens / parameters / rules.TOKENS_PER_PARAMETER < 2:
             raise NoLadder(
-                f"its ladder would begin at {top / RATIO ** (len(runs) - 1):.2e} FLOPs, for which the smallest model there is, "
+                f"its ladder would begin at {top / RATIO ** (len(SEEDS) - 1):.2e} FLOPs, for which the smallest model there is, "
                 f"of {parameters:,} parameters, is too large: give a larger budget, or --no-forecast to leave the ladder out."
             )
         # On its way a small rung would spend more on the target's evaluations than on training.
