@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import shutil
 import socket
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def trained(corner: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    corner: Any, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quickstart.quickstart("2m", str(trained))
     bits = {name: entry["bits_per_byte"] for name, entry in json.loads((trained / "baselines.json").read_text()).items()}
@@ -59,6 +60,13 @@ def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
     assert report.count("data:image/png;base64,") == 10
     printed = capsys.readouterr().out
     assert f"./tessera serve {trained}" in printed and "begins now" not in printed
+    monkeypatch.chdir(trained.parent)
+    commands = [shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("  ./tessera generate")]
+    assert len(commands) == 4
+    for command in commands:
+        code, said = corner.call(*command)
+        assert code == 0, said
+    assert (trained.parent / "seven.png").is_file()
     with pytest.raises(UserError, match="holds a finished quickstart"):
         quickstart.quickstart("2m", str(trained))
 

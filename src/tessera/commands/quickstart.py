@@ -92,11 +92,14 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
     write_text(folder.path / DONE, json.dumps(shown, indent=1))
     report = write_report(path)
     print(f"\nDone in {duration(time.monotonic() - begin)}. Open {report} to see the run. Then:")
-    print(
-        f'  ./tessera generate {path} "def fibonacci(n):"\n  ./tessera generate {path} "What is seven plus eight?"\n'
-        f'  ./tessera generate {path} "a seven" --out seven.png\n  ./tessera generate {path} --image seven.png\n'
-        f"  ./tessera serve {path}"
-    )
+    for what in (
+        'generate {} "def fibonacci(n):"',
+        'generate {} "What is seven plus eight?"',
+        'generate {} "a seven" --out seven.png',
+        'generate {} "What is in the picture?" --image seven.png',
+        "serve {}",
+    ):
+        print(f"  ./tessera {what.format(path)}")
     if serves:
         print("\nThe last of these begins now; the page is for your browser.", flush=True)
         _serve(path)

@@ -229,7 +229,7 @@ def _comparison(run: RunRecord) -> str:
     bars = [bar for bar in [*bars, ("This model", trained, "accent")] if math.isfinite(bar[1]) and bar[1] > 0]
     if len(bars) < 2:
         return ""
-    text = "Bits needed to write down one byte of the held-out documents, the same for all; fewer is better."
+    text = "Bits needed to write down one byte of the held-out text, the same for all; fewer is better."
     return _section("Against baselines", f'<p class="dim">{text}</p>' + bar_chart(bars, "bits per byte"))
 
 
