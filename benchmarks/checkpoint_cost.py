@@ -93,7 +93,8 @@ def measure(shape: Shape, options: argparse.Namespace, folder: Path) -> tuple[li
             last = now
 
     machine = detect("auto", options.threads)
-    recipe = fixed_recipe(shape, 1, checkpoint_seconds=2 * options.seconds)
+    # A rate so small that nothing is learned: there is nothing to learn, and random ids at a usual rate end in a divergence.
+    recipe = fixed_recipe(shape, 1, checkpoint_seconds=2 * options.seconds, matrix_rate=1e-6, adam_rate=1e-6)
     writer = Writer(folder)
     job = fixed_job(recipe, decoder_config(shape), machine, observer, fresh=True, writer=writer)
     try:
