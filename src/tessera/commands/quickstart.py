@@ -36,6 +36,7 @@ from tessera.evals.digits import digit_judge, read_digits
 from tessera.evals.held_out_functions import held_out_functions
 from tessera.evals.ngram import ngram_bits_per_byte
 from tessera.model.decoder import Decoder
+from tessera.provenance import marked
 from tessera.recipe import Budget
 from tessera.report import write_report
 from tessera.run import RunFolder, write_text
@@ -88,7 +89,7 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
     if SUMS in sources:
         shown["sums"] = _reckon(corpus, engine, sources[SUMS])
     if DIGITS in sources:
-        shown |= {"drawn": _draw(engine), "seen": _look(corpus, engine, sources[DIGITS])}
+        shown |= {"drawn": _draw(folder, engine), "seen": _look(corpus, engine, sources[DIGITS])}
     write_text(folder.path / DONE, json.dumps(shown, indent=1))
     report = write_report(path)
     print(f"\nDone in {duration(time.monotonic() - begin)}. Open {report} to see the run. Then:")
@@ -174,7 +175,7 @@ def _reckon(corpus: Corpus, engine: Engine, index: int) -> list[dict[str, Any]]:
     """Every sum that was held out, asked for, and as many of those that were not."""
     held_out = [_question(document) for document in corpus.documents("validation", index)]
     known = [_question(document) for document in corpus.documents("train", index)]
-    asked = held_out + known[:: max(1, len(known) // len(held_out))][: len(held_out)]
+    asked = held_out + known[:: max(1, len(known) // max(1, len(held_out)))][: len(held_out)]
     params = SamplingParams(max_tokens=24, temperature=0, stop=(".", "\n"))
     made = engine.generate([engine.vocabulary.encode_text(question) for question, _ in asked], params)
     answers: list[dict[str, Any]] = []
@@ -195,7 +196,7 @@ def _question(document: Document) -> tuple[str, str]:
     return f"{question}?", rest.partition(".")[0]
 
 
-def _draw(engine: Engine) -> list[dict[str, Any]]:
+def _draw(folder: RunFolder, engine: Engine) -> list[dict[str, Any]]:
     """The ten digits, drawn by their names and read by a judge who knows real ones."""
     made = draw(engine, [Wish(f"a {name}", _DIGIT_SHAPE) for name in NUMBERS], SamplingParams(max_tokens=1, seed=0))
     pictures = np.stack([drawing.pixels for drawing in made])
@@ -209,9 +210,10 @@ def _draw(engine: Engine) -> list[dict[str, Any]]:
         pairs = list(zip(read, NUMBERS, strict=True))[first : first + 5]
         names = (name if name == wanted else f"not {wanted}: {name}" for name, wanted in pairs)
         print("  " + "   ".join(f"{text:<16}" for text in names).rstrip())
+    files = [marked(png(picture), "png", folder.path.resolve().name) for picture in pictures]
     return [
-        {"caption": f"a {wanted}", "png": base64.b64encode(png(picture)).decode(), "read_as": name}
-        for wanted, picture, name in zip(NUMBERS, pictures, read, strict=True)
+        {"caption": f"a {wanted}", "png": base64.b64encode(file).decode(), "read_as": name}
+        for wanted, file, name in zip(NUMBERS, files, read, strict=True)
     ]
 
 
