@@ -54,12 +54,17 @@ def test_every_kind_carries_its_mark_and_loses_it_when_a_bit_is_changed(kind: st
 
 
 def test_under_another_key_it_is_whole_and_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = marked(file_of("png"), ".PNG", "theirs")
+    made = marked(file_of("png"), "png", "theirs")
     monkeypatch.setenv("TESSERA_KEYS", str(tmp_path / "mine"))
     mark = read_mark(made)
     assert (mark.state, mark.ours, mark.model) == ("valid", True, "theirs")
     (key,) = (tmp_path / "mine").glob("*.json")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_what_is_signed_in_another_shape_is_left_out() -> None:
+    mark = read_mark(marked(file_of("png"), "png", 7))  # type: ignore[arg-type]
+    assert mark.ours and mark.model is None
 
 
 def test_what_cannot_carry_a_mark_comes_back_as_it_is() -> None:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import c2pa
 
 MEDIA = {
-    "png": "image/png", "jpeg": "image/jpeg", "jpg": "image/jpeg", "webp": "image/webp", "gif": "image/gif", "mp4": "video/mp4",
-    "mov": "video/quicktime", "wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg",
+    "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "gif": "image/gif", "mp4": "video/mp4",
+    "wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg",
 }  # fmt: skip
-"""Endings of files that can carry a mark -> media type."""
+"""Endings of the files that are written here and can carry a mark -> media type."""
 GENERATOR = "Tessera"
 _SOURCES = {
     False: "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia",
@@ -66,7 +66,7 @@ def marked(data: bytes, ending: str, model: str, composite: bool = False, made: 
 
     Args:
         data: a whole file.
-        ending: what kind it is, `png` or `.png`.
+        ending: what kind it is, like `png`.
         model: name of the model that made it.
         composite: some of it was given: an edited picture, a film that goes on.
         made: seconds since 1970; None: now.
@@ -74,7 +74,7 @@ def marked(data: bytes, ending: str, model: str, composite: bool = False, made: 
     Raises:
         UserError: the key can be neither read nor made.
     """
-    media = MEDIA.get(ending.lower().removeprefix("."))
+    media = MEDIA.get(ending)
     if media is None:
         return data
     import c2pa
@@ -115,16 +115,18 @@ def read_mark(data: bytes) -> Mark:
         manifest = reader.get_active_manifest() or {}
         state = str(reader.get_validation_state() or "Invalid").lower()
     known: State = "trusted" if state == "trusted" else "valid" if state == "valid" else "invalid"
-    agents = [one.get("name") for one in manifest.get("claim_generator_info") or []]
-    action = next(iter(_actions(manifest)), {})
-    issuer = (manifest.get("signature_info") or {}).get("issuer")
-    return Mark(
-        known,
-        ours=GENERATOR in agents and known != "invalid",
-        issuer=issuer,
-        model=(action.get("parameters") or {}).get(_MODEL),
-        made=action.get("when"),
+    # What others sign may have any shape.
+    agents = [_part(one, "name") for one in manifest.get("claim_generator_info") or []]
+    assertions = [a for a in manifest.get("assertions") or [] if str(_part(a, "label")).startswith("c2pa.actions")]
+    actions = [action for a in assertions for action in _part(_part(a, "data"), "actions") or []]
+    first = actions[0] if actions else None
+    said = (
+        _part(manifest.get("signature_info"), "issuer"),
+        _part(_part(first, "parameters"), _MODEL),
+        _part(first, "when"),
     )
+    issuer, model, made = (text if isinstance(text, str) else None for text in said)
+    return Mark(known, GENERATOR in agents and known != "invalid", issuer, model, made)
 
 
 def key_folder() -> Path:
@@ -133,10 +135,9 @@ def key_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "tessera" / "keys"
 
 
-def _actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was done to the file, oldest first."""
-    actions = [a for a in manifest.get("assertions") or [] if str(a.get("label")).startswith("c2pa.actions")]
-    return [action for a in actions for action in (a.get("data") or {}).get("actions") or []]
+def _part(whole: Any, name: str) -> Any:
+    """A field of an object; None where there is no such field, or no object."""
+    return whole.get(name) if isinstance(whole, dict) else None
 
 
 def _signer() -> c2pa.Signer:

@@ -32,7 +32,7 @@ from tessera.engine.films import GUIDANCE, Film, FilmWish, half, long_film, quan
 from tessera.engine.pictures import Steps
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
-from tessera.provenance import marked
+from tessera.provenance import MEDIA, marked
 from tessera.serve.bodies import Body, Part, Seed
 from tessera.serve.context import Call, Here, Id, Limit, Order, Server, in_thread
 from tessera.serve.errors import ApiError, invalid, of_validation, sentence
@@ -405,9 +405,10 @@ def _file(frames: np.ndarray, variant: str, per_second: float, film: Mapping[str
     if variant == "spritesheet":
         return marked(encoded(np.concatenate(list(frames), 1), "png", 100), "png", **film), "image/png"
     try:
-        return marked(film_file(frames, per_second, "mp4"), "mp4", **film), "video/mp4"
+        file, ending = film_file(frames, per_second, "mp4"), "mp4"
     except UserError:
-        return marked(film_file(frames, per_second, "gif"), "gif", **film), "image/gif"
+        file, ending = film_file(frames, per_second, "gif"), "gif"
+    return marked(file, ending, **film), MEDIA[ending]
 
 
 def _frames(seconds: str, per_second: float) -> int:
