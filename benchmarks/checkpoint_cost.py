@@ -1,10 +1,11 @@
-"""What checkpointing every minute costs at 75M parameters: minutes that begin with a checkpoint against minutes without one.
+"""What checkpointing every minute costs at 75M parameters, in wall time: that is what a person waits for.
 
     python benchmarks/checkpoint_cost.py [--pairs 5] [--threads 2]
 
-The real loop runs with AdamW on a small batch and a checkpoint every two minutes. A minute with a checkpoint holds all of it, the
-copy that training waits for and the writing in the background; the minute after it holds none. The cost is how much longer a step
-takes on average in the first, in wall time: that is what a person waits for.
+The real loop runs with AdamW on a small batch and a checkpoint every two minutes. While one is copied and written a few steps
+take longer; the cost is by how much they together exceed as many steps of the median length of the rest of that minute. Whole
+minutes are no measure: they differ by 15 % among themselves on a shared machine. The minute after has no checkpoint, and the same
+sum over as many of its first steps says how far off such a number can be.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,26 @@ class Enough(Exception):
     """All minutes are over."""
 
 
+@dataclass
+class Minute:
+    """One minute of training.
+
+    Args:
+        seconds: of each step, one after the other.
+        written: how many steps had ended when the checkpoint that began the minute was on disk.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    written: int = 0
+
+    def excess(self, steps: int) -> float:
+        """Seconds by which the first `steps` exceed steps of the rest's median length."""
+        return sum(self.seconds[:steps]) - steps * statistics.median(self.seconds[steps:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="minutes with and minutes without")
+    parser.add_argument("--pairs", type=int, default=5, help="minutes with a checkpoint and minutes without")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a minute")
     parser.add_argument("--threads", type=int, default=None, help="default: all cores")
     parser.add_argument("--layers", type=int, default=12)
@@ -38,25 +58,27 @@ def main() -> None:
     from tessera import device
 
     device.prepare_process()
-    # 73M parameters by default; few tokens a step, since what a checkpoint costs does not depend on them.
+    # 69M parameters by default; few tokens a step, since what a checkpoint costs does not depend on them.
     shape = Shape(options.layers, options.width, context=64, rows=1, vocabulary=16_384)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         minutes, blocked, parameters = measure(shape, options, Path(scratch))
-    pairs = list(zip(minutes[0::2], minutes[1::2], strict=False))
-    costs = [statistics.fmean(with_) / statistics.fmean(without) - 1 for with_, without in pairs]
+    pairs = list(zip(minutes[0::2], minutes[1::2], strict=True))
+    if any(not 0 < with_.written < len(with_.seconds) for with_, _ in pairs):
+        sys.exit("a checkpoint was not on disk within its minute: give more --seconds.")
+    costs = spread([with_.excess(with_.written) / options.seconds for with_, _ in pairs])
+    without = spread([control.excess(with_.written) / options.seconds for with_, control in pairs])
     # What it would cost if training only waited for the copy.
     waiting = blocked / (len(pairs) * options.seconds)
-    found = spread(costs)
-    step = statistics.median(second for minute in minutes for second in minute)
+    step = statistics.median(second for minute in minutes for second in minute.seconds)
     print(f"{parameters:,} parameters, {len(pairs)} pairs of {options.seconds:.0f} s, step {step:.2f} s")
-    extremes = f"{found['min']:.2%}..{found['max']:.2%}"
-    print(f"a checkpoint every {options.seconds:.0f} s costs {found['median']:.2%} of the time ({extremes})")
-    print(f"of it, training stands still for {waiting:.2%}")
+    print(f"a checkpoint every {options.seconds:.0f} s costs {_range(costs)} of the time; without one: {_range(without)}")
+    print(f"training stands still for {waiting:.2%}; on disk after {statistics.median(m.written for m, _ in pairs):.0f} steps")
     result = {
         **facts(),
         "parameters": parameters,
-        "pairs": pairs,
-        "cost": found,
+        "pairs": [[asdict(minute) for minute in pair] for pair in pairs],
+        "cost": costs,
+        "without_checkpoint": without,
         "standing_still": waiting,
         "threads": options.threads,
     }
@@ -65,31 +87,38 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def measure(shape: Shape, options: argparse.Namespace, folder: Path) -> tuple[list[list[float]], float, int]:
-    """Seconds of each step, minute by minute beginning with one that has a checkpoint; seconds blocked; parameters."""
+def measure(shape: Shape, options: argparse.Namespace, folder: Path) -> tuple[list[Minute], float, int]:
+    """Minute by minute, beginning with one that has a checkpoint; seconds that training stood still; parameters."""
     from peers import decoder_config, fixed_job, fixed_recipe
 
     from tessera.device import detect
     from tessera.train.checkpoint import Writer
     from tessera.train.loop import train
 
-    minutes: list[list[float]] = []
+    minutes: list[Minute] = []
     last = began = time.perf_counter()
+    blocked, awaited = 0.0, folder
 
     def observer(event: dict[str, Any]) -> None:
-        nonlocal last, began
+        nonlocal last, began, blocked, awaited
         now = time.perf_counter()
         if event["event"] == "checkpoint":
             # Until the first checkpoint everything warms up. What training waited for belongs to the minute that begins.
             if len(minutes) == 2 * options.pairs:
                 raise Enough
-            minutes.append([])
+            if not minutes:
+                blocked = writer.seconds_blocked
+            minutes.append(Minute())
+            awaited = folder / f"step-{event['step']}"
             began = last
         elif event["event"] == "step":
             if minutes:
                 if now - began > options.seconds and len(minutes) % 2 == 1:
-                    minutes.append([])
-                minutes[-1].append(now - last)
+                    minutes.append(Minute())
+                minute = minutes[-1]
+                minute.seconds.append(now - last)
+                if len(minutes) % 2 == 1 and not minute.written and awaited.exists():
+                    minute.written = len(minute.seconds)
             last = now
 
     machine = detect("auto", options.threads)
@@ -101,7 +130,11 @@ def measure(shape: Shape, options: argparse.Namespace, folder: Path) -> tuple[li
         train(job)
     except Enough:
         writer.wait()
-    return minutes, writer.seconds_blocked, sum(p.numel() for p in job.decoder.parameters())
+    return minutes, writer.seconds_blocked - blocked, sum(p.numel() for p in job.decoder.parameters())
+
+
+def _range(found: dict[str, float]) -> str:
+    return f"{found['median']:.2%} ({found['min']:.2%}..{found['max']:.2%})"
 
 
 if __name__ == "__main__":

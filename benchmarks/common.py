@@ -119,7 +119,7 @@ class Worker:
         self.setting = setting
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), json.dumps(asdict(setting))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(setting.threads), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(setting.threads, setting.allocator), text=True,
         )  # fmt: skip
         try:
             self.facts = self._answer()
@@ -161,11 +161,19 @@ class Worker:
         self._process.wait()
 
 
-def environment(threads: int) -> dict[str, str]:
-    """For a process with that many threads; waiting threads sleep, for every peer alike."""
+def environment(threads: int, allocator: bool = False) -> dict[str, str]:
+    """For a process with that many threads; waiting threads sleep, for every peer alike.
+
+    Args:
+        threads: of the process.
+        allocator: with what tessera sets in the environment of its processes, too.
+    """
+    from tessera.device import PROCESS_SETTINGS
+
     count = str(threads)
     return {
         **os.environ,
+        **(PROCESS_SETTINGS if allocator else {}),
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OMP_WAIT_POLICY": "passive",

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
-PROCESS_SETTINGS = {"OMP_WAIT_POLICY": "passive", "THP_MEM_ALLOC_ENABLE": "1"}
-"""Environment of a process that computes: waiting threads sleep, and torch's large buffers lie on huge pages."""
+PROCESS_SETTINGS = {
+    "OMP_WAIT_POLICY": "passive",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+}
+"""Environment of a process that computes: waiting threads sleep, torch's large buffers lie on huge pages, and freed memory grows
+together at once. glibc reads the last one before `main`: it holds for processes that are started with it, as `./tessera` does."""
 
 
 def prepare_process() -> None:

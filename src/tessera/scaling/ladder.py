@@ -310,7 +310,7 @@ def _prepare(rung: Rung, vocabulary: Vocabulary, shards: Shards, machine: Machin
 def _start(rung: Rung, threads: int) -> subprocess.Popen[str]:
     # A rung is one process, also where the run itself is shared by several.
     own = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
-    environment = {**own, **PROCESS_SETTINGS, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**PROCESS_SETTINGS, **own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with open(rung.path / "said.txt", "w", encoding="utf-8") as said:
         # In a session of its own: Ctrl-C reaches this process, which then asks the rungs to save.
         return subprocess.Popen(

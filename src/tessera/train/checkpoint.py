@@ -7,11 +7,13 @@ Writing happens in a thread, from a copy, while training goes on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +30,8 @@ from tessera.errors import RunFailed, UserError, disk_full
 
 FORMAT = 1
 KEEP = 2
+# As of nice(1).
+_LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Writer:
         return f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
 
     def _write(self, state: dict[str, Any]) -> None:
+        _step_back()
         aside = self.folder / f".step-{state['step']}.{os.getpid()}"
         try:
             aside.mkdir()
@@ -193,6 +198,14 @@ class Writer:
         for old in whole[:-KEEP]:
             if _step_of(old) != best_step:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _step_back() -> None:
+    """Gives this thread the lowest priority where threads have one of their own: it takes the time that training leaves."""
+    if sys.platform == "linux":
+        # May be forbidden by a container; the checkpoint is then written at the priority of the run.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 def _copy_into(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
