@@ -227,6 +227,34 @@ def reward(
     run("reward", _given(asked), out, resume)
 
 
+@posttrain.command()
+def moderation(
+    model: ModelOption = None,
+    data: Annotated[str | None, typer.Option(help="File of labelled texts, one JSON object a line (docs/safety.md).")] = None,
+    validation: Annotated[str | None, typer.Option(help="File of labelled texts to measure and calibrate on.")] = None,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Without such a file: share of the texts that is held out.  [default: 0.1]")
+    ] = None,
+    budget: PairBudgetOption = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the texts.  [default: 3]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Texts in a batch.  [default: 32]")] = None,
+    rate: RateOption = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-moderation.")] = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Train a moderation model, which says in which categories of harm a text is."""
+    stop_in_words()
+    from tessera.commands.posttrain import moderated as run
+
+    asked = {
+        "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
+        "epochs": epochs, "batch_size": batch_size, "rate": rate, "seed": seed, "settings": tuple(settings or ()) or None,
+    }  # fmt: skip
+    run(_given(asked), out, resume)
+
+
 def _given(asked: dict[str, Any]) -> dict[str, Any]:
     """What was said on the command line; all else is left to the stage."""
     return {name: value for name, value in asked.items() if value is not None}

@@ -252,7 +252,6 @@ def test_a_success_has_a_request_id_too(client: OpenAI) -> None:
     "method,path",
     [
         ("POST", "/videos/characters"), ("POST", "/audio/translations"), ("GET", "/audio/voices"),
-        ("POST", "/moderations"),
     ],
 )  # fmt: skip
 def test_what_is_not_in_this_version_says_who_brings_it(raw: httpx2.Client, method: str, path: str) -> None:

@@ -37,6 +37,7 @@ SCRIPTS = {
     "codex": "codex.py",
     "zero-shot": "zero_shot.py",
     "preference": "preference.py",
+    "moderation": "moderation.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -16,15 +16,19 @@ from tessera.commands.generate import open_engine
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
-from tessera.device import cache_folder
+from tessera.device import cache_folder, detect
 from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.moderation import CATEGORIES
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.infill import infill
+from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
+from tessera.posttrain.labelled import read_labelled
+from tessera.posttrain.moderation import Moderator
 from tessera.run import RunFolder
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
@@ -40,6 +44,7 @@ NAMES = (
     *taught.TAUGHT,
     *suites.PUBLIC,
     *safety.SAFETY,
+    "moderation",
 )
 
 
@@ -78,6 +83,11 @@ def evaluate(
     for name in names:
         if name not in NAMES:
             raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}, or safety.")
+    if "moderation" in names:
+        if len(names) > 1:
+            raise UserError("--suite moderation measures a model of another kind; measure it by itself.")
+        _moderation(model, sources, as_json)
+        return
     chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", "infill", *READING)}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
@@ -179,6 +189,23 @@ def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most:
         f"bits per byte {result.bits_per_byte:.4f}{error}, {result.nats_per_token:.4f} nats per token; "
         f"{on}, n = {result.documents} documents, {result.tokens:,} tokens, {result.bytes:,} bytes"
     )
+
+
+def _moderation(model: str, sources: Sequence[str], as_json: bool) -> None:
+    if len(sources) != 1:
+        raise UserError("--suite moderation needs one --data, a file of labelled texts (docs/safety.md).")
+    texts = read_labelled(Path(sources[0].removeprefix("files:")))
+    moderator = Moderator(model, detect("float32"))
+    if left := [name for name in CATEGORIES if name not in moderator.head and any(one.known(name) for one in texts)]:
+        print(f"not covered by {model}, and not measured: {', '.join(left)}", file=sys.stderr)
+
+    def find() -> list[Score]:
+        scores = measure_moderation(moderator, texts, sources[0])
+        if not scores:
+            raise UserError(f"{sources[0]} has no category that {model} covers with texts in it and texts outside of it.")
+        return scores
+
+    _report(model, find, as_json)
 
 
 def _infill(engine: Engine, model: str, sources: Sequence[str], count: int, seed: int) -> list[Score]:

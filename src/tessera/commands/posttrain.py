@@ -12,11 +12,13 @@ from typing import Any
 from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.data import builtin_lines
-from tessera.device import cache_folder
+from tessera.device import cache_folder, detect
 from tessera.errors import Interrupted, UserError
+from tessera.evals.moderation import measure_moderation
 from tessera.model import weights
-from tessera.posttrain import preference, reinforce, stages
+from tessera.posttrain import moderation, preference, reinforce, stages
 from tessera.posttrain import supervised as tuning
+from tessera.posttrain.labelled import read_labelled
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
 from tessera.tokens.chat import EFFORTS
@@ -91,6 +93,25 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     return path
 
 
+def moderated(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Trains a moderation model; returns the run's folder.
+
+    Args:
+        wanted: fields of `moderation.Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-moderation`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place(wanted, out, resume, "moderation", "a file of labelled texts")
+    with _resumable(path):
+        result = _through(moderation, wanted, path, resume)
+        _say_moderated(path)
+        _say_where(path, result)
+    return path
+
+
 def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
     """Takes a model through all stages of a recipe; returns the folder of the last one's run.
 
@@ -148,6 +169,16 @@ def _say_preferred(path: Path) -> None:
     best = max(exams, key=lambda event: event["mark"])
     measured = f"{best['accuracy']:.1%} of the held-out pairs in the right order, loss {best['loss']:.4f}"
     say(f"{measured}, after step {best['step']:,}")
+
+
+def _say_moderated(path: Path) -> None:
+    """How well a moderation model ranks what was held out, by category."""
+    machine = detect("float32")
+    moderator = moderation.Moderator(path, machine)
+    file = path / "held_out.jsonl"
+    for score in measure_moderation(moderator, read_labelled(file), str(file)):
+        if score.chance is not None:
+            say(f"held out, {score.measure}: {score.value:.3f} of {score.n:,} texts, chance {score.chance:.3f}")
 
 
 def _with_files(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
+from tessera.train import speed
 
 
 class Asked:
@@ -152,6 +153,36 @@ def plan(
         choose(key, 1, "what is held out is no stream of tokens")
     choose("weight_decay", 0.0, "the weights are good where they are")
     return choose.resolve(shape, machine, peak)
+
+
+def within(
+    budget: Budget,
+    said: str,
+    planned: rules.Plan,
+    wanted: Recipe,
+    shape: DecoderConfig,
+    machine: Machine,
+    peak: float,
+    values: dict[str, tuple[Any, str]],
+    evaluations: int,
+) -> rules.Plan:
+    """The plan with as many steps as a budget gives.
+
+    Args:
+        budget: time, FLOPs or tokens; how it was `said`.
+        planned: the plan for some other number of steps.
+        wanted, shape, machine, peak, values, evaluations: as in `plan`.
+    """
+    settings = planned.recipe.train
+    rows, context = settings.batch_rows or 1, settings.context or 1
+    wide = replace(shape, context=context)
+    if budget.seconds is not None:
+        measured = speed.tokens_per_second(wide, settings, machine, seconds=1.0)
+        steps, why = int(0.8 * budget.seconds * measured / (rows * context)), f"{said} at a measured {measured:,.0f} tokens/s"
+    else:
+        tokens = budget.tokens or (budget.flops or 0) / wide.flops_per_token(context)
+        steps, why = int(tokens / (rows * context)), f"the budget, {said}"
+    return plan(wanted, shape, machine, peak, values, max(1, steps), why, evaluations)
 
 
 def rate_of(rate: float | None, rule: float, shape: DecoderConfig) -> dict[str, tuple[Any, str]]:

@@ -27,12 +27,13 @@ from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder
 from tessera.posttrain import plans
+from tessera.posttrain.epochs import Epochs
 from tessera.posttrain.pairs import PROBES, Question, probe, read_questions, rows_of, write_questions
 from tessera.recipe import Recipe
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import checkpoint, loop, preference, speed
+from tessera.train import checkpoint, loop, preference
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation, document_mask
 from tessera.train.parallel import World
@@ -124,46 +125,6 @@ class Row:
     best: tuple[int, ...] = ()
 
 
-class Pairs:
-    """Batches of rows without end, every row once in each epoch.
-
-    Args:
-        rows: to learn from.
-        count: rows of a batch.
-        pad: the id that fills up.
-        seed: of the order.
-    """
-
-    def __init__(self, rows: Sequence[Row], count: int, pad: int, seed: int) -> None:
-        self.rows = rows
-        self.count = count
-        self.pad = pad
-        self.seed = seed
-        self._given = 0
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def next(self) -> Batch:
-        """The next rows."""
-        chosen = []
-        for place in range(self._given, self._given + self.count):
-            epoch, at = divmod(place, len(self.rows))
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
-            chosen.append(_with_one_worse(self.rows[int(self._order[at])], epoch + at))
-        self._given += self.count
-        return batch_of(chosen, self.pad)
-
-    def state(self) -> dict[str, Any]:
-        """How many rows were given."""
-        return {"given": self._given, "rows": len(self.rows)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on there; UserError where the rows are others."""
-        if state["rows"] != len(self.rows):
-            raise UserError("the saved state belongs to other pairs.")
-        self._given = state["given"]
-
-
 def batch_of(rows: Sequence[Row], pad: int) -> Batch:
     """Rows as the objectives of `train.preference` take them."""
     batch = rows_of([row.records for row in rows], pad)
@@ -232,16 +193,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     steps, why = max(1, math.ceil(epochs * len(rows) / count)), f"{epochs:g} passes over {len(rows):,} rows"
     planned = plans.plan(wanted, shape, machine, peak, values, steps, why, EVALUATIONS)
     if budget is not None:
-        train_settings = planned.recipe.train
-        per_step = (train_settings.batch_rows or 1) * (train_settings.context or 1)
-        wide = replace(shape, context=train_settings.context or 1)
-        if budget.seconds is not None:
-            measured = speed.tokens_per_second(wide, train_settings, machine, seconds=1.0)
-            steps, why = int(0.8 * budget.seconds * measured / per_step), f"{wish.budget} at a measured {measured:,.0f} tokens/s"
-        else:
-            tokens = budget.tokens or (budget.flops or 0) / wide.flops_per_token(wide.context)
-            steps, why = int(tokens / per_step), f"the budget, {wish.budget}"
-        planned = plans.plan(wanted, shape, machine, peak, values, max(1, steps), why, EVALUATIONS)
+        planned = plans.within(budget, wish.budget or "", planned, wanted, shape, machine, peak, values, EVALUATIONS)
     if wish.kind == "dpo":
         decoder = weights.load(model, machine.torch_dtype).to(machine.torch_device)
         for name, part in (("train", rows), ("held_out", build_rows(held_out, wish, vocabulary, shape.context))):
@@ -413,6 +365,9 @@ def _assemble(
     assert recipe.train.batch_rows
     module = objective.build(decoder)
 
+    def build(chosen: list[tuple[Row, int]]) -> Batch:
+        return batch_of([_with_one_worse(row, turn) for row, turn in chosen], vocabulary.pad_id)
+
     @torch.no_grad()
     def take() -> Mapping[str, float]:
         sums, device = np.zeros(len(objective.measures)), machine.torch_device
@@ -426,7 +381,7 @@ def _assemble(
     return loop.Job(
         recipe=recipe,
         decoder=decoder,
-        loader=Pairs(parts["train"], recipe.train.batch_rows, vocabulary.pad_id, wish.seed),
+        loader=Epochs(parts["train"], recipe.train.batch_rows, wish.seed, build),
         held_out=(),
         final_held_out=(),
         token_bytes=np.zeros(decoder.config.vocab_size, np.int32),

@@ -13,7 +13,6 @@ router = APIRouter(tags=["not in this version"])
 _CHARACTERS = "characters of films", "no issue brings them: a film here is made from its caption and its first frames"
 _TRANSLATIONS = "translations of sound", "no issue brings them: ask a model for the words by /v1/audio/transcriptions"
 _VOICES = "voices of one's own", "no issue brings them: a voice here is a speaker that the model has learned"
-_MODERATION = "moderation", "the issue on safety brings the model that it needs"
 _PERMISSIONS = "permissions of checkpoints", "no issue brings them: a model belongs to the key whose job made it"
 _STORES = "vector stores", "search over files is not planned yet; embed texts by /v1/embeddings"
 _CONTAINERS = "containers", "code runs in no container here"
@@ -26,7 +25,6 @@ ABSENT: dict[str, tuple[str, str]] = {
     "/audio/voices/{rest:path}": _VOICES,
     "/audio/voice_consents": _VOICES,
     "/audio/voice_consents/{rest:path}": _VOICES,
-    "/moderations": _MODERATION,
     "/fine_tuning/checkpoints/{rest:path}": _PERMISSIONS,
     "/vector_stores": _STORES,
     "/vector_stores/{rest:path}": _STORES,

@@ -31,6 +31,7 @@ from tessera.serve import (
     graders,
     images,
     model_routes,
+    moderations,
     provenance,
     responses,
     runs,
@@ -120,7 +121,7 @@ def build(models: Models, settings: Settings, log: Log | None = None) -> Door:
     _add_own_routes(app)
     app.include_router(model_routes.router)
     app.include_router(absent.router)
-    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions):
+    for room in (chat, stored_chat, completions, responses, conversations, embeddings, decisions, moderations):
         app.include_router(room.router)
     for room in (images, videos, audio, provenance):
         app.include_router(room.router)

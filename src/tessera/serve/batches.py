@@ -30,7 +30,7 @@ _KIND, _WHAT = "batch", "batch"
 _MOST_ROWS = 50_000
 _AT_A_TIME = 4
 _PRIORITY = 10
-Endpoint = Literal["/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions"]
+Endpoint = Literal["/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/moderations"]
 
 
 class ExpiresAfter(Part):

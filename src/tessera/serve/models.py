@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tessera.engine.constraints import Grammars
+from tessera.engine.moderation import Head, read_head
 from tessera.engine.service import Service
 from tessera.errors import UserError
 from tessera.serve.errors import ApiError
@@ -47,6 +48,11 @@ class Served:
         """Compiles what constrains its answers."""
         return Grammars(self.vocabulary, self.end_of_answer)
 
+    @cached_property
+    def moderates(self) -> Head | None:
+        """What it knows of moderation; None: it is no moderation model."""
+        return read_head(self.folder)
+
     @property
     def draws(self) -> bool:
         """Whether it has learned pictures."""
@@ -74,6 +80,11 @@ class Kept:
     context: int
     tuned: bool
     draws: bool = False
+
+    @cached_property
+    def moderates(self) -> Head | None:
+        """As in `Served`."""
+        return read_head(self.folder)
 
 
 class Models:
