@@ -90,10 +90,8 @@ def one(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     seconds = children_seconds() - begin[0] + time.process_time() - begin[1]
     moderator = Moderator(run, detect("float32"))
     scores = measure_moderation(moderator, prompts, public.name)
-    measured = {
-        score.measure: {"value": score.value, "error": score.standard_error, "n": score.n, "chance": score.chance}
-        for score in scores
-    }
+    kept = ("value", "standard_error", "n", "chance")
+    measured = {score.measure: {key: getattr(score, key) for key in kept} for score in scores}
     theirs = tfidf(rows, prompts, list(moderator.head), CATEGORIES)
     return {
         "seed": seed, "process_seconds": seconds,
@@ -151,7 +149,9 @@ def words(found: dict[str, Any]) -> str:
     parts = []
     for name, theirs in found["tfidf"]["areas"].items():
         ours = found["model"]["scores"][f"AUPRC {name}"]
-        parts.append(f"{name} {ours['value']:.3f} +- {ours['error']:.3f} (TF-IDF {theirs:.3f}, chance {ours['chance']:.3f})")
+        parts.append(
+            f"{name} {ours['value']:.3f} +- {ours['standard_error']:.3f} (TF-IDF {theirs:.3f}, chance {ours['chance']:.3f})"
+        )
     return f"{', '.join(parts)}; not covered {', '.join(found['not_covered'])}; {found['process_seconds']:.0f} s of a core"
 
 
