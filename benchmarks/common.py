@@ -257,7 +257,8 @@ def facts() -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shlex.quote, sys.argv[1:])]),
-        "commit": _git("rev-parse", "--short", "HEAD") + (", with changes" if _git("status", "--porcelain", "--", "src") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + (", with changes" if _git("status", "--porcelain", "--", ":/src") else ""),
         "when": datetime.datetime.now().isoformat(timespec="seconds"),
         "machine": {
             "name": detect().name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
 from tessera.errors import RunFailed
+from tessera.train import checkpoint
 from tessera.train.checkpoint import Writer, latest, set_aside
 
 
@@ -133,3 +136,36 @@ def test_a_write_that_fails_is_heard_of_and_names_the_last_good_one(tmp_path: Pa
     with pytest.raises(RunFailed, match=r"the last good checkpoint is .*step-1; make room and --resume"):
         writer.wait()
     writer.wait()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_tensors_of_every_kind_are_written_as_the_library_reads_them(
+    tmp_path: Path, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not direct:
+        monkeypatch.setattr(checkpoint, "_DIRECT", 0)
+    # Some fill pieces exactly, some are cut by their borders, some are empty or single numbers.
+    counts = (1, 7, checkpoint._PIECE // 4, 3 * checkpoint._PIECE // 4 + 5, 0)
+    tensors = {f"t{n}": torch.arange(count, dtype=torch.float32) for n, count in enumerate(counts)}
+    tensors |= {"half": torch.randn(3, 5).bfloat16(), "step": torch.tensor(3.0), "ids": torch.arange(6).view(2, 3)}
+    digest = checkpoint.write_tensors(tensors, tmp_path / "a.safetensors")
+    assert xxhash.xxh3_128((tmp_path / "a.safetensors").read_bytes()).hexdigest() == digest
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    with pytest.raises(FileExistsError):
+        checkpoint.write_tensors(tensors, tmp_path / "a.safetensors")
+
+
+def test_where_direct_writing_is_not_known_the_page_cache_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path: Any, flags: int, *more: Any) -> int:
+        if checkpoint._DIRECT and flags & checkpoint._DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    checkpoint.write_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], torch.ones(3))

@@ -1,15 +1,19 @@
 """Checkpoints that a crash cannot spoil: written aside, checksummed, renamed; only safetensors and JSON.
 
 A checkpoint is a folder `step-N` with `weights.safetensors` (float32, Hugging Face's names), `optimizer.safetensors`
-(`NAME/STATE`) and `state.json` (step, loader, counters, what it must be resumed with, and the SHA-256 of the other two).
+(`NAME/STATE`) and `state.json` (step, loader, counters, what it must be resumed with, and digests of the other two, which tell
+accidents, not people).
 Writing happens in a thread, from a copy, while training goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -22,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tessera.errors import RunFailed, UserError, disk_full
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
-# As of nice(1).
-_LOWEST_PRIORITY = 19
+_PIECE = 1 << 22
+_DIRECT = getattr(os, "O_DIRECT", 0)
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
             # The seal is over values, and a number's last digit may be another without changing it.
             if text != _text(state):
                 raise ValueError("state.json is not what was written")
-            for name, digest in state["sha256"].items():
-                if _sha256(candidate / name) != digest:
+            for name, digest in state["xxh128"].items():
+                if _digest(candidate / name) != digest:
                     raise ValueError(f"{name} is not what was written")
             seal = state.pop("seal")
             if seal != _seal(state):
@@ -173,12 +178,10 @@ class Writer:
         aside = self.folder / f".step-{state['step']}.{os.getpid()}"
         try:
             aside.mkdir()
-            state["sha256"] = {}
+            state["xxh128"] = {}
             for name, tensors in self._copies.items():
                 file = aside / f"{name}.safetensors"
-                save_file(tensors, file)
-                _flush(file)
-                state["sha256"][file.name] = _sha256(file)
+                state["xxh128"][file.name] = write_tensors(tensors, file)
             state["seal"] = _seal(state)
             (aside / "state.json").write_text(_text(state), encoding="utf-8")
             _flush(aside / "state.json")
@@ -201,11 +204,15 @@ class Writer:
 
 
 def _step_back() -> None:
-    """Gives this thread the lowest priority where threads have one of their own: it takes the time that training leaves."""
+    """Lets this thread run only where no other wants to, on systems that know that: it takes the time that training leaves.
+
+    The lowest niceness is not enough: what wakes up may have to wait for the rest of its time slice, at each of the many small
+    products of a step (docs/LOG.md, 2026-11-30, "Checkpoints every minute").
+    """
     if sys.platform == "linux":
-        # May be forbidden by a container; the checkpoint is then written at the priority of the run.
+        # May be forbidden by a container; the checkpoint is then written like everything else.
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _copy_into(copies: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -226,9 +233,87 @@ def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]
     }
 
 
-def _sha256(file: Path) -> str:
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> str:
+    """Writes a new safetensors file and returns its XXH3 digest of 128 bits, from one pass over the tensors.
+
+    Past the page cache where the file system allows: what is written is not read again soon, and copying it there takes as long
+    as all the rest (docs/LOG.md, 2026-11-30, "Checkpoints every minute").
+
+    Raises:
+        OSError: it could not be written.
+    """
+    entries, at = {}, 0
+    for name, tensor in tensors.items():
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
+        at += tensor.nbytes
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    stream = _Stream(file)
+    try:
+        stream.write(memoryview(len(head).to_bytes(8, "little") + head))
+        for tensor in tensors.values():
+            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return stream.finish()
+    finally:
+        stream.close()
+
+
+class _Stream:
+    """Bytes on their way into a new file, hashed as they pass."""
+
+    def __init__(self, file: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            self._handle = os.open(file, flags | _DIRECT, 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Not on every file system: there the page cache takes it.
+            self._handle = os.open(file, flags, 0o666)
+        self._digest = xxhash.xxh3_128()
+        # Memory of its own begins at a page, and is written in whole blocks, as direct writing demands.
+        self._buffer, self._filled = mmap.mmap(-1, _PIECE), 0
+        self._view = memoryview(self._buffer)
+
+    def write(self, data: memoryview) -> None:
+        """Takes bytes, which may change afterwards."""
+        self._digest.update(data)
+        while len(data):
+            count = min(len(data), _PIECE - self._filled)
+            self._view[self._filled : self._filled + count] = data[:count]
+            self._filled, data = self._filled + count, data[count:]
+            if self._filled == _PIECE:
+                self._drain()
+
+    def finish(self) -> str:
+        """Writes the rest, waits for the disk and returns the digest."""
+        if _DIRECT:
+            # The rest is no whole block.
+            fcntl.fcntl(self._handle, fcntl.F_SETFL, fcntl.fcntl(self._handle, fcntl.F_GETFL) & ~_DIRECT)
+        self._drain()
+        os.fsync(self._handle)
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Gives file and memory back."""
+        os.close(self._handle)
+        self._view.release()
+        self._buffer.close()
+
+    def _drain(self) -> None:
+        rest = self._view[: self._filled]
+        while len(rest):
+            rest = rest[os.write(self._handle, rest) :]
+        rest.release()
+        self._filled = 0
+
+
+def _digest(file: Path) -> str:
+    digest = xxhash.xxh3_128()
     with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        while piece := opened.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _text(state: dict[str, Any]) -> str:
