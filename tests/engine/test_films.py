@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from tessera.engine import native
 from tessera.engine.engine import Engine
 from tessera.engine.films import FilmWish, make_films, tell
+from tessera.engine.request import Request, Token
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.scheduler import Limits
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.tokens.document import Document
@@ -22,7 +27,11 @@ BEGINNING = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.ui
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    network = Autoencoder(QuantizerConfig("video", (5, 4), 4, 2, 8, 1, 1))
+    return build((5, 4), Limits())
+
+
+def build(levels: tuple[int, ...], limits: Limits) -> Engine:
+    network = Autoencoder(QuantizerConfig("video", levels, 4, 2, 8, 1, 1))
     network.initialise(0)
     vocabulary = Vocabulary.train(["a byte is enough"], 256).add_media(Quantizer(network.eval(), (5, 8, 12), 8.0))
     config = DecoderConfig(
@@ -33,7 +42,34 @@ def engine() -> Engine:
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_(float(parameter.ndim == 1), 0.3, generator=generator)
-    return Engine(decoder, vocabulary)
+    return Engine(decoder, vocabulary, limits)
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+def test_guesses_change_nothing_but_the_number_of_steps(rows: int) -> None:
+    """Of four ids a frame often has the same one as before; pairs and single rows of several lengths, beside a text."""
+    if native.library() is None:
+        pytest.skip("needs a C++ compiler")
+    wishes = [
+        FilmWish("a dot", guidance=2.0), FilmWish("a line of some length", (3, 8, 4), guidance=1.0),
+        FilmWish("a dot", beginning=BEGINNING[:3], guidance=3.0, interval=(0.0, 0.7)), FilmWish(guidance=1.0),
+    ]  # fmt: skip
+    text = Request((1, 2, 3), SamplingParams(max_tokens=20, seed=1, stop_ids=()))
+    found, steps, guessed = [], [], []
+    for guesses in (0, 8, 3):
+        engine = build((2, 2), Limits(rows=rows, guess_tokens=guesses))
+        heard: list[int] = []
+        engine.submit(replace(text, on_event=lambda event: heard.append(event.id) if isinstance(event, Token) else None))  # noqa: B023
+        films = make_films(engine, wishes, SEEDED)
+        while engine.step():
+            pass
+        assert len(heard) == 20
+        found.append([heard, *(film.completion.ids.tolist() for film in films)])
+        steps.append(engine.stats().steps)
+        guessed.append(engine.stats().guessed_tokens)
+        assert engine.stats().running == engine.stats().cache_tokens == 0 and engine.stats().finished == 5
+    assert found[0] == found[1] == found[2]
+    assert guessed[0] == 0 < guessed[2] <= guessed[1] and steps[1] < steps[0]
 
 
 def test_films_of_any_size_have_exactly_their_tokens(engine: Engine) -> None:

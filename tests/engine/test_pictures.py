@@ -58,9 +58,11 @@ def test_pictures_of_any_size_have_exactly_their_tokens_and_only_colours(decoder
         assert (found == drawing.pixels).all()
 
 
-@pytest.mark.parametrize("rows", [2, 3, 16])
-def test_guidance_is_what_two_passes_without_a_cache_give(decoder: Decoder, vocabulary: Vocabulary, rows: int) -> None:
-    """Pairs whose prompts differ in length, beside plain requests, in as few rows as two."""
+@pytest.mark.parametrize(("rows", "first", "last"), [(2, 0, None), (3, 0, None), (16, 0, None), (2, 2, 6), (16, 0, 4)])
+def test_guidance_is_what_two_passes_without_a_cache_give(
+    decoder: Decoder, vocabulary: Vocabulary, rows: int, first: int, last: int | None
+) -> None:
+    """Pairs whose prompts differ in length, beside plain requests, in as few rows as two; guided all the way or in part of it."""
     block, grid = vocabulary.block("image"), np.full((2, 3), -1)
     limits = Limits(rows=rows, step_tokens=24)
     frames = frame(vocabulary, 2, 3)
@@ -68,7 +70,7 @@ def test_guidance_is_what_two_passes_without_a_cache_give(decoder: Decoder, voca
     constraint = PictureGrid(block.offset, block.size, vocabulary.control("<|row|>"), vocabulary.control("<|/image|>"), grid)
     params = SamplingParams(max_tokens=constraint.tokens, seed=3, stop_ids=())
     plain = Request(tuple(vocabulary.encode_text("some text beside them")), replace(params, max_tokens=5))
-    requests = [Request(tuple(p), params, constraint, guidance=Guidance(2.5, tuple(frames))) for p in prompts]
+    requests = [Request(tuple(p), params, constraint, guidance=Guidance(2.5, tuple(frames), first, last)) for p in prompts]
     engine = Engine(decoder, vocabulary, limits)
     found = engine.complete([requests[0], plain, requests[1]])
     assert engine.stats().running == 0 and engine.stats().finished == 3
@@ -85,7 +87,9 @@ def test_guidance_is_what_two_passes_without_a_cache_give(decoder: Decoder, voca
                     return asked[len(prompt) :], logprobs
             with torch.inference_mode():
                 c, u = (decoder.logits(decoder(torch.tensor([ids])))[0, -1] for ids in (asked, bare))
-            guided = (u + 2.5 * (c - u)).masked_fill(~wanted.allowed(), float("-inf")).softmax(-1).double()
+            made = len(asked) - len(prompt)
+            scale = 2.5 if first <= made and (last is None or made < last) else 1.0
+            guided = (u + scale * (c - u)).masked_fill(~wanted.allowed(), float("-inf")).softmax(-1).double()
             token = int(torch.searchsorted(guided.cumsum(0), uniform(3, drawn) * guided.sum(), right=True))
             drawn += 1
             asked.append(token)
@@ -111,6 +115,29 @@ def test_a_scale_of_one_changes_nothing_and_one_row_cannot_hold_a_pair(decoder: 
         Engine(decoder, vocabulary, Limits(rows=1)).complete([Request(prompt, params, guidance=Guidance(2.0, bare))])
     with pytest.raises(UserError, match="0 or more"):
         engine.complete([Request(prompt, params, guidance=Guidance(float("nan"), bare))])
+
+
+def test_behind_its_interval_a_pair_is_one_row(decoder: Decoder, vocabulary: Vocabulary) -> None:
+    engine = Engine(decoder, vocabulary, Limits(rows=2))
+    prompt, bare = tuple(vocabulary.encode_text("a dot")), tuple(vocabulary.encode_text("b"))
+    params = SamplingParams(max_tokens=12, seed=1, stop_ids=())
+    engine.submit(Request(prompt, params, guidance=Guidance(3.0, bare, 0, 4)))
+    held = []
+    while engine.step():
+        held.append(engine.stats().cache_tokens)
+    # Both prompts and what was made, then one of them.
+    assert max(held[:5]) > len(prompt) + len(bare) + 3 and held[6] < len(prompt) + 8 and engine.stats().finished == 1
+    # In two rows the next one can begin as soon as the pair is over.
+    ids = [Request(prompt, params, guidance=Guidance(3.0, bare, 0, 4)), Request(prompt, params)]
+    alone = Engine(decoder, vocabulary).complete(ids)
+    assert [c.ids.tolist() for c in engine.complete(ids)] == [c.ids.tolist() for c in alone]
+
+
+def test_shares_of_a_picture_become_tokens() -> None:
+    assert Guidance.of(2.0, (0.0, 1.0), [1, 2], [2], 100) == Guidance(2.0, (2,), 0, None)
+    assert Guidance.of(2.0, (0.25, 0.5), [1, 2], [2], 100) == Guidance(2.0, (2,), 25, 50)
+    for scale, interval, asked in ((1.0, (0.0, 1.0), [1, 2]), (2.0, (0.5, 0.5), [1, 2]), (2.0, (0.0, 1.0), [2])):
+        assert Guidance.of(scale, interval, asked, [2], 100) is None
 
 
 def test_an_aborted_pair_leaves_both_rows(decoder: Decoder, vocabulary: Vocabulary) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,24 @@ class Progress(Protocol):
 
     def accept(self, token: int) -> bool:
         """The completion goes on with this id; returns whether it ends with it."""
+        ...
+
+
+@runtime_checkable
+class Guesses(Progress, Protocol):
+    """Progress that knows what is likely to come, and allows the same ids wherever there is a choice."""
+
+    def guess(self, made: Sequence[int], most: int) -> list[int]:
+        """The ids that are likely to come next, at most so many; none where there is nothing to go by.
+
+        Args:
+            made: all that came so far.
+        """
+        ...
+
+    def ahead(self, places: int) -> int:
+        """The id that has to come so many places after the next one, within what was guessed or right behind it; negative where
+        there is a choice."""
         ...
 
 
@@ -94,6 +112,7 @@ class PictureGrid:
 
     Args:
         known: (H, W) int64, which of the medium's own ids each pixel is; -1 where it is to be drawn.
+        repeats: a row is likely to be much like the one before it, as the frames of a film are.
     """
 
     start: int
@@ -101,6 +120,7 @@ class PictureGrid:
     row: int
     end: int
     known: np.ndarray
+    repeats: bool = False
 
     @property
     def tokens(self) -> int:
@@ -112,7 +132,7 @@ class PictureGrid:
         allowed_V[self.start : self.start + self.size] = True
         grid = np.full((self.known.shape[0], self.known.shape[1] + 1), self.row)
         grid[:, :-1] = np.where(self.known < 0, -1, self.known + self.start)
-        return _PictureProgress(allowed_V, [*grid.ravel().tolist(), self.end])
+        return _PictureProgress(allowed_V, [*grid.ravel().tolist(), self.end], grid.shape[1] if self.repeats else 0)
 
 
 @dataclass
@@ -120,10 +140,26 @@ class _PictureProgress:
     allowed_V: Tensor = field(repr=False)
     wanted: list[int]
     """What has to come at each place; -1: any pixel."""
+    period: int = 0
+    """Tokens back to what is likely to come again; 0: nothing is."""
     at: int = 0
 
     def allowed(self) -> Tensor:
         return self.allowed_V
+
+    def guess(self, made: Sequence[int], most: int) -> list[int]:
+        found: list[int] = []
+        for place in range(self.at, min(self.at + most, len(self.wanted)) if self.at >= self.period > 0 else 0):
+            token = self.wanted[place]
+            if token < 0:
+                if place - self.period >= len(made):
+                    break
+                token = made[place - self.period]
+            found.append(token)
+        return found
+
+    def ahead(self, places: int) -> int:
+        return self.wanted[self.at + places]
 
     def forced(self) -> list[int]:
         return list(itertools.takewhile(lambda token: token >= 0, self.wanted[self.at :]))

@@ -23,6 +23,7 @@ from torch import Tensor
 from tessera.engine import native
 from tessera.engine.cache import BLOCK, Prefixes, SlotCache
 from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
+from tessera.engine.constraints import Guesses
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
@@ -40,7 +41,22 @@ OnToken = Callable[[int, int, str], None]
 
 _CACHE_BYTES = 2 << 30
 _LOGIT_ROWS = 64
+_NATIVE_TOKENS = 16
+"""Of a row that the native step takes at once; torch is better at more."""
 """Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """What was fed to the model before it was known to come.
+
+    Args:
+        ids: L - 1 of them.
+        logits_LV: behind the token before them and behind each of them.
+    """
+
+    ids: list[int]
+    logits_LV: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,7 @@ class Stats:
         prompt_tokens: of all requests that began; `cached_tokens` of them were found in the prefix cache.
         prefill_tokens: computed of prompts (and of forced stretches).
         tokens: sampled or forced.
+        guessed_tokens: of these, how many were guessed before and so needed no step of their own.
         finished, aborted, failed: requests that ended, by how.
         tokens_per_second: prefilled and generated, a running mean.
         version: of the weights.
@@ -68,6 +85,7 @@ class Stats:
     cached_tokens: int = 0
     prefill_tokens: int = 0
     tokens: int = 0
+    guessed_tokens: int = 0
     finished: int = 0
     aborted: int = 0
     failed: int = 0
@@ -108,8 +126,11 @@ class Engine:
         self._asked_native = False
         self._ids = itertools.count()
         self._counts = dict.fromkeys(
-            ("steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "finished", "aborted", "failed"), 0
-        )
+            (
+                "steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "guessed_tokens", "finished", "aborted",
+                "failed",
+            ), 0,
+        )  # fmt: skip
         controls = vocabulary.controls
         self._ends = frozenset(controls[name] for name in (END, END_TURN) if name in controls)
         # Ids beyond the vocabulary (Qwen3 pads its matrix), ids without a token, media ids and padding never come out as text.
@@ -161,8 +182,11 @@ class Engine:
         rows = self._scheduler.running
         if rows:
             counts = plan(rows, self.limits.step_tokens)
-            logits_BV, sampling = self._forward(rows, counts)
-            ended = self._sample(logits_BV, sampling)
+            logits_BV, sampling, guessed = self._forward(rows, counts)
+            ended = self._sample(logits_BV, sampling) if sampling else {}
+            if guessed:
+                ended |= self._check_guesses(guessed)
+                sampling = [*sampling, *guessed]
             # From the last slot on: closing one moves the last into its place.
             for row in sorted(ended, key=rows.index, reverse=True):
                 end = ended[row]
@@ -170,6 +194,7 @@ class Engine:
                     self._fail(row, str(end))
                 else:
                     self._finish(row, end)
+            self._let_go(sampling)
             speed = sum(counts) / (time.perf_counter() - began)
             self._scheduler.tokens_per_second += 0.1 * (speed - self._scheduler.tokens_per_second)
         return self._scheduler.busy
@@ -391,27 +416,102 @@ class Engine:
             self._counts["prompt_tokens"] += row.prompt_tokens
             self._counts["cached_tokens"] += row.cached
 
-    def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
-        """Feeds `counts` pending ids of each row to the model; returns the logits of the rows that have none left, and these."""
-        streams = [
+    def _forward(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row], dict[Row, Guessed]]:
+        """Feeds `counts` pending ids of each row to the model.
+
+        Returns:
+            the logits of the rows that have none left, these rows, and those into which guesses were fed too.
+        """
+        short = [
             slot
             for slot, (row, count) in enumerate(zip(rows, counts, strict=True))
-            if count == row.pending == 1 and row.computed >= row.prompt_tokens
+            if 0 < count <= _NATIVE_TOKENS and row.computed >= row.prompt_tokens
         ]
-        step = self._native_step() if streams else None
+        step = self._native_step() if short else None
         if step is None:
-            return (self._decode(rows), list(rows)) if len(streams) == len(rows) else self._flat(rows, counts)
-        logits_BV = step([rows[slot].ids[-1] for slot in streams], streams, self._cache)
-        taken, going_on = [0] * len(rows), [rows[slot] for slot in streams]
-        for slot, row in zip(streams, going_on, strict=True):
-            taken[slot] = 1
-            row.computed += 1
+            one_each = all(count == row.pending == 1 for row, count in zip(rows, counts, strict=True)) and len(short) == len(rows)
+            return *((self._decode(rows), list(rows)) if one_each else self._flat(rows, counts)), {}
+        guesses = {slot: self._guess(rows[slot]) for slot in short if counts[slot] == rows[slot].pending == 1}
+        fed = {slot: rows[slot].ids[rows[slot].computed :][: counts[slot]] + guesses.get(slot, []) for slot in short}
+        flat = [(slot, id) for slot, ids in fed.items() for id in ids]
+        logits_NV = step([id for _, id in flat], [slot for slot, _ in flat], self._cache)
+        ends = dict(zip(fed, itertools.accumulate(map(len, fed.values())), strict=True))
+        guessed = {rows[s]: Guessed(guesses[s], logits_NV[ends[s] - len(fed[s]) : ends[s]]) for s in short if guesses.get(s)}
+        # Of a row with guesses it is not known yet how much of this counts.
+        taken = [counts[slot] if slot in fed and rows[slot] not in guessed else 0 for slot in range(len(rows))]
+        for slot in short:
+            self._counts["prefill_tokens"] += taken[slot] if rows[slot].pending > 1 else 0
+            rows[slot].computed += taken[slot]
         self._cache.end(taken)
         self._counts["steps"] += 1
-        if sum(counts) == len(streams):
-            return logits_BV, going_on
-        rest_BV, others = self._flat(rows, [count - one for count, one in zip(counts, taken, strict=True)])
-        return torch.cat((logits_BV, rest_BV)), going_on + others
+        going_on = [slot for slot in short if rows[slot] not in guessed and not rows[slot].pending]
+        logits_BV = logits_NV[[ends[slot] - 1 for slot in going_on]]
+        rest = [0 if slot in fed else count for slot, count in enumerate(counts)]
+        sampling = [rows[slot] for slot in going_on]
+        if any(rest):
+            rest_BV, others = self._flat(rows, rest)
+            logits_BV, sampling = torch.cat((logits_BV, rest_BV)), sampling + others
+        return logits_BV, sampling, guessed
+
+    def _guess(self, row: Row) -> list[int]:
+        """What is likely to come after the last token of a row; the same for both rows of a pair."""
+        leader = row.leader or row
+        if not isinstance(leader.progress, Guesses) or leader.request.params.penalised or not self.limits.guess_tokens:
+            return []
+        room = self.decoder.config.context - max(len(one.ids) for one in leader.rows)
+        most = min(self.limits.guess_tokens, leader.room - leader.made - 1, room)
+        return leader.progress.guess(leader.ids[leader.prompt_tokens :], most)
+
+    def _check_guesses(self, guessed: dict[Row, Guessed]) -> dict[Row, FinishReason | UserError]:
+        """Samples at every place of the rows with guesses at once, and keeps what comes up to the first guess that is not it.
+
+        The random number of a token is the same with guesses as without, and so is therefore the token: guesses save steps and
+        change nothing (arXiv 2211.17192, where the draft is certain of itself).
+        """
+        ended: dict[Row, FinishReason | UserError] = {}
+        leaders = [row for row in guessed if row.leader is None]
+        places: list[tuple[Row, int]] = []
+        logits: list[Tensor] = []
+        draws: list[Draw] = []
+        for row in leaders:
+            assert isinstance(row.progress, Guesses)
+            allowed_V = row.progress.allowed()
+            allowed_V = None if allowed_V is None else allowed_V.to(self._device)
+            logits_LV, guidance, drawn = guessed[row].logits_LV, row.request.guidance, row.draws
+            for place in range(len(logits_LV)):
+                if row.progress.ahead(place) >= 0:
+                    continue
+                logits_V = logits_LV[place]
+                if row.follower is not None and guidance is not None and guidance.holds(row.made + place):
+                    bare_V = guessed[row.follower].logits_LV[place]
+                    logits_V = bare_V + guidance.scale * (logits_V - bare_V)
+                draws.append(Draw(row.request.params, uniform(row.seed, drawn), None, allowed_V))
+                places.append((row, place))
+                logits.append(logits_V)
+                drawn += 1
+        sampled = sample(torch.stack(logits), draws, self._blocked) if draws else None
+        found = {}
+        if sampled is not None:
+            found = dict(zip(places, zip(sampled.ids, sampled.logprobs, sampled.top, strict=True), strict=True))
+        for row in leaders:
+            ids, taken = guessed[row].ids, 0
+            with _caught(row, ended):
+                for place in range(len(ids) + 1):
+                    assert isinstance(row.progress, Guesses)
+                    # What has to come here was known before any of these tokens was taken.
+                    forced = (row, place) not in found
+                    token, logprob, top = (row.progress.ahead(0), 0.0, ()) if forced else found[row, place]
+                    row.draws += not forced
+                    taken += 1
+                    if self._take(row, token, logprob, top, not forced, ended) or place == len(ids) or token != ids[place]:
+                        break
+                if row not in ended:
+                    self._force(row, ended)
+            for one in row.rows:
+                one.computed += taken
+            self._counts["guessed_tokens"] += taken - 1
+        self._cache.end([row.computed - length for row, length in zip(self._scheduler.running, self._cache.lengths, strict=True)])
+        return ended
 
     def _flat(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[Row]]:
         """`_forward` as one pass of the decoder's own code over a flat row of tokens."""
@@ -532,7 +632,7 @@ class Engine:
         complete = row.progress is not None and not stops and row.progress.accept(token)
         if stops or complete or row.stream.stopped:
             ended[row] = "stop"
-        elif len(row.ids) - row.prompt_tokens >= row.room:
+        elif row.made >= row.room:
             ended[row] = "length"
         if row in ended:
             text += row.stream.finish()
@@ -559,6 +659,15 @@ class Engine:
         self._counts["failed"] += 1
         row.request.on_event(Failed(message))
 
+    def _let_go(self, rows: Sequence[Row]) -> None:
+        """Ends the second rows of those whose guidance is over; they go on alone."""
+        for row in rows:
+            follower, guidance = row.follower, row.request.guidance
+            if follower is None or guidance is None or guidance.last is None or row.made < guidance.last:
+                continue
+            row.follower = follower.leader = None
+            self._close(follower)
+
     def _close(self, row: Row) -> None:
         """Takes a row out of the batch, and its follower; the last one moves into its slot."""
         rows = self._scheduler.running
@@ -578,7 +687,7 @@ def _guided(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[Tensor, list[Row]]:
     leaders = [row for row in rows if row.leader is None]
     logits_LV = logits_BV[[place[row] for row in leaders]]
     for index, row in enumerate(leaders):
-        if row.follower is not None and row.request.guidance is not None:
+        if row.follower is not None and row.request.guidance is not None and row.request.guidance.holds(row.made):
             bare_V = logits_BV[place[row.follower]]
             logits_LV[index] = bare_V + row.request.guidance.scale * (logits_LV[index] - bare_V)
     return logits_LV, leaders

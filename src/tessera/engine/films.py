@@ -19,7 +19,7 @@ from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.tokens.document import Document
 from tessera.tokens.films import FRAME, QUESTION, VIDEO_END, Geometry, film_head, to_tell
-from tessera.tokens.pictures import given
+from tessera.tokens.pictures import GUIDED, given
 from tessera.tokens.quantizer import Quantizer
 
 GUIDANCE = 2.0
@@ -35,12 +35,16 @@ class FilmWish:
         shape: frames, height and width, the beginning counted in; None: as most of the films that the model learned from.
         beginning: (T, H, W, 3) uint8, the first frames, of a length and size that the quantizer takes; None: nothing is given.
         guidance: scale; 1: none. Without caption there is nothing to guide.
+        interval: shares of its tokens between which it is guided.
+        distilled: the model guides itself, by what it has learned (`posttrain distil`); `guidance` counts for nothing.
     """
 
     caption: str = ""
     shape: tuple[int, int, int] | None = None
     beginning: np.ndarray | None = None
     guidance: float = GUIDANCE
+    interval: tuple[float, float] = (0.0, 1.0)
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,11 @@ def _request(reader: Reader, wish: FilmWish, known: np.ndarray, params: Sampling
     head = film_head(vocabulary, Geometry(shape[0], shape[1], shape[2], quantizer.per_second))
     asked = vocabulary.encode(Document(given(wish.caption))).ids.tolist() + head
     steps = known.reshape(len(known), -1)
-    grid = PictureGrid(block.offset, block.size, vocabulary.control(FRAME), vocabulary.control(VIDEO_END), steps)
+    grid = PictureGrid(block.offset, block.size, vocabulary.control(FRAME), vocabulary.control(VIDEO_END), steps, repeats=True)
     _refuse_long(reader, len(asked) + grid.tokens, shape)
-    guidance = Guidance(wish.guidance, tuple(head)) if wish.guidance != 1 and asked != head else None
+    guidance = Guidance.of(wish.guidance, wish.interval, asked, head, grid.tokens)
+    if wish.distilled and asked != head:
+        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
     seed = None if params.seed is None else params.seed + number
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=(), seed=seed)
     return Request(tuple(asked), exact, grid, guidance=guidance)

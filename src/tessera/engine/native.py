@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -146,7 +147,7 @@ class Threads:
 
 
 class NativeStep:
-    """One new token of each of some slots of a cache.
+    """One new token, or a few, of each of some slots of a cache.
 
     Args:
         code: `library`.
@@ -206,13 +207,16 @@ class NativeStep:
         self._tensors: Sequence[Tensor] = ()
 
     def __call__(self, ids: Sequence[int], slots: Sequence[int], cache: SlotCache) -> Tensor:
-        """Logits (B, V) after one new token of each of B slots, whose keys and values are written; `cache.end` is not called.
+        """Logits (B, V) after each of B new tokens, whose keys and values are written; `cache.end` is not called.
 
         Args:
             ids: B new tokens.
-            slots: of the cache, different ones.
+            slots: of the cache, that each goes into; those of one slot come one behind the other.
         """
-        positions = [cache.lengths[slot] for slot in slots]
+        positions, new = [], Counter[int]()
+        for slot in slots:
+            positions.append(cache.lengths[slot] + new[slot])
+            new[slot] += 1
         cache.make_room(len(cache.lengths), max(positions) + 1)
         if self._tensors is not cache.slots:
             for number, layer in enumerate(self._layers):

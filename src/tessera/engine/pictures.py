@@ -22,6 +22,7 @@ from tessera.engine.request import Completion, Guidance, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.tokens.pictures import (
+    GUIDED,
     IMAGE_END,
     QUESTION,
     ROW,
@@ -66,6 +67,8 @@ class Wish:
         known: (H, W, 3) uint8 pixels, of which those stay that `hidden` (H, W) does not name.
         source: (H, W, 3) uint8, a picture to vary.
         guidance: scale; 1: none. Without caption and source there is nothing to guide.
+        interval: shares of its tokens between which it is guided.
+        distilled: the model guides itself, by what it has learned (`posttrain distil`); `guidance` counts for nothing.
         best_of: how many are drawn; the likeliest one is kept, by the known pixels behind the first hidden one, or else by the
             caption.
     """
@@ -76,6 +79,8 @@ class Wish:
     hidden: np.ndarray | None = None
     source: np.ndarray | None = None
     guidance: float = GUIDANCE
+    interval: tuple[float, float] = (0.0, 1.0)
+    distilled: bool = False
     best_of: int = 1
 
 
@@ -215,7 +220,10 @@ def _requests(reader: Reader, wish: Wish, grid: PictureGrid, params: SamplingPar
     layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
     asked, bare = (prompt(vocabulary, segments, shape) for segments in (layout, to_draw("", _NOTHING)))
     _refuse_long(reader, len(asked) + grid.tokens, shape)
-    guidance = Guidance(wish.guidance, tuple(bare)) if wish.guidance != 1 and asked != bare else None
+    guidance = Guidance.of(wish.guidance, wish.interval, asked, bare, grid.tokens)
+    # A variation has a prompt of another kind, which was not learned so.
+    if wish.distilled and wish.source is None and asked != bare:
+        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
     # The end of the picture ends the completion; no other id can come.
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=())
     seeds = [None if params.seed is None else params.seed + first + i for i in range(wish.best_of)]

@@ -40,6 +40,8 @@ class Limits:
         cache_tokens: keys and values held for running requests, counted as rows times the longest; None: a full context for
             each row, or as many as 2 GiB hold.
         prefix_tokens: of finished prompts and completions, kept in case they come again; None: a quarter of the above.
+        guess_tokens: that are likely to come, as far as a request's constraint knows of such, and are computed beside a running
+            stream's last token, by the native step; 0: none are.
 
     Raises:
         UserError: a value that is out of range.
@@ -51,6 +53,7 @@ class Limits:
     queued_tokens: int = 1 << 20
     cache_tokens: int | None = None
     prefix_tokens: int | None = None
+    guess_tokens: int = 8
 
     def __post_init__(self) -> None:
         for holds, rule in (
@@ -60,6 +63,7 @@ class Limits:
             (self.queued_tokens >= 1, f"queued_tokens must be at least 1, not {self.queued_tokens}"),
             (self.cache_tokens is None or self.cache_tokens >= 1, f"cache_tokens must be at least 1, not {self.cache_tokens}"),
             (self.prefix_tokens is None or self.prefix_tokens >= 0, f"prefix_tokens must be 0 or more, not {self.prefix_tokens}"),
+            (self.guess_tokens >= 0, f"guess_tokens must be 0 or more, not {self.guess_tokens}"),
         ):
             if not holds:
                 raise UserError(f"{rule}.")
@@ -117,6 +121,11 @@ class Row:
     def pending(self) -> int:
         """Tokens that the next token depends on and that are not computed yet."""
         return len(self.ids) - self.computed
+
+    @property
+    def made(self) -> int:
+        """Tokens that came behind the prompt."""
+        return len(self.ids) - self.prompt_tokens
 
     @property
     def due(self) -> int:

@@ -19,7 +19,7 @@ from tessera.engine.request import Completion, Guidance, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.tokens.document import Document
-from tessera.tokens.pictures import given
+from tessera.tokens.pictures import GUIDED, given
 from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.sounds import AUDIO_END, QUESTION, sound_head, to_listen, tokens_of_sound
 
@@ -36,12 +36,16 @@ class SoundWish:
         beginning: (T,) int16 at the model's rate, of which whole steps are kept; None: nothing is given.
         most_seconds: beyond which it has to end; None: as much as the model's context holds, or twice the usual length.
         guidance: scale; 1: none. Without caption there is nothing to guide.
+        interval: shares of a usual sound's tokens between which it is guided.
+        distilled: the model guides itself, by what it has learned (`posttrain distil`); `guidance` counts for nothing.
     """
 
     caption: str = ""
     beginning: np.ndarray | None = None
     most_seconds: float | None = None
     guidance: float = GUIDANCE
+    interval: tuple[float, float] = (0.0, 1.0)
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,10 @@ def _request(reader: Reader, wish: SoundWish, params: SamplingParams, number: in
             f"and the model reads {reader.context}; make it shorter."
         )
     steps = SoundSteps(block.offset, block.size, config.books, vocabulary.control(AUDIO_END), most, tuple(known.ravel().tolist()))
-    guidance = Guidance(wish.guidance, tuple(head)) if wish.guidance != 1 and asked != head else None
+    usual = quantizer.grid(quantizer.shape)[0] * config.books
+    guidance = Guidance.of(wish.guidance, wish.interval, asked, head, usual)
+    if wish.distilled and asked != head:
+        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
     seed = None if params.seed is None else params.seed + number
     exact = replace(params, max_tokens=most * config.books + 1, stop=(), stop_ids=(), seed=seed)
     return Request(tuple(asked), exact, steps, guidance=guidance)

@@ -223,8 +223,8 @@ int64_t tessera_halves(const float* from, int64_t count) {
     return lower == 0;
 }
 
-// Feeds ids (B) to slots (B), which hold positions (B) tokens already, writes their keys and values there, and their scores into
-// logits (B, V).
+// Feeds ids (B) to slots (B) at positions (B), writes their keys and values there, and their scores into logits (B, V). Several may
+// go into one slot, one behind the other: each sees those before it.
 void tessera_step(
     const Model* m, int64_t B, const int64_t* ids, const int64_t* slots, const int64_t* positions, float* logits
 ) {
@@ -258,6 +258,13 @@ void tessera_step(
             rotate(key, cosines, sines, S);
             std::memcpy(keys + at * S, key, S * sizeof(float));
             std::memcpy(values + at * S, value, S * sizeof(float));
+        }
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+        for (int64_t pair = 0; pair < B * K; pair++) {
+            const int64_t b = pair / K, k = pair % K, at = positions[b];
+            const float *cosines = m->cosines + at * S, *sines = m->sines + at * S;
+            const int64_t place = (slots[b] * K + k) * m->capacity * S;
+            const float *keys = layer.keys + place, *values = layer.values + place;
             for (int64_t h = k * (H / K); h < (k + 1) * (H / K); h++) {
                 float* query = qkv + b * N + h * S;
                 if (layer.q_norm) normalise(query, layer.q_norm, m->eps, S, query);
