@@ -296,6 +296,11 @@ class Train(Part):
     """Times the mean squared log-normaliser; keeps logits in range (arXiv 2204.02311)."""
     clip: float = Field(1.0, gt=0)
     """Largest global norm of the gradient."""
+    lora: int | None = Field(None, ge=1, le=1024)
+    """Rank of adapters that are learned beside the matrices of the blocks, all else staying as it is (arXiv 2106.09685); for
+    models that know something already. Left out: all weights are learned."""
+    lora_alpha: float | None = Field(None, gt=0)
+    """Adapters count lora_alpha / lora times; left out: 2 lora."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool | None = None
     """torch.compile for the blocks; left out: where it wins back its cost within the budget."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tessera.commands.generate import open_engine
 from tessera.data.loader import Loader
@@ -159,3 +161,25 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 def test_a_budget_is_kept(tmp_path: Path, write: Write, sft: Any, budget: str) -> None:
     code, said = sft(write(EXAMPLES), tmp_path / "run", "--budget", budget)
     assert code == 0 and losses(tmp_path / "run"), said
+
+
+def test_adapters_learn_the_same_and_leave_all_else(
+    tmp_path: Path, write: Callable[..., str], model: Path, tessera: Callable[..., tuple[int, str]]
+) -> None:
+    data, run = write(EXAMPLES), tmp_path / "run"
+    words = ["posttrain", "sft", "--model", str(model), "--data", data, "--out", str(run), "--set", "train.threads=1"]
+    code, said = tessera(*words, "--lora", "4", "--epochs", "25", "--batch-size", "8")
+    assert code == 0, said
+    losses = [event["loss"] for event in RunFolder(run).events() if event["event"] == "step"]
+    assert losses[-1] < 0.8 * losses[0]
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, run / "model"))
+    learned = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert learned and all(".layers." in name and name.endswith("proj.weight") for name in learned)
+    adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert {tuple(t.shape)[0 if "lora_A" in name else 1] for name, t in adapter.items()} == {4}
+    assert len(adapter) == 2 * len(learned)
+    for name in learned:
+        a, b = (adapter[f"base_model.model.{name.removesuffix('.weight')}.lora_{factor}.weight"] for factor in "AB")
+        assert torch.allclose(after[name], before[name] + 2 * b @ a, atol=1e-5)
+    code, said = tessera("posttrain", "reward", "--model", str(model), "--data", data, "--set", "train.lora=4")
+    assert code == 2 and "learns rows of its head" in said

@@ -17,6 +17,7 @@ from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
 from tessera.train import speed
+from tessera.train.lora import RATE_TIMES
 
 
 class Asked:
@@ -185,10 +186,22 @@ def within(
     return plan(wanted, shape, machine, peak, values, max(1, steps), why, evaluations)
 
 
-def rate_of(rate: float | None, rule: float, shape: DecoderConfig) -> dict[str, tuple[Any, str]]:
+def lora_times(wanted: Recipe) -> float:
+    """By how much the rates of adapters are higher than those of all weights."""
+    return RATE_TIMES if wanted.train.lora is not None else 1.0
+
+
+def refuse_lora(wanted: Recipe, what: str) -> None:
+    """Raises UserError where adapters are asked of a model whose head has to learn."""
+    if wanted.train.lora is not None:
+        raise UserError(f"{what} learns rows of its head, which adapters leave as they are; leave --lora and train.lora out.")
+
+
+def rate_of(rate: float | None, rule: float, shape: DecoderConfig, wanted: Recipe) -> dict[str, tuple[Any, str]]:
     """Both learning rates: what was asked for, or the rule's at width 128, by the inverse of the width (arXiv 2203.03466)."""
-    value = rate if rate is not None else rule * 128 / shape.width
-    reason = "given by --rate" if rate is not None else f"{rule:g} at width 128, by its inverse"
+    value = rate if rate is not None else rule * lora_times(wanted) * 128 / shape.width
+    more = f", {lora_times(wanted):g} times that for adapters" if wanted.train.lora is not None else ""
+    reason = "given by --rate" if rate is not None else f"{rule:g} at width 128, by its inverse{more}"
     return {"matrix_rate": (value, reason), "adam_rate": (value, reason)}
 
 

@@ -19,7 +19,7 @@ from tessera.model import weights
 from tessera.recipe import Recipe
 from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import checkpoint, loop
+from tessera.train import checkpoint, loop, lora
 from tessera.train.job import assemble
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
@@ -82,8 +82,9 @@ def launch(
         job = assemble(folder, machine, vocabulary, shards, world, told, resumed=start is not None)
     result = loop.train(job, start)
     if world.first:
-        if best:
-            _take_best(folder, job, say)
+        chosen = _take_best(folder, job, say) if best else folder.checkpoints / f"step-{loop.total_steps(recipe)}"
+        if recipe.train.lora is not None:
+            lora.save_adapter(chosen, folder.path / "adapter", recipe.train, info["init"])
         special, context = _special(info, vocabulary), job.decoder.config.context
 
         def beside(model: Path) -> None:
@@ -95,14 +96,16 @@ def launch(
     return result
 
 
-def _take_best(folder: RunFolder, job: loop.Job, say: Callable[[str], None]) -> None:
-    """Puts the weights of the best checkpoint, which the writer has kept, into the decoder."""
+def _take_best(folder: RunFolder, job: loop.Job, say: Callable[[str], None]) -> Path:
+    """Puts the weights of the best checkpoint, which the writer has kept, into the decoder; returns where it lies."""
     last = checkpoint.latest(folder.checkpoints, say)
     assert last is not None
     step = last.state["best_step"]
-    if step is not None and step != last.step:
-        checkpoint.read_weights(folder.checkpoints / f"step-{step}", job.decoder)
+    best = folder.checkpoints / f"step-{last.step if step is None else step}"
+    if best != last.folder:
+        checkpoint.read_weights(best, job.decoder)
     say(f"the model is that of step {last.step if step is None else step:,} of {last.step:,}, the best on what is held out")
+    return best
 
 
 def origin(recipe: Recipe, machine: devices.Machine, peak: float, init: Path | None) -> dict[str, Any]:
@@ -137,4 +140,5 @@ def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds
     if info.get("dialogue") and vocabulary.end_turn_id not in ends:
         ends = (*ends, vocabulary.end_turn_id)
     pad = vocabulary.pad_id if own.pad is None else own.pad
-    return weights.SpecialIds(own.begin, ends, pad, {**own.thinking, **info.get("thinking", {})})
+    thinking, guided = {**own.thinking, **info.get("thinking", {})}, {**own.guided, **info.get("guided", {})}
+    return weights.SpecialIds(own.begin, ends, pad, thinking, guided)

@@ -222,7 +222,8 @@ def _update(
     sums = world.sum(gradients.add(batch, learned)).tolist()
     measures = {name: value / max(learned, 1.0) for name, value in zip(gradients.measures, sums, strict=True)}
     loss = measures[gradients.measures[0]]
-    parameters = [p for p in gradients.parameters if p.grad is not None]
+    learned_ones = {id(p) for optimizer in opts for group in optimizer.param_groups for p in group["params"]}
+    parameters = [p for p in gradients.parameters if p.grad is not None and id(p) in learned_ones]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
     finite = math.isfinite(loss) and math.isfinite(norm)
     # Advantages and margins are of either sign and far from normal: of such losses only the infinite are strange.

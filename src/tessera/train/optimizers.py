@@ -1,4 +1,4 @@
-"""Muon for the matrices of the blocks, AdamW for embeddings, head and norms; or AdamW for all.
+"""Muon for the matrices of the blocks, AdamW for embeddings, head and norms; or AdamW for all; or adapters (`lora`).
 
 Both are torch optimizers over the same float32 parameters. `schedule` gives the factor of the learning rate at a step.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.recipe import Train
+from tessera.train import lora
 
 # Coefficients of the five Newton-Schulz steps: Polar Express (arXiv 2505.16932, table 1), each the minimax odd quintic
 # for the interval in which the step before has left the singular values.
@@ -127,6 +128,11 @@ def share_work(optimizers: list[torch.optim.Optimizer], pool: Executor | None) -
 def build(model: nn.Module, train: Train, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """The optimizers of a resolved recipe. Each group remembers its full rate as `peak_lr` and decay as `peak_decay`."""
     assert train.matrix_rate is not None and train.adam_rate is not None and train.weight_decay is not None
+    if train.lora is not None:
+        matrices = list(lora.adapted(model).values())
+        adapters = lora.LowRank(matrices, train.lora, lora.alpha_of(train), train.adam_rate, train.adam_betas, train.seed)
+        adapters.param_groups[0]["peak_lr"], adapters.param_groups[0]["peak_decay"] = train.adam_rate, 0.0
+        return [adapters]
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and ".layers." in n]
     lookups = [p for n, p in model.named_parameters() if p.ndim > 1 and ".layers." not in n]
     gains = [p for p in model.parameters() if p.ndim == 1]
