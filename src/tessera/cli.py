@@ -160,12 +160,16 @@ def generate(
     ] = None,
     video: Annotated[str | None, typer.Option(help="Film to ask about; with --out to go on with.")] = None,
     frames: Annotated[int | None, typer.Option(help="Of a film; with --video, that are new. By default as learned.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Of a film, the part that ends where it begins.")] = False,
     audio: Annotated[str | None, typer.Option(help="Recording to listen to; with --out to go on with.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Of sound at most; by default twice as long as usual.")] = None,
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
     guidance: Annotated[
         float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films, sound: 2]")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="BEGIN-END: follow it so closely only in that part, like 0-0.5; the rest is made faster.")
     ] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many and keep the likeliest.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH in pixels; by default as most pictures it learned from.")] = None,
@@ -179,7 +183,7 @@ def generate(
         from tessera.commands.generate import generate as run
         from tessera.commands.pictures import Asked
 
-    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames, audio, seconds)
+    asked = Asked(out, image, mask, variation, guidance, best_of, size, video, frames, audio, seconds, guidance_interval, loop)
     run(model, prompt, suffix, max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()), as_json, asked, effort)
 
 

@@ -16,6 +16,9 @@ VerifierOption = Annotated[str | None, typer.Option(help="What judges answers: a
 PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]
 HeldOutFileOption = Annotated[str | None, typer.Option("--validation", help="File of preferences to measure on.")]
 HeldOutOption = Annotated[float | None, typer.Option(help="Share of the prompts that is held out.  [default: 0.1]")]
+LoraOption = Annotated[
+    int | None, typer.Option("--lora", help="Rank of adapters to learn instead of all weights, like 16 (docs/tuning.md).")
+]
 PairBudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")]
 EpochsOption = Annotated[float | None, typer.Option(help="Passes over the prompts.  [default: 1]")]
 RateOption = Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")]
@@ -38,6 +41,7 @@ def sft(
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; by default so many as leave 200 updates.")] = None,
     rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the rules.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-sft.")] = None,
     resume: ResumeOption = False,
@@ -49,7 +53,7 @@ def sft(
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
         "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "seed": seed,
-        "settings": tuple(settings or ()) or None,
+        "settings": _settings(settings, lora),
     }  # fmt: skip
     run(_given(asked), out, resume)
 
@@ -91,6 +95,7 @@ def grpo(
     ptx: Annotated[str | None, typer.Option(help="File of examples to learn from besides.")] = None,
     ptx_weight: Annotated[float | None, typer.Option(help="Of their loss.  [default: 0.1]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of tasks and samples.")] = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-grpo.")] = None,
     resume: ResumeOption = False,
@@ -105,7 +110,7 @@ def grpo(
         "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
         "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
-        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": tuple(settings or ()) or None,
+        "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": _settings(settings, lora),
     }  # fmt: skip
     run(_given(asked), out, resume)
 
@@ -129,6 +134,7 @@ def reason(
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer, beside its thought.")] = None,
     rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the cold start.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of examples, tasks and samples.")] = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-reason.")] = None,
     resume: StageOption = False,
@@ -140,7 +146,7 @@ def reason(
     asked = {
         "model": model, "data": data, "examples": examples, "examples_count": examples_count, "verifier": verifier,
         "budget": budget, "epochs": epochs, "steps": steps, "group": group, "groups": groups, "max_tokens": max_tokens,
-        "rate_multiplier": rate_multiplier, "seed": seed, "settings": tuple(settings or ()) or None,
+        "rate_multiplier": rate_multiplier, "seed": seed, "settings": _settings(settings, lora),
     }  # fmt: skip
     run("reason", _given(asked), out, resume)
 
@@ -154,6 +160,7 @@ def tune_chat(
     epochs: Annotated[float | None, typer.Option(help="Passes over the examples.")] = None,
     beta: Annotated[float | None, typer.Option(help="How strongly DPO holds the model to its start.  [default: 0.1]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-chat.")] = None,
     resume: StageOption = False,
@@ -164,7 +171,7 @@ def tune_chat(
 
     asked = {
         "model": model, "data": data, "pairs": pairs, "budget": budget, "epochs": epochs, "beta": beta, "seed": seed,
-        "settings": tuple(settings or ()) or None,
+        "settings": _settings(settings, lora),
     }  # fmt: skip
     run("chat", _given(asked), out, resume)
 
@@ -183,6 +190,7 @@ def dpo(
     normalised: Annotated[bool | None, typer.Option("--normalised", help="Compare means over tokens, not sums.")] = None,
     anchor: Annotated[float | None, typer.Option(help="Weight of the chosen answer's own loss; 0.1 to 1.  [default: 0]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-dpo.")] = None,
     resume: ResumeOption = False,
@@ -194,7 +202,7 @@ def dpo(
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
         "epochs": epochs, "batch_size": batch_size, "rate": rate, "beta": beta, "normalised": normalised, "anchor": anchor,
-        "seed": seed, "settings": tuple(settings or ()) or None,
+        "seed": seed, "settings": _settings(settings, lora),
     }  # fmt: skip
     run("dpo", _given(asked), out, resume)
 
@@ -253,6 +261,42 @@ def moderation(
         "epochs": epochs, "batch_size": batch_size, "rate": rate, "seed": seed, "settings": tuple(settings or ()) or None,
     }  # fmt: skip
     run(_given(asked), out, resume)
+
+
+@posttrain.command("distil")
+def distil_guidance(
+    model: ModelOption = None,
+    data: Annotated[
+        str | None, typer.Option(help="Source of the captions; by default what the model's run learned from.")
+    ] = None,
+    medium: Annotated[str | None, typer.Option(help="image, video or audio; by default the first that the model knows.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale; by default what generate takes.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Pictures (films, sounds) that are made to learn from.  [default: 2,000]")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over them.  [default: 4]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In a batch.  [default: 32]")] = None,
+    rate: RateOption = None,
+    seed: Annotated[int | None, typer.Option(help="Of captions, samples and order.")] = None,
+    lora: LoraOption = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-distil.")] = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Teach a model its own guidance: it then follows captions as closely from one row as it did from two."""
+    stop_in_words()
+    from tessera.commands.posttrain import distilled as run
+
+    asked = {
+        "model": model, "data": data, "medium": medium, "guidance": guidance, "count": count, "epochs": epochs,
+        "batch_size": batch_size, "rate": rate, "seed": seed, "settings": _settings(settings, lora),
+    }  # fmt: skip
+    run(_given(asked), out, resume)
+
+
+def _settings(settings: list[str] | None, lora: int | None) -> tuple[str, ...] | None:
+    """What --set and --lora say together."""
+    return (*(settings or ()), *((f"train.lora={lora}",) if lora is not None else ())) or None
 
 
 def _given(asked: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,18 @@ def test_what_is_given_stays_as_it_was(corner, run: Path, files: dict[str, Path]
     assert len(frames) == 19 and (frames[:9] == DRAWN).all()
 
 
+def test_a_loop_is_a_part_of_what_was_made(corner, run: Path, files: dict[str, Path], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "loop.gif"
+    code, said = corner.call("generate", str(run), "a red ball", "--out", str(out), "--loop", "--frames", "14", "--seed", "1")
+    assert code == 0, said
+    assert 4 <= len(read_film(out)[0]) <= 12
+    code, said = corner.call(
+        "generate", str(run), "", "--video", str(files["clip"]), "--out", str(out), "--loop", "--frames", "8"
+    )
+    frames = read_film(out)[0]
+    assert code == 0 and len(frames) >= 9 and (frames[:9] == DRAWN).all(), said
+
+
 def test_a_film_is_told(corner, run: Path, files: dict[str, Path]) -> None:  # type: ignore[no-untyped-def]
     code, said = corner.call("generate", str(run), "", "--video", str(files["clip"]))
     assert code == 0, said
@@ -101,6 +113,10 @@ def test_a_film_is_told(corner, run: Path, files: dict[str, Path]) -> None:  # t
         (("--frames", "9"), "give --out FILE.gif"),
         (("--out", "{tmp}/a.avi", "--frames", "9"), ".gif, .mp4, .webm"),
         (("--out", "{tmp}/a.gif", "--frames", "0"), "at least 1"),
+        (("--out", "{tmp}/a.gif", "--frames", "9", "--loop"), "too few to find a loop in"),
+        (("--loop",), "give --out FILE.gif"),
+        (("--loop", "--out", "{tmp}/a.png"), ".gif, .mp4, .webm"),
+        (("--out", "{tmp}/a.gif", "--guidance-interval", "0.6-0.5"), "write BEGIN-END"),
         (("--out", "{tmp}/a.gif", "--size", "30x32"), "multiples of 8"),
         (("--out", "{tmp}/a.gif", "--size", "320x320"), "give fewer --frames or a smaller --size"),
         (("--out", "{tmp}/a.gif", "--image", "{first}", "--video", "{clip}"), "give one of them"),

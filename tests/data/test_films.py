@@ -11,7 +11,7 @@ import pytest
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
 from tessera.data.film_tasks import film_documents
-from tessera.data.films import cut_film, film_file, film_parts, fitted_film, read_film, resampled
+from tessera.data.films import cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -56,17 +56,31 @@ def test_without_its_library_a_film_file_is_a_sentence(tmp_path: Path, monkeypat
         film_file(SCENES[0].film(), 8.0, "webm")
 
 
+def test_a_loop_ends_where_it_begins_and_moves_on_as_it_did() -> None:
+    # From wall to wall and back: 20 frames, in which every place but the walls comes twice, once in each direction.
+    film = Scene("red", "ball", "moves to the right", "", 0, 10).film(47)
+    loop = find_loop(film, 6)
+    assert (loop.last - loop.first) % 20 == 0 and loop.seam == 0 < loop.step
+    assert (film[loop.first : loop.last + 1][-1] == film[loop.first]).all()
+    assert find_loop(film, 6, 3).first == 3 and find_loop(film, 25).last - find_loop(film, 25).first == 40
+    # Where there is none the nearest is taken, and its seam said.
+    away = Scene("red", "ball", "moves to the right", "", 0, 10).film(9)
+    assert find_loop(away, 6).seam > find_loop(away, 6).step > 0
+    still = np.repeat(film[:1], 12, 0)
+    assert find_loop(still, 3).last - find_loop(still, 3).first == 10
+
+
 def test_a_folder_of_films_has_captions_and_broken_ones_are_listed(tmp_path: Path) -> None:
     (tmp_path / "hops").mkdir()
     (tmp_path / "hops" / "one.gif").write_bytes(film_file(SCENES[0].film(), 8.0, "gif"))
     (tmp_path / "hops" / "two.gif").write_bytes(b"GIF89a and no more")
     skipped: list[Skipped] = []
-    (found,) = documents(f"files:{tmp_path}", skipped, films=True)
+    (found,) = documents(f"files:{tmp_path}", skipped, wanted=frozenset({"video"}))
     parts = film_parts(found)
     assert parts is not None and parts[0].caption == "hops" and parts[0].signal.shape == (9, 32, 32, 3)
     assert [s.path for s in skipped] == ["hops/two.gif"]
     # Where films are not asked for, a GIF is a picture.
-    (still,) = documents(f"files:{tmp_path}", [], films=False)
+    (still,) = documents(f"files:{tmp_path}", [])
     assert [s.kind for s in still.segments] == ["text", "image"]
 
 

@@ -124,7 +124,7 @@ def folder(tmp_path: Path, listed: str, rows: str) -> str:
 def test_captions_and_speakers_come_from_the_list_and_broken_files_are_listed(tmp_path: Path) -> None:
     uri = folder(tmp_path, "captions.tsv", "file_name\ttext\tspeaker\na.wav\tthree\tjackson\nb.wav\tone\t\n")
     skipped: list[Skipped] = []
-    found = [sound_parts(d) for d in documents(uri, skipped, sounds=True)]
+    found = [sound_parts(d) for d in documents(uri, skipped, wanted=frozenset({"audio"}))]
     parts = [f[0] for f in found if f]
     assert [p.caption for p in parts] == ["three, spoken by jackson", "one"]
     assert parts[0].questions == [(QUESTION, "three"), (WHO, "jackson")] and found[0] and found[0][1] == 8000
@@ -134,14 +134,14 @@ def test_captions_and_speakers_come_from_the_list_and_broken_files_are_listed(tm
 
 def test_an_audiofolder_of_hugging_face_is_understood(tmp_path: Path) -> None:
     rows = "\n".join(json.dumps({"file_name": f"{n}.wav", "transcription": n * 3}) for n in "ab")
-    found = [sound_parts(d) for d in documents(folder(tmp_path, "metadata.jsonl", rows), [], sounds=True)]
+    found = [sound_parts(d) for d in documents(folder(tmp_path, "metadata.jsonl", rows), [], wanted=frozenset({"audio"}))]
     assert [f[0].caption for f in found if f] == ["aaa", "bbb"]
 
 
 def test_a_folder_says_what_is_in_it_and_recordings_nobody_asked_for_are_named(tmp_path: Path) -> None:
     (tmp_path / "a_dog").mkdir()
     (tmp_path / "a_dog" / "1.wav").write_bytes(sound_file(TONE, 8000, "wav"))
-    (found,) = documents(f"files:{tmp_path}", [], sounds=True)
+    (found,) = documents(f"files:{tmp_path}", [], wanted=frozenset({"audio"}))
     parts = sound_parts(found)
     assert parts and parts[0].caption == "a dog" and parts[0].questions == [(QUESTION, "a dog")]
     with pytest.raises(UserError, match=r"yields no document.*data\.sounds"):

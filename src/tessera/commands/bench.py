@@ -29,6 +29,7 @@ SCRIPTS = {
     "soak": "soak.py",
     "digits": "digits.py",
     "film": "film.py",
+    "film-speed": "film_speed.py",
     "speak": "speak.py",
     "reinforce": "reinforce.py",
     "safety": "safety.py",
@@ -38,6 +39,9 @@ SCRIPTS = {
     "zero-shot": "zero_shot.py",
     "preference": "preference.py",
     "moderation": "moderation.py",
+    "probe": "probe.py",
+    "distil": "distil.py",
+    "rollouts": "rollouts.py",
 }
 """What each is called on the command line; `benchmarks/README.md` says what they ask."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tessera.commands.generate import open_engine
+from tessera.data.captions import Medium
 from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
@@ -243,7 +244,8 @@ def documents_of(model: str, sources: Sequence[str], pictures: bool) -> tuple[It
     if sources or not (run.path / "recipe.yaml").is_file():
         sources = sources or (_STAND_IN,)
         skipped: list[Skipped] = []
-        return (document for uri in sources for document in read_documents(uri, skipped, pictures=pictures)), ", ".join(sources)
+        wanted: frozenset[Medium] = frozenset({"image"}) if pictures else frozenset()
+        return (document for uri in sources for document in read_documents(uri, skipped, wanted=wanted)), ", ".join(sources)
     if "asked" in run.info:
         raise UserError(f"{run.path} was tuned on examples, which are no documents; give --data, like --data files:mydocs/.")
     corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))

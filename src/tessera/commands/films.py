@@ -10,7 +10,7 @@ import numpy as np
 
 from tessera.commands import terminal
 from tessera.commands.pictures import Asked, ending_of, read_size, report
-from tessera.data.films import WRITTEN, film_file, read_film, resampled
+from tessera.data.films import WRITTEN, film_file, find_loop, read_film, resampled
 from tessera.data.pictures import on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
@@ -21,10 +21,14 @@ from tessera.errors import UserError
 from tessera.provenance import marked
 from tessera.run import write_bytes, writing
 
+_LOOKED_THROUGH = 4
+"""Times as many frames as most films have are made to find a loop in."""
+
 
 def speaks_of_films(asked: Asked) -> bool:
     """Whether what is asked for is a film, not a picture."""
-    return asked.video is not None or asked.frames is not None or (asked.out is not None and ending_of(asked.out) in WRITTEN)
+    written = asked.out is not None and ending_of(asked.out) in WRITTEN
+    return written or asked.video is not None or asked.frames is not None or asked.loop
 
 
 def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingParams, as_json: bool, model: str) -> None:
@@ -53,10 +57,20 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         given = _first_frame(asked.image, height, width)[None]
     elif asked.video is not None:
         given = _read(asked.video, quantizer.per_second, height, width)
-    total = len(given) + (asked.frames or half(quantizer)) if asked.video is not None else asked.frames or frames
+    usual = _LOOKED_THROUGH * frames if asked.loop else half(quantizer) if asked.video is not None else frames
+    total = (len(given) if asked.video is not None else 0) + (asked.frames or usual)
     guidance = GUIDANCE if asked.guidance is None else asked.guidance
-    made = run(engine, long_film(engine, FilmWish(prompt.strip(), guidance=guidance), given, total, params))
+    wish = FilmWish(prompt.strip(), guidance=guidance, interval=asked.interval, distilled=asked.distilled("video"))
+    if asked.loop and total < max(frames, len(given)) + 2:
+        raise UserError(f"--frames {asked.frames} is too few to find a loop in; give {max(frames, len(given)) + 2} or more.")
+    made = run(engine, long_film(engine, wish, given, total, params))
     shown, completion = made.frames, made.completion
+    seam = ""
+    if asked.loop:
+        # What was given begins the loop and stays in it.
+        loop = find_loop(shown, max(half(quantizer), len(given)), 0 if len(given) else None)
+        shown = shown[loop.first : loop.last]
+        seam = f", a loop whose ends differ by {loop.seam:.1f} levels of 255 (frame to frame {loop.step:.1f})"
     path = Path(asked.out)
     with writing(path):
         ending = ending_of(asked.out)
@@ -67,15 +81,15 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         what = f" of {prompt.strip()!r}" if prompt.strip() else ""
         new = f", {len(shown) - len(given)} of them new" if len(given) else ""
         print(
-            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}, seed {completion.seed}, "
+            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}{seam}, seed {completion.seed}, "
             f"{time.perf_counter() - start:.1f} s"
         )
 
 
 def refuse_contradictions(asked: Asked) -> None:
     """Raises UserError where options do not belong together."""
-    if asked.out is None and asked.video is None:
-        raise UserError("--frames is for films: give --out FILE.gif to make one.")
+    if asked.out is None and (asked.video is None or asked.loop):
+        raise UserError("--frames and --loop are for films: give --out FILE.gif to make one.")
     if asked.out is not None and ending_of(asked.out) not in WRITTEN:
         endings = ", ".join(f".{ending}" for ending in WRITTEN)
         raise UserError(f"--out {asked.out}: films are written as {endings}; give a name that ends in one of them.")

@@ -81,6 +81,7 @@ def generate(
         for name, given in (("--suffix", suffix), ("--effort", effort)):
             if given is not None:
                 raise UserError(f"{name} is for texts; it does not go with pictures, films and sound.")
+        pictures = replace(pictures, learned=frozenset(weights.read_special(weights.resolve_model(model)).guided))
         make(open_engine(model), text, pictures, params, as_json, Path(model).resolve().name)
         return
     if suffix is not None and effort is not None:

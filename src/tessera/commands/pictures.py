@@ -38,6 +38,28 @@ class Asked:
     frames: int | None = None
     audio: str | None = None
     seconds: float | None = None
+    guidance_interval: str | None = None
+    loop: bool = False
+    learned: frozenset[str] = frozenset()
+    """Media that the model has learned to guide by itself; no option."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Shares of the tokens between which they are guided.
+
+        Raises:
+            UserError: it is written in another way.
+        """
+        if self.guidance_interval is None:
+            return 0.0, 1.0
+        found = re.fullmatch(r"(0|1|0?\.\d{1,6})-(0|1|1\.0|0?\.\d{1,6})", self.guidance_interval.strip())
+        if found is None or float(found[1]) >= float(found[2]):
+            raise UserError(f"--guidance-interval {self.guidance_interval}: write BEGIN-END, shares of the whole, like 0-0.5.")
+        return float(found[1]), float(found[2])
+
+    def distilled(self, medium: str) -> bool:
+        """Whether the model guides itself: it has learned to, and nothing else is asked for."""
+        return medium in self.learned and self.guidance is None and self.guidance_interval is None
 
     @property
     def any(self) -> bool:
@@ -110,7 +132,8 @@ def read_size(text: str) -> tuple[int, int]:
 def _wish(engine: Engine, prompt: str, asked: Asked, picture: np.ndarray | None, size: tuple[int, int] | None) -> Wish:
     """What is to be drawn."""
     guidance = GUIDANCE if asked.guidance is None else asked.guidance
-    wish = Wish(prompt.strip(), size, guidance=guidance, best_of=asked.best_of or 1)
+    by_itself, best_of = asked.distilled("image"), asked.best_of or 1
+    wish = Wish(prompt.strip(), size, guidance=guidance, interval=asked.interval, distilled=by_itself, best_of=best_of)
     if picture is None:
         return wish
     if asked.variation:

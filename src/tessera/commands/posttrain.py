@@ -16,7 +16,7 @@ from tessera.device import cache_folder, detect
 from tessera.errors import Interrupted, UserError
 from tessera.evals.moderation import measure_moderation
 from tessera.model import weights
-from tessera.posttrain import moderation, preference, reinforce, stages
+from tessera.posttrain import distil, moderation, preference, reinforce, stages
 from tessera.posttrain import supervised as tuning
 from tessera.posttrain.labelled import read_labelled
 from tessera.report import write_report
@@ -108,6 +108,30 @@ def moderated(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
     with _resumable(path):
         result = _through(moderation, wanted, path, resume)
         _say_moderated(path)
+        _say_where(path, result)
+    return path
+
+
+def distilled(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+    """Teaches a model its own guidance; returns the run's folder.
+
+    Args:
+        wanted: fields of `distil.Wish` that somebody gave.
+        out: the run's folder; by default `runs/MODEL-distil`.
+        resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
+
+    Raises:
+        UserError, RunFailed, Interrupted: as `supervised`.
+    """
+    path = _place({"data": "", **wanted}, out, resume, "distil", "a source")
+    with _resumable(path):
+        result = _through(distil, wanted, path, resume)
+        exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
+        best = max(exams, key=lambda event: event["mark"])
+        say(
+            f"{exams[0]['divergence']:.4f} nats a token from the guided distribution before, {best['divergence']:.4f} after step "
+            f"{best['step']:,}, on {best['rows']} that were held out"
+        )
         _say_where(path, result)
     return path
 

@@ -42,7 +42,8 @@ def generate_sound(engine: Engine, prompt: str, asked: Asked, params: SamplingPa
         else:
             terminal.write(completion.text.strip(), end="\n")
         return
-    wish = SoundWish(prompt.strip(), heard, asked.seconds, GUIDANCE if asked.guidance is None else asked.guidance)
+    guidance = GUIDANCE if asked.guidance is None else asked.guidance
+    wish = SoundWish(prompt.strip(), heard, asked.seconds, guidance, asked.interval, asked.distilled("audio"))
     made = make_sounds(engine, [wish], params)[0]
     # What was given stays as it was; what is new begins where the last whole step of it ends.
     kept = np.empty(0, np.int16) if heard is None else heard[: len(made.samples)]
@@ -68,8 +69,8 @@ def refuse_contradictions(asked: Asked) -> None:
         raise UserError(f"--out {asked.out}: sound is written as {endings}; give a name that ends in one of them.")
     if asked.image is not None or asked.video is not None or asked.frames is not None or asked.size is not None:
         raise UserError("--image, --video, --frames and --size do not go with sound.")
-    if asked.mask or asked.variation or asked.best_of is not None:
-        raise UserError("--mask, --variation and --best-of are for pictures, not for sound.")
+    if asked.mask or asked.variation or asked.best_of is not None or asked.loop:
+        raise UserError("--mask, --variation and --best-of are for pictures and --loop is for films, not for sound.")
     if asked.seconds is not None and not asked.seconds > 0:
         raise UserError(f"--seconds must be more than 0, not {asked.seconds:g}.")
 

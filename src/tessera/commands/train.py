@@ -263,6 +263,8 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     peak = devices.matmul_peak(machine)
     say(f"{machine.name}, {machine.threads} threads, {machine.dtype} ({machine.reason}), matmul peak {peak / 1e9:,.0f} GFLOP/s")
     cache = cache_folder()
+    if intent.train.lora is not None and init is None:
+        raise UserError("train.lora learns adapters beside a model that is there already; give one by --init.")
     model = None if init is None else weights.resolve_model(init)
     shape = None if model is None else weights.read_config(model)
     corpus = gather(intent.data, cache, say)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data import builtin_hierarchy, builtin_preferences
+from tessera.data import builtin_dialogues, builtin_hierarchy, builtin_preferences
 from tessera.errors import UserError
 
 LINES: dict[str, tuple[Callable[[int, int], Iterator[dict[str, Any]]], int]] = {
     "answers": (builtin_preferences.examples, 2 * builtin_preferences.PAIRS),
+    "dialogues": (builtin_dialogues.examples, builtin_dialogues.DIALOGUES),
     "hierarchy": (builtin_hierarchy.examples, builtin_hierarchy.EXAMPLES),
     "preferences": (builtin_preferences.pairs, builtin_preferences.PAIRS),
 }

@@ -1,7 +1,8 @@
-"""Captions of picture, film and sound files: from the lists beside them, else the names of their folders.
+"""Pictures, films and recordings, and what is said of them -> documents.
 
-A list is `captions.tsv`, or the `metadata.jsonl` or `metadata.csv` of a Hugging Face `imagefolder`, `videofolder` or
-`audiofolder`; without any, a file's folder says what is in it, as it does there.
+`medium_document` joins the two wherever they come from. For files on disk `Captions` finds what is said in the lists beside them,
+`captions.tsv`, or the `metadata.jsonl` or `metadata.csv` of a Hugging Face `imagefolder`, `videofolder` or `audiofolder`; without
+any, a file's folder says what is in it, as it does there.
 """
 
 from __future__ import annotations
@@ -9,30 +10,78 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-from tessera.data import films, sounds
-from tessera.data.pictures import ENDINGS, captioned, read_picture
+from tessera.data import films, pictures, sounds
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.tokens.document import Document
 from tessera.tokens.sounds import QUESTION, WHO
 
+Medium = Literal["image", "video", "audio"]
+
+NOT_ASKED: Mapping[Medium, str] = {
+    "image": "a picture, and none are asked for (data.pictures)",
+    "video": "a film, and none are asked for (data.films)",
+    "audio": "a recording, and none are asked for (data.sounds)",
+}
+"""Why a medium is left out that a recipe has no use for."""
 _LISTS = ("captions.tsv", "metadata.jsonl", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "path")
 _CAPTION_COLUMNS = ("text", "caption", "transcription", "sentence", "name", "title", "label", "description")
 _LEVELS_UP = 3
 """A list of captions may lie in the folder of a picture or up to so many above it."""
-_Found = TypeVar("_Found")
+
+
+def medium_of(name: str, wanted: frozenset[Medium]) -> Medium | None:
+    """What a file is by its ending; None: no medium. Where films are wanted, a GIF is one."""
+    ending = name.rpartition(".")[2].lower()
+    if ending in films.ENCODED or (ending == "gif" and "video" in wanted):
+        return "video"
+    if ending in sounds.ENDINGS:
+        return "audio"
+    return "image" if ending in pictures.ENDINGS else None
+
+
+def medium_document(
+    medium: Medium, source: Path | bytes, said: Mapping[str, Any], column: str | None, name: str, otherwise: str = ""
+) -> Document:
+    """A medium with its caption, if it has one, and the question about it, if there is one with its answer.
+
+    Args:
+        source: a file, or what is in one.
+        said: what is known of it, by column. `speaker` says who is recorded, whom the caption then names and a question asks for.
+        column: that holds the caption; None: `text`, `caption`, `transcription`, `sentence`, `name`, `title`, `label` or
+            `description`, the first there is.
+        name: of the document.
+        otherwise: the caption where no column holds one.
+
+    Raises:
+        Unreadable, OSError: why it cannot be read.
+    """
+    columns = (column,) if column else _CAPTION_COLUMNS
+    caption = next((str(said[c]).strip() for c in columns if said.get(c)), otherwise)
+    asked = [(str(said["question"]), str(said["answer"]))] if said.get("question") and said.get("answer") else []
+    if medium == "image":
+        return pictures.captioned(pictures.read_picture(source), caption, asked, name)
+    if medium == "video":
+        frames, per_second = films.read_film(source)
+        return films.captioned_film(frames, caption, per_second, name)
+    found, rate = sounds.read_sound(source)
+    samples = sounds.fitted_sound(found, rate, rate)
+    if caption:
+        asked = [(QUESTION, caption), *asked]
+    if speaker := str(said.get("speaker") or "").strip():
+        caption, asked = f"{caption}, spoken by {speaker}" if caption else f"spoken by {speaker}", [*asked, (WHO, speaker)]
+    return sounds.captioned_sound(samples, caption, asked, rate, name)
 
 
 class Captions:
-    """Captions of pictures, films and recordings, from the lists that lie beside them; each list is read once.
+    """What is said of pictures, films and recordings in the lists that lie beside them; each list is read once.
 
     Args:
-        column: that holds the caption; None: `text`, `caption`, `transcription`, `sentence`, `name`, `title`, `label` or
-            `description`, the first there is.
+        column: as in `medium_document`.
         skipped: what cannot be read is appended here.
     """
 
@@ -41,75 +90,24 @@ class Captions:
         self._skipped = skipped
         self._lists: dict[Path, dict[str, dict[str, Any]] | None] = {}
 
-    def is_picture(self, name: str) -> bool:
-        """Whether a file's ending is that of a picture."""
-        return name.rpartition(".")[2].lower() in ENDINGS
-
-    def is_film(self, name: str, wanted: bool) -> bool:
-        """Whether a file's ending is that of a film; where some are `wanted`, a GIF is one."""
-        ending = name.rpartition(".")[2].lower()
-        return ending in films.ENCODED or (wanted and ending == "gif")
-
-    def is_sound(self, name: str) -> bool:
-        """Whether a file's ending is that of a recording."""
-        return name.rpartition(".")[2].lower() in sounds.ENDINGS
-
     def is_list(self, path: Path) -> bool:
         """Whether a file lists captions, and so is no document itself."""
         return path.name in _LISTS and self._rows(path.parent) is not None
 
-    def document(self, path: Path, name: str) -> Document | None:
-        """The picture of a file with its caption, if it has one; None where it cannot be read, which is noted."""
-        pixels = self._read_file(path, name, read_picture)
-        if pixels is None:
-            return None
-        caption, asked = self._said(path, name)
-        return captioned(pixels, caption, asked, name)
-
-    def film(self, path: Path, name: str) -> Document | None:
-        """The same of a film."""
-        found = self._read_file(path, name, films.read_film)
-        if found is None:
-            return None
-        return films.captioned_film(found[0], self._said(path, name)[0], found[1], name)
-
-    def sound(self, path: Path, name: str) -> Document | None:
-        """The same of a recording. A column `speaker` says who it is, which its caption then names and a question asks for."""
-        found = self._read_file(path, name, sounds.read_sound)
-        if found is None:
-            return None
-        samples = sounds.fitted_sound(*found, found[1])
-        said, asked = self._said(path, name)
-        speaker = str(self._row(path)[0].get("speaker") or "").strip()
-        if said:
-            asked = [(QUESTION, said), *asked]
-        if speaker:
-            said, asked = f"{said}, spoken by {speaker}" if said else f"spoken by {speaker}", [*asked, (WHO, speaker)]
-        return sounds.captioned_sound(samples, said, asked, found[1], name)
-
-    def _read_file(self, path: Path, name: str, read: Callable[[Path], _Found]) -> _Found | None:
+    def document(self, medium: Medium, path: Path, name: str) -> Document | None:
+        """The medium in a file with its caption, if it has one; None where it cannot be read, which is noted."""
         try:
             if not path.is_file():
                 raise Unreadable("a broken link" if path.is_symlink() else "not a regular file")
             if path.stat().st_size == 0:
                 raise Unreadable("empty")
-            return read(path)
+            said, listed = self._row(path)
+            # Without any list, a folder below the one that was named says what is in its files.
+            otherwise = name.split("/")[-2].replace("_", " ") if "/" in name and not listed else ""
+            return medium_document(medium, path, said, self._column, name, otherwise)
         except (Unreadable, OSError) as error:
             self._skipped.append(Skipped(name, words(error)))
             return None
-
-    def _said(self, path: Path, name: str) -> tuple[str, list[tuple[str, str]]]:
-        """Caption of a file, empty where it has none, and questions about it with their answers."""
-        row, listed = self._row(path)
-        if not listed:
-            # Without any list, a folder below the one that was named says what is in its files.
-            return (name.split("/")[-2].replace("_", " ") if "/" in name else ""), []
-        caption = next((str(row[c]).strip() for c in self._columns(row) if row.get(c)), "")
-        asked = [(str(row["question"]), str(row["answer"]))] if row.get("question") and row.get("answer") else []
-        return caption, asked
-
-    def _columns(self, row: dict[str, Any]) -> tuple[str, ...]:
-        return (self._column,) if self._column else _CAPTION_COLUMNS
 
     def _row(self, path: Path) -> tuple[dict[str, Any], bool]:
         """What the lists say of a file, and whether there is a list at all."""

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tessera import recipe
+from tessera.data.captions import NOT_ASKED, Medium
 from tessera.data.dedup import Deduplicator
-from tessera.data.files import NO_FILMS, NO_PICTURES, NO_SOUNDS
 from tessera.data.film_tasks import quantizer_config
 from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
@@ -149,6 +149,12 @@ def gather(data: recipe.Data, cache: Path, say: Callable[[str], None]) -> Corpus
     return Corpus(target, digest.hexdigest(), tuple(summaries), text_bytes["train"], text_bytes["validation"])
 
 
+def wanted_media(data: recipe.Data) -> frozenset[Medium]:
+    """What a recipe has a use for beside text."""
+    asked: dict[Medium, object] = {"image": data.pictures, "video": data.films, "audio": data.sounds}
+    return frozenset(medium for medium, settings in asked.items() if settings is not None)
+
+
 def _spool(
     folder: Path, index: int, uri: str, data: recipe.Data, seen: Deduplicator, say: Callable[[str], None]
 ) -> SourceSummary:
@@ -160,17 +166,17 @@ def _spool(
     total_bytes, pictures, films, sounds, next_line = 0, 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        found = documents(uri, skipped, say, data.pictures is not None, data.films is not None, data.sounds is not None)
+        found = documents(uri, skipped, say, wanted_media(data))
         for document in _fit_sounds(_fit_films(found, data.films), data.sounds, skipped):
             there = pictures_of(document)
             if there and data.pictures is None:
-                skipped.append(Skipped(document.source, NO_PICTURES))
+                skipped.append(Skipped(document.source, NOT_ASKED["image"]))
                 continue
             if films_of(document) and data.films is None:
-                skipped.append(Skipped(document.source, NO_FILMS))
+                skipped.append(Skipped(document.source, NOT_ASKED["video"]))
                 continue
             if sounds_of(document) and data.sounds is None:
-                skipped.append(Skipped(document.source, NO_SOUNDS))
+                skipped.append(Skipped(document.source, NOT_ASKED["audio"]))
                 continue
             if data.pictures is not None:
                 document = _fit_pictures(document, data.pictures.most_pixels)
@@ -196,8 +202,8 @@ def _spool(
     if not count and not sum(dropped.values()):
         reasons = {s.reason for s in skipped}
         what, use = (
-            ("films", "film") if NO_FILMS in reasons
-            else ("sounds", "speak") if NO_SOUNDS in reasons
+            ("films", "film") if NOT_ASKED["video"] in reasons
+            else ("sounds", "speak") if NOT_ASKED["audio"] in reasons
             else ("pictures", "draw, see or pixels")
         )  # fmt: skip
         raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")

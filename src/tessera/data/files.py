@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data.captions import Captions
+from tessera.data.archives import is_archive, read_archive
+from tessera.data.captions import NOT_ASKED, Captions, Medium, medium_of
+from tessera.data.features import Columns, media_documents
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document
@@ -32,23 +34,18 @@ PIECE_CHARACTERS = 16_000_000
 # How many rows are looked at to choose a text column.
 ROWS_SEEN = 50
 
-NO_PICTURES = "a picture, and none are asked for (data.pictures)"
-NO_FILMS = "a film, and none are asked for (data.films)"
-NO_SOUNDS = "a recording, and none are asked for (data.sounds)"
-
 Say = Callable[[str], None]
 
 
 def read_files(
-    pattern: str, column: str | None, skipped: list[Skipped], say: Say, pictures: bool = True, films: bool = False,
-    sounds: bool = False,
-) -> Iterator[Document]:  # fmt: skip
+    pattern: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium] = frozenset({"image"})
+) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
-    before its first wildcard, so that it does not depend on where the data lie. Without `pictures` they are left out unread,
-    and so are films without `films`, with which GIFs are films, and recordings without `sounds`.
+    before its first wildcard, so that it does not depend on where the data lie. Pictures, films and recordings that are not
+    `wanted` are left out unread; where films are, GIFs are films.
 
     Raises:
         UserError: there is no such file or folder.
@@ -72,23 +69,16 @@ def read_files(
         file = base if whole else base / name
         if not (whole or matches(name)) or captions.is_list(file):
             continue
-        if captions.is_film(name, films):
-            if not films:
-                skipped.append(Skipped(name, NO_FILMS))
-            elif (document := captions.film(file, name)) is not None:
+        medium = medium_of(name, wanted)
+        if medium is not None and medium not in wanted:
+            skipped.append(Skipped(name, NOT_ASKED[medium]))
+        elif medium is not None:
+            if (document := captions.document(medium, file, name)) is not None:
                 yield document
-        elif captions.is_sound(name):
-            if not sounds:
-                skipped.append(Skipped(name, NO_SOUNDS))
-            elif (document := captions.sound(file, name)) is not None:
-                yield document
-        elif captions.is_picture(name) and not pictures:
-            skipped.append(Skipped(name, NO_PICTURES))
-        elif captions.is_picture(name):
-            if (document := captions.document(file, name)) is not None:
-                yield document
+        elif is_archive(name):
+            yield from read_archive(file, name, column, skipped, wanted)
         else:
-            yield from read_file(file, name, column, skipped, say)
+            yield from read_file(file, name, column, skipped, say, wanted)
 
 
 def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_FOLDERS) -> Iterator[str]:
@@ -123,8 +113,16 @@ def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_F
     return inside(base, "")
 
 
-def read_file(path: Path, name: str, column: str | None, skipped: list[Skipped], say: Say) -> Iterator[Document]:
-    """Documents of one file; `name` is what they are called, `column` the text column of a table, or None to choose one."""
+def read_file(
+    path: Path, name: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium] = frozenset()
+) -> Iterator[Document]:
+    """Documents of one file.
+
+    Args:
+        name: what they are called.
+        column: of a table that holds the text, or the caption of a medium; None: one is chosen.
+        wanted: media in a table's rows that are documents with their captions; the texts of other tables are.
+    """
     kind, compression = _kind(path.name)
     try:
         if not os.path.exists(path):
@@ -139,8 +137,11 @@ def read_file(path: Path, name: str, column: str | None, skipped: list[Skipped],
                 yield from _texts(stream, name)
             elif kind == "json":
                 yield from _json(stream.read(), name, column, skipped, say)
+            elif kind == "parquet":
+                yield from _parquet(stream, name, column, skipped, say, wanted)
             else:
-                rows = _ROWS[kind](stream, name, column, skipped)
+                separator = "\t" if kind == "tsv" else ","
+                rows = _json_lines(stream, name, skipped) if kind == "jsonl" else _separated(stream, separator)
                 yield from rows_to_documents(rows, name, column, skipped, say)
     except Unreadable as error:
         skipped.append(Skipped(name, str(error)))
@@ -232,7 +233,7 @@ def _json(data: bytes, name: str, column: str | None, skipped: list[Skipped], sa
         raise Unreadable("empty")
 
 
-def _json_lines(stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+def _json_lines(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
     bad: list[int] = []
     try:
         for number, line in enumerate(stream):
@@ -254,37 +255,43 @@ def _separated(stream: Any, delimiter: str) -> Iterator[tuple[int, Any]]:
     yield from enumerate(csv.DictReader(text, delimiter=delimiter))
 
 
-def _parquet(stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
+def _parquet(
+    stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]
+) -> Iterator[Document]:
+    """Rows with media that are asked for, else the texts of the rows."""
     import pyarrow
     import pyarrow.parquet
 
     # A compressed stream cannot be read from its end, where Parquet keeps its index.
     seekable = stream if stream.seekable() else io.BytesIO(stream.read())
     table = pyarrow.parquet.ParquetFile(seekable)
-    strings = [
-        field.name
-        for field in table.schema_arrow
-        if pyarrow.types.is_string(field.type)
-        or pyarrow.types.is_large_string(field.type)
-        or pyarrow.types.is_dictionary(field.type)
-    ]
+    schema, types = table.schema_arrow, pyarrow.types
+    columns = _columns(schema)
+    medium = columns.first(wanted)
+    strings = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type) or types.is_dictionary(f.type)]
+
+    def rows(names: list[str]) -> Iterator[tuple[int, Any]]:
+        return enumerate(row for batch in table.iter_batches(batch_size=256, columns=names) for row in batch.to_pylist())
+
+    if medium is not None:
+        yield from media_documents(rows([*strings, *columns.labels, medium]), columns, medium, column, name, skipped)
+        return
     if not strings:
-        raise Unreadable("none of its columns holds text")
-    wanted = [name for name in ([column] if column else TEXT_COLUMNS) if name in strings][:1]
-    number = 0
-    for batch in table.iter_batches(batch_size=1024, columns=wanted or strings):
-        for row in batch.to_pylist():
-            yield number, row
-            number += 1
+        left = next(iter(columns.media.values()), None)
+        raise Unreadable(NOT_ASKED[left] if left else "none of its columns holds text")
+    first = [name for name in ([column] if column else TEXT_COLUMNS) if name in strings][:1]
+    yield from rows_to_documents(rows(first or strings), name, column, skipped, say)
 
 
-# Each takes the stream, the file's name, the wanted column and the list of what is skipped.
-_ROWS: dict[str, Callable[[Any, str, str | None, list[Skipped]], Iterator[tuple[int, Any]]]] = {
-    "jsonl": _json_lines,
-    "csv": lambda stream, name, column, skipped: _separated(stream, ","),
-    "tsv": lambda stream, name, column, skipped: _separated(stream, "\t"),
-    "parquet": _parquet,
-}
+def _columns(schema: Any) -> Columns:
+    """What a Parquet file's columns hold, as Hugging Face wrote it into the file; nothing where somebody else wrote it."""
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return Columns.of(about["info"]["features"])
+    except (ValueError, KeyError, TypeError):
+        return Columns()
+
+
 _KINDS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet"}
 
 

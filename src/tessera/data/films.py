@@ -11,9 +11,10 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
@@ -39,37 +40,39 @@ _USUAL_PER_SECOND = 10.0
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 
 
-def read_film(path: Path, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
+def read_film(source: Path | bytes, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
     """The frames of a film, (T, H, W, 3) uint8, transparent parts on white, and how many there are in a second.
 
     Args:
+        source: a file, whatever it is called, or what is in one.
         most_frames: what comes after so many is not read.
 
     Raises:
         Unreadable: why it cannot be read.
     """
-    if (size := path.stat().st_size) > MOST_BYTES:
+    if isinstance(source, Path) and (size := source.stat().st_size) > MOST_BYTES:
         raise Unreadable(f"a film file of {size / 1e6:,.0f} MB, more than the {MOST_BYTES / 1e6:.0f} that are read")
-    frames, per_second = (_encoded if _is_encoded(path) else _animated)(path, most_frames)
+    with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        frames, per_second = (_encoded if _is_encoded(file) else _animated)(file, most_frames)
     if not frames:
         raise Unreadable("a film without frames")
     return np.stack(frames), per_second
 
 
-def _is_encoded(path: Path) -> bool:
+def _is_encoded(file: BinaryIO) -> bool:
     """By what is in the file, whatever it is called: ISO media (`ftyp` behind a length) and Matroska."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+    head = file.read(12)
+    file.seek(0)
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head[:4] == b"\x1a\x45\xdf\xa3"
 
 
-def _animated(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
+def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
     frames: list[np.ndarray] = []
     milliseconds: list[float] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("GIF", "WEBP", "PNG")) as film:
+            with Image.open(file, formats=("GIF", "WEBP", "PNG")) as film:
                 _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames))
                 for frame in ImageSequence.Iterator(film):
                     frames.append(on_white(np.array(frame.convert("RGBA"))))
@@ -91,13 +94,13 @@ def _animated(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
     return timeline[:most_frames], round(1000 / least, 3)
 
 
-def _encoded(path: Path, most_frames: int) -> tuple[list[np.ndarray], float]:
+def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
     av = library()
     if av is None:
         raise Unreadable(NO_READER)
     frames: list[np.ndarray] = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(file) as container:
             if not container.streams.video:
                 raise Unreadable("a file without a film in it")
             stream = container.streams.video[0]
@@ -128,6 +131,42 @@ def _refuse_large(width: int, height: int, frames: int) -> None:
         raise Unreadable("a film without pixels")
     if width * height * frames > MOST_PIXELS_READ:
         raise Unreadable(f"a film of {frames} frames of {width} x {height} pixels, more than are read")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A part of a film that can be shown again and again.
+
+    Args:
+        first, last: its frames, the last one not counted in.
+        seam: how far the frame behind its last is from its first, root mean square in levels of 255.
+        step: the same of a frame and the next, on average.
+    """
+
+    first: int
+    last: int
+    seam: float
+    step: float
+
+
+def find_loop(frames: np.ndarray, least: int, first: int | None = None) -> Loop:
+    """The part of a film that best ends where it begins: what would come next is nearest to how it begins, as is the frame after
+    that, so that things also move on as they did (Schödl et al. 2000, "Video textures"). Of parts that are equal, the longest.
+
+    Args:
+        frames: (T, H, W, 3) uint8, T at least `least` + 2.
+        least: frames of the part.
+        first: where it begins; None: anywhere.
+    """
+    flat = frames.reshape(len(frames), -1).astype(np.float64)
+    squares = (flat**2).sum(1)
+    apart = np.maximum(squares[:, None] + squares[None] - 2 * flat @ flat.T, 0.0) / flat.shape[1]
+    # Rounded, so that of equal ones the order decides and not the last bit.
+    cost = np.round(apart[:-1, :-1] + apart[1:, 1:], 6)
+    begins = range(len(cost)) if first is None else [first]
+    _, _, begin, end = min((cost[i, j], i - j, i, j) for i in begins for j in range(i + least, len(cost)))
+    steps = np.sqrt(np.diagonal(apart, 1))
+    return Loop(begin, end, float(np.sqrt(apart[begin, end])), float(steps.mean()))
 
 
 def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:

@@ -23,6 +23,8 @@ from tessera.data import (
     builtin_sounds,
     builtin_wordings,
 )
+from tessera.data.captions import NOT_ASKED, Medium
+from tessera.data.features import Columns, media_documents
 from tessera.data.files import Say, read_files, rows_to_documents
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.errors import UserError
@@ -46,9 +48,8 @@ _FORMS = (
 
 
 def documents(
-    uri: str, skipped: list[Skipped], say: Say = lambda line: None, pictures: bool = True, films: bool = False,
-    sounds: bool = False,
-) -> Iterator[Document]:  # fmt: skip
+    uri: str, skipped: list[Skipped], say: Say = lambda line: None, wanted: frozenset[Medium] = frozenset({"image"})
+) -> Iterator[Document]:
     """Documents of a source, in an order that depends on its content alone.
 
     Args:
@@ -57,9 +58,8 @@ def documents(
             names in `_COUNTED`, or `python:package.module.function`.
         skipped: what is left out is appended here.
         say: told which column was taken where there was a choice.
-        pictures: False: picture files are left out unread.
-        films: False: film files are, and of an animated GIF the first frame is a picture.
-        sounds: False: recordings are left out unread.
+        wanted: media that are asked for; the files, samples and columns of others are left out unread. Without films the first
+            frame of an animated GIF is a picture.
 
     Raises:
         UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
@@ -73,7 +73,7 @@ def documents(
             said.add(line)
             say(f"{uri}: {line}")
 
-    for document in _open(uri, skipped, say_once, pictures, films, sounds):
+    for document in _open(uri, skipped, say_once, wanted):
         try:
             document.text.encode()
         except UnicodeEncodeError:
@@ -88,13 +88,13 @@ def documents(
         raise UserError(f"source {uri} yields no document{why}.")
 
 
-def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: bool, sounds: bool) -> Iterator[Document]:
+def _open(uri: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]) -> Iterator[Document]:
     scheme, colon, rest = uri.partition(":")
     if scheme == "files" and rest:
         pattern, _, column = rest.partition("#column=")
-        return read_files(pattern, column or None, skipped, say, pictures, films, sounds)
+        return read_files(pattern, column or None, skipped, say, wanted)
     if scheme == "hub" and rest:
-        return _hub(rest, skipped, say)
+        return _hub(rest, skipped, say, wanted)
     if scheme == "python" and rest:
         return _python(rest)
     if uri == "builtin:stdlib":
@@ -112,8 +112,11 @@ def _open(uri: str, skipped: list[Skipped], say: Say, pictures: bool, films: boo
     raise UserError(f"source {uri!r} is none of {_FORMS}{hint}.")
 
 
-def _hub(address: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
-    """Rows of a Hugging Face dataset, streamed; the name may be a local folder, of data files or of `save_to_disk`."""
+def _hub(address: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]) -> Iterator[Document]:
+    """Rows of a Hugging Face dataset, streamed; the name may be a local folder, of data files or of `save_to_disk`.
+
+    Rows with a picture, a film or a recording that is asked for are documents of it; of all others the text is.
+    """
     options = dict(re.findall(r"[#?&](column|split|limit)=([^#?&]*)", address))
     name = re.split(r"[#?&](?:column|split|limit)=", address, maxsplit=1)[0]
     match = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(.+))?", name)
@@ -135,8 +138,22 @@ def _hub(address: str, skipped: list[Skipped], say: Say) -> Iterator[Document]:
         else:
             name = local if os.path.isdir(local) else path
             rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+        columns = Columns.of(rows.features.to_dict() if rows.features else {})
+        for name in columns.media:
+            # As bytes: what a person sent is opened by our own readers, with their limits.
+            rows = rows.cast_column(name, type(rows.features[name])(decode=False))
+        title, column, medium = os.path.basename(path.rstrip("/")), options.get("column"), columns.first(wanted)
         numbered = itertools.islice(enumerate(rows), int(limit) if limit else None)
-        yield from rows_to_documents(numbered, os.path.basename(path.rstrip("/")), options.get("column"), skipped, say)
+        if medium is not None:
+            if len(columns.media) > 1:
+                say(f"took the column {medium!r} of {', '.join(columns.media)}")
+            yield from media_documents(numbered, columns, medium, column, title, skipped)
+            return
+        if columns.media and not columns.texts:
+            raise UserError(f"hub:{address} has {NOT_ASKED[next(iter(columns.media.values()))]}, and no text.")
+        yield from rows_to_documents(numbered, title, column, skipped, say)
+    except UserError:
+        raise
     except Unreadable as error:
         raise UserError(f"hub:{address}: {error}; name one with #column=NAME.") from None
     # The hub's client raises many unrelated types: network, access, names, formats. Whatever it is, half of a dataset is

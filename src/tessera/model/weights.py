@@ -28,7 +28,7 @@ from tessera.model.decoder import Decoder, DecoderConfig
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INDEX = "model.safetensors.index.json"
-_THINKING = "thinking_tokens"
+_THINKING, _GUIDED = "thinking_tokens", "guided_by_itself"
 """Of `generation_config.json`; other tools pass over what they do not know there."""
 _LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -42,12 +42,14 @@ class SpecialIds:
         end: ids that end a completion.
         pad: fills short rows, or None.
         thinking: effort -> tokens of thought that it was trained with, from little to much; empty: it does not think.
+        guided: medium -> scale of the guidance that it has learned to do without, behind `<|guided|>`; empty: none.
     """
 
     begin: int | None = None
     end: tuple[int, ...] = ()
     pad: int | None = None
     thinking: Mapping[str, int] = field(default_factory=dict)
+    guided: Mapping[str, float] = field(default_factory=dict)
 
 
 def resolve_model(path: str | Path) -> Path:
@@ -174,7 +176,8 @@ def read_special(folder: str | Path) -> SpecialIds:
         page |= {k: v for k, v in _read_json(folder / "generation_config.json").items() if v is not None}
     end = page.get("eos_token_id")
     ends = () if end is None else tuple(end) if isinstance(end, list) else (end,)
-    return SpecialIds(page.get("bos_token_id"), ends, page.get("pad_token_id"), dict(page.get(_THINKING) or {}))
+    own = (dict(page.get(name) or {}) for name in (_THINKING, _GUIDED))
+    return SpecialIds(page.get("bos_token_id"), ends, page.get("pad_token_id"), *own)
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
@@ -291,7 +294,8 @@ def _generation_config(special: SpecialIds) -> dict[str, Any]:
     """How other tools sample by default: as `engine` does, from the model's own distribution."""
     ids = {"bos_token_id": special.begin, "eos_token_id": _one_or_many(special.end), "pad_token_id": special.pad}
     page = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} | {k: v for k, v in ids.items() if v is not None}
-    return page | ({_THINKING: dict(special.thinking)} if special.thinking else {})
+    own = {_THINKING: dict(special.thinking), _GUIDED: dict(special.guided)}
+    return page | {name: value for name, value in own.items() if value}
 
 
 def _one_or_many(ids: tuple[int, ...]) -> int | list[int] | None:

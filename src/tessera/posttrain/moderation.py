@@ -135,6 +135,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     uri = f"labelled:{Path(wish.data).resolve()}"
     summary = f"{Path(wish.model).name}, moderation by {Path(wish.data).name}."
     wanted = plans.intent(path.name, summary, uri, wish.seed, wish.settings)
+    plans.refuse_lora(wanted, "a moderation model")
     budget = plans.read_budget(wish.budget, wanted)
     texts = read_labelled(Path(wish.data))
     if wish.validation is None:
@@ -161,7 +162,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     values: dict[str, tuple[Any, str]] = {
         "context": (-(-longest // 8) * 8, "the longest text"),
         "batch_rows": (count, "texts in a batch"),
-        **plans.rate_of(wish.rate, RATE, shape),
+        **plans.rate_of(wish.rate, RATE, shape, wanted),
     }
     epochs = wish.epochs or EPOCHS
     steps, why = max(1, math.ceil(epochs * len(train) / count)), f"{epochs:g} passes over {len(train):,} texts"

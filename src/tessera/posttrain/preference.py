@@ -154,6 +154,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     uri, what = f"pairs:{Path(wish.data).resolve()}", "preferences" if wish.kind == "dpo" else "a reward model"
     summary = f"{Path(wish.model).name}, {what} of {Path(wish.data).name}."
     wanted = plans.intent(path.name, summary, uri, wish.seed, wish.settings)
+    if wish.kind == "reward":
+        plans.refuse_lora(wanted, "a reward model")
     budget = plans.read_budget(wish.budget, wanted)
     questions = read_questions(Path(wish.data), vocabulary)
     dialogue = any(question.dialogue for question in questions)
@@ -187,7 +189,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     values: dict[str, tuple[Any, str]] = {
         "context": (-(-longest // 8) * 8, "the longest prompt with its answers side by side"),
         "batch_rows": (count, "pairs in a batch" if wish.kind == "dpo" else "prompts in a batch, with all their answers"),
-        **plans.rate_of(wish.rate, RATES[wish.kind], shape),
+        **plans.rate_of(wish.rate, RATES[wish.kind], shape, wanted),
     }
     epochs = wish.epochs or 1.0
     steps, why = max(1, math.ceil(epochs * len(rows) / count)), f"{epochs:g} passes over {len(rows):,} rows"

@@ -450,9 +450,9 @@ def _plan(
 
 def _rates(wish: Wish, wanted: Recipe, shape: DecoderConfig) -> dict[str, tuple[Any, str]]:
     """AdamW's one rate, or Muon's and a larger one for embeddings, head and norms beside it."""
-    if wanted.train.optimizer == "adamw":
-        return plans.rate_of(wish.rate, ADAMW_RATE, shape)
-    both = plans.rate_of(wish.rate, RATE, shape)
+    if wanted.train.optimizer == "adamw" or wanted.train.lora is not None:
+        return plans.rate_of(wish.rate, ADAMW_RATE, shape, wanted)
+    both = plans.rate_of(wish.rate, RATE, shape, wanted)
     return both | {"adam_rate": (both["matrix_rate"][0] * EMBEDDING_TIMES, f"{EMBEDDING_TIMES:g} times the matrices'")}
 
 

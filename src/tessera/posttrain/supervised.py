@@ -302,6 +302,7 @@ def _plan(
 def _gentle(planned: rules.Plan, intent: Recipe, multiplier: float, choose: plans.Choices) -> rules.Plan:
     """The plan with rates that change a model which knows something already."""
     train = planned.recipe.train
+    multiplier *= plans.lora_times(intent)
     for key in ("matrix_rate", "adam_rate"):
         if getattr(intent.train, key) is None:
             rate = getattr(train, key) * RATE_SHARE * multiplier

@@ -102,7 +102,8 @@ async def speak(body: Speak, here: Here) -> Response:
         raise invalid("Models here answer with mp3, opus, flac, wav or pcm.", "response_format", "unsupported_value")
     if body.speed != 1:
         raise invalid("Models here speak at the speed that they have learned; leave 'speed' at 1.", "speed", "unsupported_value")
-    wish = SoundWish(body.caption, None, body.seconds, body.guidance)
+    distilled = "audio" in served.guided and "guidance" not in body.model_fields_set
+    wish = SoundWish(body.caption, None, body.seconds, body.guidance, distilled=distilled)
     rounds = Rounds(served, sounding(served, [wish], body.sampling(1, max_tokens=1)[0]), here.caller)
     try:
         await rounds.start()

@@ -46,7 +46,8 @@ _FILES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {}
 
 
 class Wanted(bodies.Sampled):
-    """What all three routes take. Fields without a use here are checked and let be; `guidance` and `best_of` are ours."""
+    """What all three routes take. Fields without a use here are checked and let be; `guidance`, `guidance_interval` and `best_of`
+    are ours."""
 
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
@@ -54,6 +55,7 @@ class Wanted(bodies.Sampled):
     response_format: Literal["url", "b64_json"] = "b64_json"
     user: str | None = None
     guidance: Annotated[float, Field(ge=0, le=100)] = GUIDANCE
+    guidance_interval: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] = [0.0, 1.0]
     best_of: Annotated[int, Field(ge=1, le=16)] = 1
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
@@ -166,7 +168,11 @@ async def _answer(here: Call, served: Served, body: Wanted, wish: Wish, events: 
             raise invalid("'partial_images' are for streams; give 'stream'.", "partial_images")
         stream = body.stream
     params = body.sampling(1, max_tokens=1)[0]
-    wish = replace(wish, guidance=body.guidance, best_of=body.best_of)
+    begin, end = body.guidance_interval
+    if begin >= end:
+        raise invalid("'guidance_interval' begins before it ends, between 0 and 1.", "guidance_interval")
+    distilled = "image" in served.guided and not body.model_fields_set & {"guidance", "guidance_interval"}
+    wish = replace(wish, guidance=body.guidance, interval=(begin, end), distilled=distilled, best_of=body.best_of)
     rounds = Rounds(served, _steps(served, wish, body.n, params), here.caller)
     try:
         await rounds.start()

@@ -13,6 +13,7 @@ from tessera.engine.constraints import Grammars
 from tessera.engine.moderation import Head, read_head
 from tessera.engine.service import Service
 from tessera.errors import UserError
+from tessera.model import weights
 from tessera.serve.errors import ApiError
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -52,6 +53,11 @@ class Served:
     def moderates(self) -> Head | None:
         """What it knows of moderation; None: it is no moderation model."""
         return read_head(self.folder)
+
+    @cached_property
+    def guided(self) -> Mapping[str, float]:
+        """Media that it has learned to guide by itself."""
+        return weights.read_special(self.folder).guided
 
     @property
     def draws(self) -> bool:

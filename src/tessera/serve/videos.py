@@ -79,7 +79,7 @@ class Create(Body):
     seconds: Seconds | None = None
     size: Size | None = None
     input_reference: UploadFile | Reference | None = None
-    guidance: Annotated[float, Field(ge=0, le=100)] = GUIDANCE
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = None
     seed: Seed | None = None
 
 
@@ -210,7 +210,7 @@ async def _begin(
     prompt: str,
     given: np.ndarray,
     total: int,
-    guidance: float = GUIDANCE,
+    guidance: float | None = None,
     seed: int | None = None,
     remixed_from: str | None = None,
 ) -> dict[str, Any]:
@@ -279,7 +279,10 @@ async def _make(server: Server, owner: str, id: str) -> None:
 
 def _steps(served: Served, private: Mapping[str, Any], given: np.ndarray) -> Steps[Film]:
     """What is asked of the engine for a film."""
-    wish = FilmWish(private["prompt"], guidance=private["guidance"])
+    asked = private["guidance"]
+    wish = FilmWish(
+        private["prompt"], guidance=GUIDANCE if asked is None else asked, distilled=asked is None and "video" in served.guided
+    )
     return long_film(served, wish, given, private["total"], SamplingParams(1, seed=private["seed"]))
 
 

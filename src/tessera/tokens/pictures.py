@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 IMAGE, IMAGE_END, ROW, BEGIN, MASK, EDIT = (
     "<|image|>", "<|/image|>", "<|row|>", "<|begin_media|>", "<|mask|>", "<|edit|>",
 )  # fmt: skip
+GUIDED = "<|guided|>"
+"""Before the prompt: make what guidance would, from one row; for models that have learned it (`posttrain distil`)."""
 QUESTION = "What is in the picture?"
 """Answered with the caption; asked where the person asks nothing."""
 ANOTHER = "Another one:"

@@ -42,7 +42,7 @@ _NAMED = (
     END, PAD, "<|system|>", "<|developer|>", "<|user|>", "<|assistant|>", "<|tool|>", END_TURN, "<|think|>", "<|/think|>",
     "<|tool_call|>", "<|/tool_call|>", "<|effort_low|>", "<|effort_medium|>", "<|effort_high|>", "<|fim_prefix|>",
     "<|fim_suffix|>", "<|fim_middle|>", "<|file|>", "<|image|>", "<|/image|>", "<|row|>", "<|video|>", "<|/video|>",
-    "<|frame|>", "<|audio|>", "<|/audio|>", "<|begin_media|>", "<|mask|>", "<|edit|>", "<|null|>",
+    "<|frame|>", "<|audio|>", "<|/audio|>", "<|begin_media|>", "<|mask|>", "<|edit|>", "<|null|>", "<|guided|>",
 )  # fmt: skip
 CONTROLS = _NAMED + tuple(f"<|spare_{i}|>" for i in range(64 - len(_NAMED)))
 """Names of the 64 control tokens of a vocabulary that is trained here, in the order of their ids."""
