@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data import builtin_dialogues, builtin_hierarchy, builtin_preferences
+from tessera.data import builtin_dialogues, builtin_hierarchy, builtin_preferences, builtin_wordings
 from tessera.errors import UserError
 
 LINES: dict[str, tuple[Callable[[int, int], Iterator[dict[str, Any]]], int]] = {
@@ -37,7 +40,10 @@ def write(address: str, folder: Path) -> Path:
         )
     make, usual = LINES[found[1]]
     count, seed = int(found[2] or usual), int(found[3] or 0)
-    path = folder / f"{found[1]}-{count}-{seed}.jsonl"
+    # A file of another version of what makes it would be taken for this one's.
+    source = "".join(inspect.getsource(module) for module in (sys.modules[make.__module__], builtin_wordings))
+    version = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
+    path = folder / f"{found[1]}-{count}-{seed}-{version}.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
