@@ -76,6 +76,13 @@ def test_both_forms_of_a_line_are_read_and_what_is_not_named_is_not_known(tmp_pa
     assert np.array_equal([one.labels for one in again], [first.labels, second.labels], equal_nan=True)
 
 
+def test_of_labels_that_contradict_each_other_nothing_is_known(write: Callable[..., str]) -> None:
+    said: list[str] = []
+    rows = [{"text": "a", "labels": {"hate": value, "sexual": 1}} for value in (1, 0, 0)]
+    (found,) = read_labelled(Path(write(rows)), said.append)
+    assert not found.known("hate") and found.known("sexual") and len(said) == 1 and said[0].startswith("1 labels")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -87,7 +94,6 @@ def test_both_forms_of_a_line_are_read_and_what_is_not_named_is_not_known(tmp_pa
         ({"text": "a", "labels": {"rudeness": 1}}, "no category 'rudeness'"),
         ({"text": "a", "labels": {"hate": 0.5}}, "write 1 or true"),
         ({"text": "a", "labels": {"hate": "yes"}}, "write 1 or true"),
-        ({"text": ROWS[0]["text"], "labels": {"hate": 0}}, "says the opposite"),
     ],
 )
 def test_a_line_that_is_no_labelled_text_is_named(

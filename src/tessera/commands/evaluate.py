@@ -195,7 +195,7 @@ def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most:
 def _moderation(model: str, sources: Sequence[str], as_json: bool) -> None:
     if len(sources) != 1:
         raise UserError("--suite moderation needs one --data, a file of labelled texts (docs/safety.md).")
-    texts = read_labelled(Path(sources[0].removeprefix("files:")))
+    texts = read_labelled(Path(sources[0].removeprefix("files:")), lambda line: print(line, file=sys.stderr))
     moderator = Moderator(model, detect("float32"))
     if left := [name for name in CATEGORIES if name not in moderator.head and any(one.known(name) for one in texts)]:
         print(f"not covered by {model}, and not measured: {', '.join(left)}", file=sys.stderr)

@@ -459,7 +459,7 @@ class Engine:
         if not isinstance(leader.progress, Guesses) or leader.request.params.penalised or not self.limits.guess_tokens:
             return []
         room = self.decoder.config.context - max(len(one.ids) for one in leader.rows)
-        most = min(self.limits.guess_tokens, leader.room - leader.made - 1, room)
+        most = min(self.limits.guess_tokens, leader.guesses, leader.room - leader.made - 1, room)
         return leader.progress.guess(leader.ids[leader.prompt_tokens :], most)
 
     def _check_guesses(self, guessed: dict[Row, Guessed]) -> dict[Row, FinishReason | UserError]:
@@ -510,6 +510,8 @@ class Engine:
             for one in row.rows:
                 one.computed += taken
             self._counts["guessed_tokens"] += taken - 1
+            # Each costs as much as any token where a model is small, so that only those are made that are likely to come true.
+            row.guesses = 2 * len(ids) if taken > len(ids) else max(1, taken - 1)
         self._cache.end([row.computed - length for row, length in zip(self._scheduler.running, self._cache.lengths, strict=True)])
         return ended
 

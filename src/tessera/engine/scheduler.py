@@ -111,6 +111,8 @@ class Row:
     follower: Row | None = None
     leader: Row | None = None
     draws: int = 0
+    guesses: int = 1
+    """That are made at a time: doubled when all come true, else as many as did."""
     learn: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)

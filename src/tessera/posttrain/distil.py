@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tessera import device as devices
 from tessera.data.captions import Medium
@@ -40,19 +39,17 @@ from tessera.engine.scheduler import Limits
 from tessera.engine.sounds import SoundWish
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.posttrain import plans
+from tessera.posttrain import examined, plans
 from tessera.posttrain.epochs import Epochs
 from tessera.posttrain.pairs import rows_of
-from tessera.recipe import Recipe
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.pictures import GUIDED
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import checkpoint, loop
+from tessera.train import loop
 from tessera.train.guided import guided_objective
-from tessera.train.launch import launch, origin
+from tessera.train.launch import origin
 from tessera.train.objectives import Evaluation
-from tessera.train.parallel import World
 
 RATE = 3e-4
 """Of AdamW at width 128."""
@@ -196,18 +193,12 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
         UserError: no prepared run of this kind; another process trains in the folder.
         RunFailed, Interrupted: as `train.loop`.
     """
-    folder = RunFolder.open(path)
-    folder.lock()
-    wish = asked(folder)
-    vocabulary = Vocabulary.load(path / "tokenizer")
+    wish = asked(RunFolder.open(path))
 
-    def build(machine: Machine, told: Sequence[loop.Observer]) -> loop.Job:
-        return _assemble(folder, folder.recipe, machine, vocabulary, wish, told)
+    def build(folder: RunFolder, machine: Machine, vocabulary: Vocabulary) -> examined.Stage:
+        return _stage(folder, machine, vocabulary, wish)
 
-    def told() -> list[loop.Observer]:
-        return [folder.record, *observers(folder)]
-
-    return launch(folder, vocabulary, None, World(), resume, told, say, build, best=True)
+    return examined.tune(path, resume, observers, say, build)
 
 
 def asked(folder: RunFolder) -> Wish:
@@ -329,46 +320,20 @@ def _batch(made: Sequence[Made], guided: int, pad: int) -> Batch:
     return replace(rows, documents=None, extras=extras)
 
 
-def _assemble(
-    folder: RunFolder, recipe: Recipe, machine: Machine, vocabulary: Vocabulary, wish: Wish, observers: Sequence[loop.Observer]
-) -> loop.Job:
-    """The job of a prepared folder, with the weights that the run starts from."""
-    info = folder.info
+def _stage(folder: RunFolder, machine: Machine, vocabulary: Vocabulary, wish: Wish) -> examined.Stage:
+    """What is special of a prepared folder, with the weights that the run starts from."""
+    info, settings = folder.info, folder.recipe.train
     decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
     teacher = copy.deepcopy(decoder).requires_grad_(False)
     train, held_out = _parted(_read(folder.path / _MADE), wish)
-    block = vocabulary.block(info["medium"])
-    objective = guided_objective(teacher, info["scale"], range(block.offset, block.offset + block.size), recipe.train.recompute)
-    guided = vocabulary.control(GUIDED)
-    module = objective.build(decoder)
-    assert recipe.train.batch_rows
+    block, guided = vocabulary.block(info["medium"]), vocabulary.control(GUIDED)
+    objective = guided_objective(teacher, info["scale"], range(block.offset, block.offset + block.size), settings.recompute)
+    assert settings.batch_rows
 
-    @torch.no_grad()
-    def take() -> Mapping[str, float]:
-        sums = np.zeros(len(objective.measures))
-        for at in range(0, len(held_out), BATCH):
-            batch = _batch(held_out[at : at + BATCH], guided, vocabulary.pad_id)
-            extras = {name: torch.as_tensor(array).to(machine.torch_device) for name, array in batch.extras.items()}
-            ids_BT, learn_BT = (torch.as_tensor(array).to(machine.torch_device) for array in (batch.ids, batch.learn))
-            sums += module(ids_BT, learn_BT, None, **extras)[1].cpu().numpy()
-        means = dict(zip(objective.measures, (sums / len(held_out)).tolist(), strict=True))
-        return means | {"rows": len(held_out), "mark": -means["divergence"]}
+    def build(chosen: Sequence[tuple[Made, int]]) -> Batch:
+        return _batch([one for one, _ in chosen], guided, vocabulary.pad_id)
 
     digest = hashlib.blake2b((folder.path / _MADE).read_bytes(), digest_size=16).hexdigest()
-    return loop.Job(
-        recipe=recipe,
-        decoder=decoder,
-        loader=Epochs(
-            train, recipe.train.batch_rows, wish.seed, lambda rows: _batch([one for one, _ in rows], guided, vocabulary.pad_id)
-        ),
-        held_out=(),
-        final_held_out=(),
-        token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
-        machine=machine,
-        matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
-        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": digest},
-        writer=checkpoint.Writer(folder.checkpoints),
-        observers=observers,
-        objective=objective,
-        exam=loop.Exam(take, "mark"),
-    )
+    examined_on = [_batch(held_out[at : at + BATCH], guided, vocabulary.pad_id) for at in range(0, len(held_out), BATCH)]
+    loader = Epochs(train, settings.batch_rows, wish.seed, build)
+    return examined.Stage(decoder, loader, examined_on, objective, "divergence", digest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,21 @@ class Labelled:
         return not math.isnan(self.labels[CATEGORIES.index(category)])
 
 
-def read_labelled(path: Path) -> list[Labelled]:
+def read_labelled(path: Path, say: Callable[[str], None] = lambda line: None) -> list[Labelled]:
     """The texts of a file, each once, in the order of their first lines; a text that stands there again adds what it names.
 
+    Args:
+        say: told how many labels contradict an earlier one of the same text, of which nothing is known then.
+
     Raises:
-        UserError: the file cannot be read, holds nothing, or a line is no labelled text or contradicts an earlier one.
+        UserError: the file cannot be read, holds nothing, or a line is no labelled text.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a file with one JSON object a line.") from None
     found: dict[str, list[float]] = {}
+    disputed: set[tuple[str, int]] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -69,10 +73,14 @@ def read_labelled(path: Path) -> list[Labelled]:
         for category, value in named.items():
             place = CATEGORIES.index(category)
             if labels[place] == 1 - value:
-                raise UserError(f"{path}, line {number}: an earlier line says the opposite of this text in {category}.")
+                disputed.add((text, place))
             labels[place] = value
     if not found:
         raise UserError(f"{path} holds no labelled text; write one JSON object a line.")
+    for text, place in disputed:
+        found[text][place] = math.nan
+    if disputed:
+        say(f"{len(disputed):,} labels in {path} are contradicted by others of the same text, and count as not known")
     return [Labelled(text, tuple(labels)) for text, labels in found.items()]
 
 

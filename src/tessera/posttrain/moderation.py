@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,17 @@ from tessera.device import Machine
 from tessera.engine.moderation import CATEGORIES, HEAD, Category, Head, logits_of, read_head, windows
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.posttrain import plans
+from tessera.posttrain import examined, plans
 from tessera.posttrain.epochs import Epochs
 from tessera.posttrain.labelled import Labelled, read_labelled, write_labelled
 from tessera.posttrain.pairs import rows_of
-from tessera.recipe import Recipe
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import CONTROLS, Vocabulary
-from tessera.train import checkpoint, loop
+from tessera.train import loop
 from tessera.train.labels import label_objective
-from tessera.train.launch import launch, origin
+from tessera.train.launch import origin
 from tessera.train.objectives import Evaluation
-from tessera.train.parallel import World
 
 RATE = 3e-4
 """Of AdamW at width 128, as of a reward model."""
@@ -137,11 +135,11 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     wanted = plans.intent(path.name, summary, uri, wish.seed, wish.settings)
     plans.refuse_lora(wanted, "a moderation model")
     budget = plans.read_budget(wish.budget, wanted)
-    texts = read_labelled(Path(wish.data))
+    texts = read_labelled(Path(wish.data), say)
     if wish.validation is None:
         train, held_out = _parted(texts, wish)
     else:
-        train, held_out = texts, read_labelled(Path(wish.validation))
+        train, held_out = texts, read_labelled(Path(wish.validation), say)
     covered = _covered(train, wish.data)
     # What is known of a text may lie in categories alone that are not covered.
     train, held_out = ([one for one in part if any(one.known(name) for name in covered)] for part in (train, held_out))
@@ -202,20 +200,13 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    folder.lock()
     wish = asked(folder)
-    vocabulary = Vocabulary.load(path / "tokenizer")
     head = {name: Category(id) for name, id in folder.info["categories"].items()}
 
-    def build(machine: Machine, told: Sequence[loop.Observer]) -> loop.Job:
-        return _assemble(folder, folder.recipe, machine, vocabulary, wish, head, told)
+    def build(folder: RunFolder, machine: Machine, vocabulary: Vocabulary) -> examined.Stage:
+        return _stage(folder, machine, vocabulary, wish, head)
 
-    def told() -> list[loop.Observer]:
-        return [folder.record, *observers(folder)]
-
-    result = launch(
-        folder, vocabulary, None, World(), resume, told, say, build, best=True, companions=lambda model: write_head(model, head)
-    )
+    result = examined.tune(path, resume, observers, say, build, lambda model: write_head(model, head))
     facts = folder.info["machine"]
     moderator = Moderator(folder.model, devices.detect(facts["dtype"], facts["threads"]))
     # Also of a run that ended between the two.
@@ -270,12 +261,9 @@ def best_threshold(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float((ranked[best] + below) / 2)
 
 
-def _assemble(
-    folder: RunFolder, recipe: Recipe, machine: Machine, vocabulary: Vocabulary, wish: Wish, head: Head,
-    observers: Sequence[loop.Observer],
-) -> loop.Job:  # fmt: skip
-    """The job of a prepared folder, with the weights that the run starts from."""
-    info, path = folder.info, folder.path
+def _stage(folder: RunFolder, machine: Machine, vocabulary: Vocabulary, wish: Wish, head: Head) -> examined.Stage:
+    """What is special of a prepared folder, with the weights that the run starts from."""
+    info, path, settings = folder.info, folder.path, folder.recipe.train
     decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
     ids = [category.id for category in head.values()]
     with torch.no_grad():
@@ -292,39 +280,14 @@ def _assemble(
         labels = np.array([one.labels for one in texts], np.float32)[:, places]
         records = [_record(windows(one.text, vocabulary, info["context"])[0]) for one in texts]
         parts[name] = list(zip(records, labels, strict=True))
-    objective = label_objective(ids, recipe.train.recompute)
-    assert recipe.train.batch_rows
-    module = objective.build(decoder)
+    assert settings.batch_rows
 
     def build(chosen: Sequence[tuple[tuple[TokenRecord, np.ndarray], int]]) -> Batch:
         return _batch([record for (record, _), _ in chosen], np.stack([row for (_, row), _ in chosen]), vocabulary.pad_id)
 
-    @torch.no_grad()
-    def take() -> Mapping[str, float]:
-        sums, held_out = np.zeros(len(objective.measures)), parts["held_out"]
-        for at in range(0, len(held_out), BATCH):
-            batch = build([(row, 0) for row in held_out[at : at + BATCH]])
-            extras = {name: torch.as_tensor(array).to(machine.torch_device) for name, array in batch.extras.items()}
-            ids_BT, learn_BT = (torch.as_tensor(array).to(machine.torch_device) for array in (batch.ids, batch.learn))
-            sums += module(ids_BT, learn_BT, None, **extras)[1].cpu().numpy()
-        means = dict(zip(objective.measures, (sums / len(held_out)).tolist(), strict=True))
-        return means | {"rows": len(held_out), "mark": -means["loss"]}
-
-    return loop.Job(
-        recipe=recipe,
-        decoder=decoder,
-        loader=Epochs(parts["train"], recipe.train.batch_rows, wish.seed, build),
-        held_out=(),
-        final_held_out=(),
-        token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
-        machine=machine,
-        matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
-        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": digest.hexdigest()},
-        writer=checkpoint.Writer(folder.checkpoints),
-        observers=observers,
-        objective=objective,
-        exam=loop.Exam(take, "mark"),
-    )
+    held_out = [build([(row, 0) for row in parts["held_out"][at : at + BATCH]]) for at in range(0, len(parts["held_out"]), BATCH)]
+    loader = Epochs(parts["train"], settings.batch_rows, wish.seed, build)
+    return examined.Stage(decoder, loader, held_out, label_objective(ids, settings.recompute), "loss", digest.hexdigest())
 
 
 def _parted(texts: list[Labelled], wish: Wish) -> tuple[list[Labelled], list[Labelled]]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,17 +26,16 @@ from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder
-from tessera.posttrain import plans
+from tessera.posttrain import examined, plans
 from tessera.posttrain.epochs import Epochs
+from tessera.posttrain.examined import tensors
 from tessera.posttrain.pairs import PROBES, Question, probe, read_questions, rows_of, write_questions
-from tessera.recipe import Recipe
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import checkpoint, loop, preference
-from tessera.train.launch import launch, origin
-from tessera.train.objectives import Evaluation, document_mask
-from tessera.train.parallel import World
+from tessera.train import loop, preference
+from tessera.train.launch import origin
+from tessera.train.objectives import Evaluation
 
 Kind = Literal["dpo", "reward"]
 RATES = {"dpo": 5e-5, "reward": 3e-4}
@@ -228,24 +227,19 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
         UserError: no prepared run of this kind; another process trains in the folder.
         RunFailed, Interrupted: as `train.loop`.
     """
-    folder = RunFolder.open(path)
-    folder.lock()
-    wish = asked(folder)
-    vocabulary = Vocabulary.load(path / "tokenizer")
+    wish = asked(RunFolder.open(path))
 
-    def build(machine: Machine, told: Sequence[loop.Observer]) -> loop.Job:
-        return _assemble(folder, folder.recipe, machine, vocabulary, wish, told)
+    def build(folder: RunFolder, machine: Machine, vocabulary: Vocabulary) -> examined.Stage:
+        return _stage(folder, machine, vocabulary, wish)
 
     def mark(model: Path) -> None:
         if wish.kind == "reward":
+            vocabulary = Vocabulary.load(path / "tokenizer")
             write_text(model / REWARD, json.dumps({"score_id": _score_id(vocabulary), "centre": 0.0}))
 
-    def told() -> list[loop.Observer]:
-        return [folder.record, *observers(folder)]
-
-    result = launch(folder, vocabulary, None, World(), resume, told, say, build, best=True, companions=mark)
+    result = examined.tune(path, resume, observers, say, build, mark)
     if result is not None and wish.kind == "reward":
-        _conclude(folder, wish, say)
+        _conclude(RunFolder.open(path), wish, say)
     return result
 
 
@@ -281,7 +275,7 @@ def reference_logprobs(decoder: Decoder, rows: Sequence[Row], pad: int) -> np.nd
     for row in rows:
         # Each by itself: the same sums whoever else is in the batch.
         batch = batch_of([row], pad)
-        ids, learn, mask = _tensors(batch, device)
+        ids, learn, mask = tensors(batch, device)
         documents = torch.as_tensor(batch.extras["documents"]).to(device)
         found.append(preference.answer_logprobs(decoder, ids, learn, mask, documents)[0].cpu().numpy())
     return np.concatenate(found)
@@ -313,7 +307,7 @@ class RewardModel:
         found, device = [], self.decoder.head_weight.device
         for record in records:
             batch = batch_of([Row((record,), ())], self.vocabulary.pad_id)
-            ids, _, mask = _tensors(batch, device)
+            ids, _, mask = tensors(batch, device)
             places = torch.as_tensor(batch.extras["places"]).to(device)
             found.append(float(preference.answer_scores(self.decoder, ids, mask, places, self.score_id)[0, 0]) - self.centre)
         return np.array(found)
@@ -339,11 +333,9 @@ def fooled(judge: RewardModel, questions: Sequence[Question]) -> dict[str, tuple
     return found
 
 
-def _assemble(
-    folder: RunFolder, recipe: Recipe, machine: Machine, vocabulary: Vocabulary, wish: Wish, observers: Sequence[loop.Observer]
-) -> loop.Job:
-    """The job of a prepared folder, with the weights that the run starts from."""
-    info, path = folder.info, folder.path
+def _stage(folder: RunFolder, machine: Machine, vocabulary: Vocabulary, wish: Wish) -> examined.Stage:
+    """What is special of a prepared folder, with the weights that the run starts from."""
+    info, path, settings = folder.info, folder.path, folder.recipe.train
     decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
     digest = hashlib.blake2b(digest_size=16)
     parts: dict[str, list[Row]] = {}
@@ -354,48 +346,23 @@ def _assemble(
             reference = np.load(path / f"reference_{name}.npy")
             rows = [replace(row, reference=tuple(map(float, two))) for row, two in zip(rows, reference, strict=True)]
         parts[name] = rows
-    recomputed = recipe.train.recompute
     if wish.kind == "dpo":
-        objective = preference.preference_objective(wish.loss, recomputed)
+        objective = preference.preference_objective(wish.loss, settings.recompute)
     else:
         with torch.no_grad():
             # Whatever this id's row came to in pre-training, scores begin small; not at zero, where nothing below would learn.
             generator = torch.Generator().manual_seed(wish.seed)
             row = torch.randn(decoder.config.width, generator=generator) / decoder.config.width
             decoder.head_weight[_score_id(vocabulary)] = row.to(machine.torch_device)
-        objective = preference.reward_objective(_score_id(vocabulary), recomputed)
-    assert recipe.train.batch_rows
-    module = objective.build(decoder)
+        objective = preference.reward_objective(_score_id(vocabulary), settings.recompute)
+    assert settings.batch_rows
 
     def build(chosen: list[tuple[Row, int]]) -> Batch:
         return batch_of([_with_one_worse(row, turn) for row, turn in chosen], vocabulary.pad_id)
 
-    @torch.no_grad()
-    def take() -> Mapping[str, float]:
-        sums, device = np.zeros(len(objective.measures)), machine.torch_device
-        for row in parts["held_out"]:
-            batch = batch_of([row], vocabulary.pad_id)
-            extras = {name: torch.as_tensor(array).to(device) for name, array in batch.extras.items()}
-            sums += module(*_tensors(batch, device), **extras)[1].cpu().numpy()
-        means = dict(zip(objective.measures, (sums / len(parts["held_out"])).tolist(), strict=True))
-        return means | {"rows": len(parts["held_out"]), "mark": -means["loss"]}
-
-    return loop.Job(
-        recipe=recipe,
-        decoder=decoder,
-        loader=Epochs(parts["train"], recipe.train.batch_rows, wish.seed, build),
-        held_out=(),
-        final_held_out=(),
-        token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
-        machine=machine,
-        matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
-        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": digest.hexdigest()},
-        writer=checkpoint.Writer(folder.checkpoints),
-        observers=observers,
-        objective=objective,
-        # By the loss, not by accuracy, of which a few pairs make only a few values.
-        exam=loop.Exam(take, "mark"),
-    )
+    loader = Epochs(parts["train"], settings.batch_rows, wish.seed, build)
+    held_out = [batch_of([row], vocabulary.pad_id) for row in parts["held_out"]]
+    return examined.Stage(decoder, loader, held_out, objective, "loss", digest.hexdigest())
 
 
 def _conclude(folder: RunFolder, wish: Wish, say: Say) -> None:
@@ -445,10 +412,3 @@ def _lengths(questions: Sequence[Question], vocabulary: Vocabulary) -> str:
 def _score_id(vocabulary: Vocabulary) -> int:
     """A spare token; padding where a vocabulary has none, which is never written either."""
     return vocabulary.controls.get(SCORE, vocabulary.pad_id)
-
-
-def _tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, learn as weights, mask."""
-    assert batch.documents is not None
-    mask = document_mask(torch.as_tensor(batch.documents).to(device))
-    return torch.as_tensor(batch.ids).to(device), torch.as_tensor(batch.learn).float().to(device), mask
