@@ -67,6 +67,8 @@ def test_what_is_no_text_is_refused(client: OpenAI, guard: Path, input: object) 
 
 
 def test_other_models_do_not_moderate(client: OpenAI, guard: Path) -> None:
+    shown = {model.id: model.moderation for model in client.models.list()}  # type: ignore[attr-defined]
+    assert shown["guard"] is True and shown["tiny"] is False
     with pytest.raises(openai.BadRequestError, match="no moderation model"):
         client.moderations.create(model="tiny", input="x")
     with pytest.raises(openai.NotFoundError, match="does not exist"):

@@ -45,4 +45,5 @@ def _shown(model: Served | Kept) -> dict[str, Any]:
         "context_length": model.context,
         "dialogue": model.tuned,
         "pictures": model.draws,
+        "moderation": model.moderates is not None,
     }

@@ -104,7 +104,7 @@ class Page:
             old, self.client = self.client, Client(self.client.address, key)
             await old.close()
         try:
-            self.models = (await self.client.get("/v1/models"))["data"]
+            self.models = await self._answering()
         except Refused as refused:
             if refused.status == 401:
                 self.key_error.text = refused.message if key else ""
@@ -117,10 +117,19 @@ class Page:
         self.chat.begin()
         await self.history.load()
 
+    async def _answering(self) -> list[dict[str, Any]]:
+        """The models that one can talk to: those that only judge texts are left out.
+
+        Raises:
+            Refused: a key is needed.
+        """
+        models: list[dict[str, Any]] = (await self.client.get("/v1/models"))["data"]
+        return [model for model in models if not model.get("moderation")]
+
     async def load_models(self) -> None:
         """Asks again which there are."""
         try:
-            self.models = (await self.client.get("/v1/models"))["data"]
+            self.models = await self._answering()
         except Refused as refused:
             self.say(refused.message)
             return
