@@ -2,11 +2,11 @@
 
     python benchmarks/probe.py [--seeds 0 1 2] [--budget 6m]
 
-A run of `pixels` on handwritten digits without any words; the mean of its hidden states over all pixels, behind each of its
-layers, is what a logistic regression classifies by, with 100 labels, ten of each digit. Beside it the same regression on the raw
-pixels, with the same labels. Strength of the regularisation: by cross-validation within the 100 labels, on either side. Twenty
-draws of the labels; the 300 test digits are measured on, which neither has seen. The middle layer is what counts; the others are
-told.
+A run of `pixels` on handwritten digits without any words. The means of its hidden states over each row of pixels, side by side,
+are what a logistic regression classifies by, with 100 labels, ten of each digit; beside it the same regression on the raw pixels,
+with the same labels. (One mean over all pixels, as Image GPT has it at 1,500 dimensions, says too little at 50: docs/LOG.md,
+2026-11-30.) Strength of the regularisation: by cross-validation within the 100 labels, on either side. Twenty draws of them; the
+300 test digits are measured on, which neither has seen. The middle layer is what counts; the others are told.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def measure(run: Path, seed: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def features(engine: Any, pictures: np.ndarray) -> np.ndarray:
-    """(n, layers + 1, D): means over the pixels of what goes into the first layer and comes out of each."""
+    """(n, layers + 1, H D): means over each of the H rows of pixels of what goes into the first layer and comes out of each."""
     from tessera.tokens.document import Document
     from tessera.tokens.pictures import to_draw
 
@@ -96,8 +96,13 @@ def features(engine: Any, pictures: np.ndarray) -> np.ndarray:
     pixels_T = (ids_NT[0] >= block.offset) & (ids_NT[0] < block.offset + block.size)
     layers = engine.decoder.model.layers
     states: list[torch.Tensor] = []
-    hooks = [layers[0].register_forward_pre_hook(lambda _, given: states.append(given[0][:, pixels_T].mean(1)))]
-    hooks += [layer.register_forward_hook(lambda _, __, made: states.append(made[:, pixels_T].mean(1))) for layer in layers]
+    height = len(pictures[0])
+
+    def keep(state_BTD: torch.Tensor) -> None:
+        states.append(state_BTD[:, pixels_T].unflatten(1, (height, -1)).mean(2).flatten(1))
+
+    hooks = [layers[0].register_forward_pre_hook(lambda _, given: keep(given[0]))]
+    hooks += [layer.register_forward_hook(lambda _, __, made: keep(made)) for layer in layers]
     parts = []
     for ids in ids_NT.split(100):
         states.clear()
