@@ -42,6 +42,7 @@ def known_ladder(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             loss = law(rung.flops, options["bend"])
             curve = [[p / 10, loss * math.exp(0.3 * (1 - p / 10))] for p in range(1, 10)]
             found = {"N": rung.shape.matmul_parameters, "D": rung.tokens, "C": rung.flops, "loss": loss, "curve": curve}
+            found["bits_per_byte"] = 0.5 * loss
             (rung.path / RESULT).write_text(json.dumps({**found, "padding": 0.0}))
         return rungs
 
@@ -59,8 +60,10 @@ def test_a_sealed_forecast_is_judged_and_entered(corner: Any, tmp_path: Path, kn
     run = tmp_path / "runs" / "one"
     said = train(corner, run)
     assert "forecast: held-out loss" in said and "sealed as" in said and "verdict: " in said
+    assert "that is about" in said and "bits per byte" in said
     page = json.loads((run / seal.FILE).read_text())
     assert page["loss"] == pytest.approx(law(page["target"]["C"]), rel=0.01)
+    assert page["units"] == {"byte": pytest.approx(0.5)}
     assert page["intervals"]["0.5"][0] > page["intervals"]["0.9"][0] and 7.5 < page["reach"] < 10.5
     verdict = json.loads((run / foretell.VERDICT).read_text())
     measured = corner.events(run, "evaluation")[-1]

@@ -93,6 +93,25 @@ def test_bits_per_byte_of_a_case_by_hand() -> None:
     assert math.isnan(evaluate(decoder, [Batch(ids.numpy(), learn, None, 6)], token_bytes * 0, torch.device("cpu")).bits_per_byte)
 
 
+def test_bits_per_second_count_what_lasts_by_its_length() -> None:
+    decoder = tiny()
+    ids = torch.tensor([[5, 6, 7, 8, 0]])
+    learn = np.array([[True, False, False, True]])
+    token_seconds = np.zeros(41)
+    token_seconds[6:9] = [0.5, 0.25, 0.25]  # a film's id, and two of a sound, which are not learned at first
+    no_bytes, batches = np.zeros(41, np.int32), [Batch(ids.numpy(), learn, None, 3)]
+    found = evaluate(decoder, batches, no_bytes, torch.device("cpu"), token_seconds=token_seconds)
+    with torch.no_grad():
+        losses = F.cross_entropy(decoder.logits(decoder(ids[:, :-1]))[0], ids[0, 1:], reduction="none").double()
+    assert found.bits_per_second == pytest.approx(float(losses[0]) / math.log(2) / 0.5, rel=1e-6)
+    learn[0, 1] = True
+    learn[0, 2] = True
+    found = evaluate(decoder, batches, no_bytes, torch.device("cpu"), token_seconds=token_seconds)
+    assert found.bits_per_second == pytest.approx(float(losses[:3].sum()) / math.log(2) / 1.0, rel=1e-6)
+    assert list(found.in_bits) == ["bits_per_second"]
+    assert math.isnan(evaluate(decoder, batches, no_bytes, torch.device("cpu")).bits_per_second)
+
+
 def test_an_evaluation_is_the_same_in_any_batches() -> None:
     decoder, dice = tiny(), np.random.default_rng(0)
     ids, learn = dice.integers(0, 41, (6, 17)), dice.random((6, 16)) > 0.2

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.commands.live import in_bits
 from tessera.data.shards import Shards
 from tessera.device import Machine
 from tessera.errors import UserError
@@ -164,12 +165,19 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     facts |= {
         "loss": made.loss,
         "sd": made.sd,
+        "units": units(climbed.rows),
         "degrees": found.degrees,
         "reach": made.factor,
         "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
     }
     assert target.C
     return {**facts, "band": seal.band(facts, climbed.rows, target.C)}
+
+
+def units(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Bits per byte, pixel or second for a nat per token, by name: as they were at the ladder's largest rung."""
+    largest = max(rows, key=lambda row: row["C"])
+    return {unit: value / largest["loss"] for unit, value in in_bits(largest).items()}
 
 
 def _off_path(climbed: Climbed, target: Target) -> list[str]:
@@ -193,6 +201,12 @@ def describe(foretold: Mapping[str, Any], say: Say) -> None:
             f"forecast: held-out loss {foretold['loss']:.4f} nats per token, 90 % between {low:.4f} and {high:.4f} "
             f"({(high - low) / 2 / foretold['loss']:.1%} either way), {foretold['reach']:.1f} times beyond the ladder"
         )
+        same = (
+            f"{foretold['loss'] * times:.4f} bits per {unit} ({low * times:.4f} to {high * times:.4f})"
+            for unit, times in foretold.get("units", {}).items()
+        )
+        if words := ", ".join(same):
+            say(f"  that is about {words}, by what a nat was at the largest rung")
     if foretold["refused"]:
         say("the forecast is refused, and is not sealed:")
         for reason in foretold["reasons"]:

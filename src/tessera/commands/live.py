@@ -30,9 +30,13 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def in_bits(per_byte: float | None, per_pixel: float | None) -> dict[str, float]:
-    """What was measured, by its unit; pixels first, where there are some."""
-    values = {"pixel": per_pixel, "byte": per_byte}
+def in_bits(measured: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured, by its unit; pixels first, where there are some.
+
+    Args:
+        measured: an `evaluation` event, or what has its fields.
+    """
+    values = {unit: measured.get(f"bits_per_{unit}") for unit in ("pixel", "second", "byte")}
     return {unit: value for unit, value in values.items() if value is not None and math.isfinite(value)}
 
 
@@ -117,7 +121,7 @@ class LiveLine:
         if kind == "step":
             self._step(event)
         elif kind == "evaluation":
-            bits = in_bits(event.get("bits_per_byte"), event.get("bits_per_pixel"))
+            bits = in_bits(event)
             self.unit, self.bits = next(iter(bits.items()), ("byte", math.nan))
             measured = ", ".join([f"held-out loss {event['loss']:.4f}", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
             place = "" if event["final"] else self.watch.words(event["step"], event["loss"])

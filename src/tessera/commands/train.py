@@ -384,7 +384,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         if result is None:
             say(f"the run is finished: model {folder.model}, report {report}")
             return
-        bits = in_bits(result.bits_per_byte, result.bits_per_pixel)
+        bits = in_bits(result.in_bits)
         losses = ", ".join([f"{result.loss:.4f} nats per token", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
         say(f"held-out loss {losses}, over {result.tokens:,} tokens")
         if (said := words(verdict) if verdict is not None else uncounted(path, result.loss)) is not None:

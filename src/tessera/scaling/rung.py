@@ -68,7 +68,7 @@ def train_rung(path: Path, parent: int) -> None:
         "C": shape.flops_per_token(context) * tokens,
         "C_6ND": 6.0 * shape.matmul_parameters * tokens,
         "loss": result.loss,
-        "bits_per_byte": result.bits_per_byte,
+        **result.in_bits,
         "evaluated_tokens": result.tokens,
         "curve": [
             [e["step"] / loop.total_steps(recipe), e["loss"]]

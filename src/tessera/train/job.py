@@ -6,6 +6,7 @@ rung of a ladder are built alike. Nothing is measured and no setting is decided 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.recipe import Recipe
 from tessera.run import RunFolder
+from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint
 from tessera.train.growing import grow
@@ -103,7 +105,21 @@ def assemble(
         observers=observers,
         sample=_sampler(decoder, vocabulary) if settings.sample_prompts else None,
         pixels=vocabulary.ids_of("image"),
+        token_seconds=_seconds(vocabulary, decoder.config.vocab_size),
     )  # fmt: skip
+
+
+def _seconds(vocabulary: Vocabulary, size: int) -> np.ndarray | None:
+    """(V,) float64: how much of a film of the usual size, or of a sound, each id stands for; None where there are none such."""
+    found = np.zeros(size)
+    for kind in ("video", "audio"):
+        if kind in vocabulary.media:
+            quantizer = vocabulary.media_tokenizer(kind)
+            assert isinstance(quantizer, Quantizer)
+            ids = vocabulary.ids_of(kind)
+            seconds = quantizer.shape[0] / quantizer.per_second
+            found[ids.start : ids.stop] = seconds / math.prod(quantizer.grid(quantizer.shape))
+    return found if found.any() else None
 
 
 def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine, resumed: bool) -> Decoder:

@@ -66,6 +66,7 @@ class Job:
         final_held_out: the same for the finished weights, usually more of them.
         token_bytes: (V,) int32, bytes of each id.
         pixels: the ids that are pixels of a picture.
+        token_seconds: (V,) float64, how much of a film or a sound each id stands for; None: there are none such.
         machine: dtype, device, threads.
         matmul_peak: FLOP/s measured, for the share that the live line shows.
         identity: what a checkpoint must agree on to be resumed from: hashes of recipe, tokenizer and data.
@@ -93,6 +94,7 @@ class Job:
     objective: Objective | None = None
     exam: Exam | None = None
     pixels: range = range(0)
+    token_seconds: np.ndarray | None = None
 
     def tell(self, event: str, **facts: Any) -> None:
         """Gives one event to every observer."""
@@ -160,11 +162,11 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         if not rows:
             return found
         if world.first:
-            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device, job.pixels)
-        per_pixel = {"bits_per_pixel": found.bits_per_pixel} if job.pixels else {}
+            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device, job.pixels, job.token_seconds)
+        media = {key: value for key, value in found.in_bits.items() if key != "bits_per_byte"}
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
                  accuracy=found.accuracy, evaluated_tokens=found.tokens, final=final,
-                 seconds=time.perf_counter() - begin, **per_pixel)  # fmt: skip
+                 seconds=time.perf_counter() - begin, **media)  # fmt: skip
         if job.sample is not None and world.first:
             for prompt in settings.sample_prompts:
                 job.tell("sample", step=progress.step, prompt=prompt, text=job.sample(prompt))

@@ -154,19 +154,31 @@ def document_mask(documents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes and `bits_per_pixel` only
-    pixels (NaN: there are none); `accuracy` is the share of learned tokens that were the likeliest."""
+    """Held-out loss. `loss` is in nats per learned token; `bits_per_byte` only counts tokens with bytes, `bits_per_pixel` pixels,
+    `bits_per_second` films and sound (NaN: there are none); `accuracy` is the share of learned tokens that were the likeliest."""
 
     loss: float
     bits_per_byte: float
     tokens: int
     accuracy: float
     bits_per_pixel: float = math.nan
+    bits_per_second: float = math.nan
+
+    @property
+    def in_bits(self) -> dict[str, float]:
+        """What was measured of each unit that there is, by name: `bits_per_pixel` and the like."""
+        values = {name: getattr(self, name) for name in ("bits_per_pixel", "bits_per_second", "bits_per_byte")}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 @torch.no_grad()
 def evaluate(
-    decoder: Decoder, batches: Iterable[Any], token_bytes: np.ndarray, device: torch.device, pixels: range = range(0)
+    decoder: Decoder,
+    batches: Iterable[Any],
+    token_bytes: np.ndarray,
+    device: torch.device,
+    pixels: range = range(0),
+    token_seconds: np.ndarray | None = None,
 ) -> Evaluation:
     """Mean loss over fixed rows.
 
@@ -176,9 +188,11 @@ def evaluate(
         token_bytes: (V,) int32, how many bytes each id stands for; 0 for control tokens and media.
         device: where the decoder is.
         pixels: the ids that are pixels of a picture.
+        token_seconds: (V,) float64, how much of a film or a sound each id stands for; None: there are none such.
     """
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
-    nats = byte_nats = pixel_nats = right = 0.0
+    durations = torch.zeros(len(lengths), dtype=torch.float64) if token_seconds is None else torch.as_tensor(token_seconds)
+    nats = byte_nats = pixel_nats = second_nats = seconds = right = 0.0
     tokens = byte_count = pixel_count = 0
     for batch in batches:
         ids, learn = torch.as_tensor(batch.ids), torch.as_tensor(batch.learn)
@@ -199,7 +213,10 @@ def evaluate(
         on_bare = nats_of(learn & (target_bytes == 0) & ~is_pixel) + on_pixels
         nats, byte_nats, right = nats + everywhere, byte_nats + everywhere - on_bare, right + hits
         pixel_nats, pixel_count = pixel_nats + on_pixels, pixel_count + int(is_pixel.sum())
+        if token_seconds is not None and (lasting := learn & (durations[ids[:, 1:]] > 0)).any():
+            second_nats, seconds = second_nats + nats_of(lasting), seconds + float(durations[ids[:, 1:]][lasting].sum())
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())
     bits_per_byte = byte_nats / math.log(2) / byte_count if byte_count else math.nan
     bits_per_pixel = pixel_nats / math.log(2) / pixel_count if pixel_count else math.nan
-    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens, right / max(tokens, 1), bits_per_pixel)
+    bits_per_second = second_nats / math.log(2) / seconds if seconds else math.nan
+    return Evaluation(nats / max(tokens, 1), bits_per_byte, tokens, right / max(tokens, 1), bits_per_pixel, bits_per_second)
