@@ -18,7 +18,7 @@ from tessera.scaling import rules
 from tessera.scaling.rules import Facts
 from tessera.train.job import shape_of
 
-NONE_MEANS_NONE = {"train.threads", "price_per_hour"}
+NONE_MEANS_NONE = {"train.threads", "train.lora", "train.lora_alpha", "price_per_hour"}
 MACHINE = Facts(seconds=None, peak_flops=1e11)
 
 

@@ -169,3 +169,12 @@ def test_where_direct_writing_is_not_known_the_page_cache_takes_it(tmp_path: Pat
     monkeypatch.setattr(os, "open", refuse)
     checkpoint.write_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], torch.ones(3))
+
+
+def test_what_stops_a_write_is_told_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors")

@@ -272,8 +272,7 @@ class _Stream:
             self._handle = os.open(file, flags, 0o666)
         self._digest = xxhash.xxh3_128()
         # Memory of its own begins at a page, and is written in whole blocks, as direct writing demands.
-        self._buffer, self._filled = mmap.mmap(-1, _PIECE), 0
-        self._view = memoryview(self._buffer)
+        self._view, self._filled = memoryview(mmap.mmap(-1, _PIECE)), 0
 
     def write(self, data: memoryview) -> None:
         """Takes bytes, which may change afterwards."""
@@ -295,16 +294,13 @@ class _Stream:
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Gives file and memory back."""
+        """Gives the file back."""
         os.close(self._handle)
-        self._view.release()
-        self._buffer.close()
 
     def _drain(self) -> None:
         rest = self._view[: self._filled]
         while len(rest):
             rest = rest[os.write(self._handle, rest) :]
-        rest.release()
         self._filled = 0
 
 
