@@ -445,7 +445,7 @@ class Engine:
         self._cache.end(taken)
         self._counts["steps"] += 1
         going_on = [slot for slot in short if rows[slot] not in guessed and not rows[slot].pending]
-        logits_BV = logits_NV[[ends[slot] - 1 for slot in going_on]]
+        logits_BV = logits_NV if len(going_on) == len(flat) else logits_NV[[ends[slot] - 1 for slot in going_on]]
         rest = [0 if slot in fed else count for slot, count in enumerate(counts)]
         sampling = [rows[slot] for slot in going_on]
         if any(rest):
@@ -456,7 +456,10 @@ class Engine:
     def _guess(self, row: Row) -> list[int]:
         """What is likely to come after the last token of a row; the same for both rows of a pair."""
         leader = row.leader or row
-        if not isinstance(leader.progress, Guesses) or leader.request.params.penalised or not self.limits.guess_tokens:
+        # Most rows have no constraint, and asking what they can do would take longer than all else here.
+        if leader.progress is None or not self.limits.guess_tokens or leader.request.params.penalised:
+            return []
+        if not isinstance(leader.progress, Guesses):
             return []
         room = self.decoder.config.context - max(len(one.ids) for one in leader.rows)
         most = min(self.limits.guess_tokens, leader.guesses, leader.room - leader.made - 1, room)
