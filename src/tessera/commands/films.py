@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,9 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         else:
             terminal.write(completion.text.strip(), end="\n")
         return
+    if params.seed is None:
+        # One for all rounds of a long film, so that it can be made again.
+        params = replace(params, seed=secrets.randbits(31))
     given = np.empty((0, height, width, 3), np.uint8)
     if asked.image is not None:
         given = _first_frame(asked.image, height, width)[None]
@@ -81,7 +85,7 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
         what = f" of {prompt.strip()!r}" if prompt.strip() else ""
         new = f", {len(shown) - len(given)} of them new" if len(given) else ""
         print(
-            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}{seam}, seed {completion.seed}, "
+            f"{path}: {len(shown)} frames of {height} x {width}{what}{new}{seam}, seed {params.seed}, "
             f"{time.perf_counter() - start:.1f} s"
         )
 
