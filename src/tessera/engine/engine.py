@@ -24,6 +24,7 @@ from tessera.engine import native
 from tessera.engine.cache import BLOCK, Prefixes, SlotCache
 from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
 from tessera.engine.constraints import Guesses
+from tessera.engine.guesses import Guessed, draw_all, guess
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
@@ -44,19 +45,6 @@ _LOGIT_ROWS = 64
 _NATIVE_TOKENS = 16
 """Of a row that the native step takes at once; torch is better at more."""
 """Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
-
-
-@dataclass(frozen=True)
-class Guessed:
-    """What was fed to the model before it was known to come.
-
-    Args:
-        ids: L - 1 of them.
-        logits_LV: behind the token before them and behind each of them.
-    """
-
-    ids: list[int]
-    logits_LV: Tensor
 
 
 @dataclass(frozen=True)
@@ -431,7 +419,8 @@ class Engine:
         if step is None:
             one_each = all(count == row.pending == 1 for row, count in zip(rows, counts, strict=True)) and len(short) == len(rows)
             return *((self._decode(rows), list(rows)) if one_each else self._flat(rows, counts)), {}
-        guesses = {slot: self._guess(rows[slot]) for slot in short if counts[slot] == rows[slot].pending == 1}
+        most, context = self.limits.guess_tokens, self.decoder.config.context
+        guesses = {slot: guess(rows[slot], most, context) for slot in short if counts[slot] == rows[slot].pending == 1}
         fed = {slot: rows[slot].ids[rows[slot].computed :][: counts[slot]] + guesses.get(slot, []) for slot in short}
         flat = [(slot, id) for slot, ids in fed.items() for id in ids]
         logits_NV = step([id for _, id in flat], [slot for slot, _ in flat], self._cache)
@@ -453,50 +442,11 @@ class Engine:
             logits_BV, sampling = torch.cat((logits_BV, rest_BV)), sampling + others
         return logits_BV, sampling, guessed
 
-    def _guess(self, row: Row) -> list[int]:
-        """What is likely to come after the last token of a row; the same for both rows of a pair."""
-        leader = row.leader or row
-        # Most rows have no constraint, and asking what they can do would take longer than all else here.
-        if leader.progress is None or not self.limits.guess_tokens or leader.request.params.penalised:
-            return []
-        if not isinstance(leader.progress, Guesses):
-            return []
-        room = self.decoder.config.context - max(len(one.ids) for one in leader.rows)
-        most = min(self.limits.guess_tokens, leader.guesses, leader.room - leader.made - 1, room)
-        return leader.progress.guess(leader.ids[leader.prompt_tokens :], most)
-
     def _check_guesses(self, guessed: dict[Row, Guessed]) -> dict[Row, FinishReason | UserError]:
-        """Samples at every place of the rows with guesses at once, and keeps what comes up to the first guess that is not it.
-
-        The random number of a token is the same with guesses as without, and so is therefore the token: guesses save steps and
-        change nothing (arXiv 2211.17192, where the draft is certain of itself).
-        """
+        """Keeps what comes up to the first guess that is not it; returns the rows that ended by it, and how."""
         ended: dict[Row, FinishReason | UserError] = {}
-        leaders = [row for row in guessed if row.leader is None]
-        places: list[tuple[Row, int]] = []
-        logits: list[Tensor] = []
-        draws: list[Draw] = []
-        for row in leaders:
-            assert isinstance(row.progress, Guesses)
-            allowed_V = row.progress.allowed()
-            allowed_V = None if allowed_V is None else allowed_V.to(self._device)
-            logits_LV, guidance, drawn = guessed[row].logits_LV, row.request.guidance, row.draws
-            for place in range(len(logits_LV)):
-                if row.progress.ahead(place) >= 0:
-                    continue
-                logits_V = logits_LV[place]
-                if row.follower is not None and guidance is not None and guidance.holds(row.made + place):
-                    bare_V = guessed[row.follower].logits_LV[place]
-                    logits_V = bare_V + guidance.scale * (logits_V - bare_V)
-                draws.append(Draw(row.request.params, uniform(row.seed, drawn), None, allowed_V))
-                places.append((row, place))
-                logits.append(logits_V)
-                drawn += 1
-        sampled = sample(torch.stack(logits), draws, self._blocked) if draws else None
-        found = {}
-        if sampled is not None:
-            found = dict(zip(places, zip(sampled.ids, sampled.logprobs, sampled.top, strict=True), strict=True))
-        for row in leaders:
+        found = draw_all(guessed, self._blocked)
+        for row in (row for row in guessed if row.leader is None):
             ids, taken = guessed[row].ids, 0
             with _caught(row, ended):
                 for place in range(len(ids) + 1):
@@ -694,7 +644,7 @@ def _guided(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[Tensor, list[Row]]:
     for index, row in enumerate(leaders):
         if row.follower is not None and row.request.guidance is not None and row.request.guidance.holds(row.made):
             bare_V = logits_BV[place[row.follower]]
-            logits_LV[index] = bare_V + row.request.guidance.scale * (logits_LV[index] - bare_V)
+            logits_LV[index] = row.request.guidance.mixed(logits_LV[index], bare_V)
     return logits_LV, leaders
 
 

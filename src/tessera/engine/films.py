@@ -175,9 +175,7 @@ def _request(reader: Reader, wish: FilmWish, known: np.ndarray, params: Sampling
     steps = known.reshape(len(known), -1)
     grid = PictureGrid(block.offset, block.size, vocabulary.control(FRAME), vocabulary.control(VIDEO_END), steps, repeats=True)
     _refuse_long(reader, len(asked) + grid.tokens, shape)
-    guidance = Guidance.of(wish.guidance, wish.interval, asked, head, grid.tokens)
-    if wish.distilled and asked != head:
-        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
+    asked, guidance = Guidance.asking(wish, asked, head, grid.tokens, vocabulary.controls.get(GUIDED))
     seed = None if params.seed is None else params.seed + number
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=(), seed=seed)
     return Request(tuple(asked), exact, grid, guidance=guidance)

@@ -220,10 +220,9 @@ def _requests(reader: Reader, wish: Wish, grid: PictureGrid, params: SamplingPar
     layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
     asked, bare = (prompt(vocabulary, segments, shape) for segments in (layout, to_draw("", _NOTHING)))
     _refuse_long(reader, len(asked) + grid.tokens, shape)
-    guidance = Guidance.of(wish.guidance, wish.interval, asked, bare, grid.tokens)
     # A variation has a prompt of another kind, which was not learned so.
-    if wish.distilled and wish.source is None and asked != bare:
-        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
+    guided = vocabulary.controls.get(GUIDED) if wish.source is None else None
+    asked, guidance = Guidance.asking(wish, asked, bare, grid.tokens, guided)
     # The end of the picture ends the completion; no other id can come.
     exact = replace(params, max_tokens=grid.tokens, stop=(), stop_ids=())
     seeds = [None if params.seed is None else params.seed + first + i for i in range(wish.best_of)]

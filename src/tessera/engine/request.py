@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from tessera.engine.constraints import Constraint
 from tessera.engine.sampling import SamplingParams
@@ -106,6 +107,25 @@ def ignore(event: Event) -> None:
     """For requests that nobody listens to."""
 
 
+class Wished(Protocol):
+    """What wishes for pictures, films and sounds have in common."""
+
+    @property
+    def guidance(self) -> float:
+        """Scale."""
+        ...
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Shares of the tokens between which it is guided."""
+        ...
+
+    @property
+    def distilled(self) -> bool:
+        """The model guides itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance (arXiv 2207.12598): tokens are sampled from l_u + scale (l_c - l_u), where l_c are the logits
@@ -137,6 +157,24 @@ class Guidance:
         if scale == 1 or list(asked) == list(bare) or begin >= end:
             return None
         return cls(scale, tuple(bare), round(begin * tokens), None if end >= 1 else max(1, round(end * tokens)))
+
+    @classmethod
+    def asking(
+        cls, wish: Wished, asked: list[int], bare: list[int], tokens: int, guided: int | None
+    ) -> tuple[list[int], Guidance | None]:
+        """The prompt of what somebody wishes, and its guidance: none where the model has learned to guide itself.
+
+        Args:
+            asked, bare, tokens: as in `of`.
+            guided: the id that asks the model to, where it has learned that for such prompts.
+        """
+        if wish.distilled and guided is not None and asked != bare:
+            return [guided, *asked], None
+        return asked, cls.of(wish.guidance, wish.interval, asked, bare, tokens)
+
+    def mixed(self, asked_V: Tensor, bare_V: Tensor) -> Tensor:
+        """The logits to sample from, of those after either prompt."""
+        return bare_V + self.scale * (asked_V - bare_V)
 
     def holds(self, made: int) -> bool:
         """Whether the next token is guided, after so many."""

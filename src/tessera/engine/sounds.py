@@ -147,9 +147,7 @@ def _request(reader: Reader, wish: SoundWish, params: SamplingParams, number: in
         )
     steps = SoundSteps(block.offset, block.size, config.books, vocabulary.control(AUDIO_END), most, tuple(known.ravel().tolist()))
     usual = quantizer.grid(quantizer.shape)[0] * config.books
-    guidance = Guidance.of(wish.guidance, wish.interval, asked, head, usual)
-    if wish.distilled and asked != head:
-        guidance, asked = None, [vocabulary.control(GUIDED), *asked]
+    asked, guidance = Guidance.asking(wish, asked, head, usual, vocabulary.controls.get(GUIDED))
     seed = None if params.seed is None else params.seed + number
     exact = replace(params, max_tokens=most * config.books + 1, stop=(), stop_ids=(), seed=seed)
     return Request(tuple(asked), exact, steps, guidance=guidance)
