@@ -119,6 +119,23 @@ def train(
 
 
 @app.command()
+def reproduce(
+    name: RecipeArgument,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The chain's folder; by default runs/NAME.")] = None,
+    resume: ResumeOption = False,
+    forecast: ForecastOption = None,
+) -> None:
+    """Make the model in the box again, or your own: a recipe's training and all stages after it, from one budget."""
+    stop_in_words()
+    with importing():
+        from tessera.commands.reproduce import reproduce as run
+
+    run(name, budget, list(settings or ()), out, resume, forecast)
+
+
+@app.command()
 def verdict(run_folder: Annotated[str, typer.Argument(help="A run's folder.")], as_json: JsonOption = False) -> None:
     """Compare a finished run with the forecast that was sealed before it."""
     from tessera.commands.verdict import verdict as run

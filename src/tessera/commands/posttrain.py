@@ -25,7 +25,7 @@ from tessera.tokens.chat import EFFORTS
 from tessera.train import loop
 from tessera.train.objectives import Evaluation
 
-FILES = ("data", "validation", "pairs")
+FILES = ("data", "validation", "pairs", "ptx")
 """What may be `builtin:NAME` of `data.builtin_lines` instead of a file."""
 
 
@@ -64,6 +64,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
+    wanted = _with_files(wanted)
     path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
     with _resumable(path):
         result = _through(reinforce, wanted, path, resume)
