@@ -1,9 +1,10 @@
-"""`tessera reproduce RECIPE`: the training that a recipe describes and all stages that come after it, in one folder, from one budget.
+"""`tessera reproduce RECIPE`: the training that a recipe describes and all stages after it, in one folder, from one budget.
 
     base/            the training, its ladder and sealed forecast with it
     sft/, dpo/, ...  the stages of `then`, each on the model of the one before
     model/           the last one's model in bf16, with the tokenizers of all media
     chain.json       what was asked for and how long each part took
+    evaluations.json what the model is worth
 
 What is finished is kept: whatever stops it, `--resume` goes on with the part that was under way.
 """
@@ -19,18 +20,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import tessera
 from tessera import device as devices
 from tessera.commands import posttrain
 from tessera.commands import train as training
 from tessera.commands.exporting import export_model
 from tessera.commands.live import duration
+from tessera.commands.scorecard import scorecard
 from tessera.commands.train import commit, say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import stages
 from tessera.recipe import Budget, Later, Recipe
 from tessera.run import disk_may_be_full, write_text
 
-CHAIN = "chain.json"
+CHAIN, SCORES = "chain.json", "evaluations.json"
 BASE = "base"
 
 
@@ -60,13 +65,15 @@ def reproduce(
         with disk_may_be_full(path):
             chain = _begin(path, asked, resume)
             for name, run in _parts(intent, path, recipe, budget, overrides, forecast).items():
-                if name not in chain["seconds"]:
+                if name not in [stage["name"] for stage in chain["stages"]]:
                     _run(path, chain, name, run)
             if not (path / "model").is_dir():
-                export_model(str(path / [BASE, *names_of(intent)][-1]), "hf", str(path / "model"), "bf16")
+                export_model(str(path / names_of(intent)[-1]), "hf", str(path / "model"), "bf16")
+            if not (path / SCORES).is_file():
+                write_text(path / SCORES, json.dumps(scorecard(path / "model", path / BASE, intent.name, say), indent=1))
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
-    took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in chain["seconds"].items())
+    took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])
     say(f"the chain is finished: {took}; model {path / 'model'}")
     return path
 
@@ -103,9 +110,14 @@ def _begin(path: Path, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]
     if not resume:
         machine = devices.detect("auto", None)
         chain = {
-            **asked, "seconds": {}, "commit": commit(), "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
+            **asked,
+            "stages": [],
+            "partial": {},
+            "commit": commit(),
+            "command": " ".join(["tessera", *map(shlex.quote, sys.argv[1:])]),
             "machine": {"cpu": machine.name, "threads": machine.threads},
-        }  # fmt: skip
+            "versions": {"tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__},
+        }
         path.mkdir(parents=True, exist_ok=True)
         _keep(path, chain)
         return chain
@@ -126,14 +138,16 @@ def _keep(path: Path, chain: Mapping[str, Any]) -> None:
 def _run(path: Path, chain: dict[str, Any], name: str, run: Callable[[bool], object]) -> None:
     """One part, from where it stopped, and how long it took, over all its beginnings."""
     say(f"\n{name}, in {path / name}")
-    begun, before = time.monotonic(), chain.get("partial", {}).get(name, 0.0)
+    begun, before = time.monotonic(), chain["partial"].get(name, 0.0)
     there = stages.is_prepared(path / name)
     if not there:
         # What was not prepared to the end is made again.
         shutil.rmtree(path / name, ignore_errors=True)
     try:
         run(there)
-        chain["seconds"][name] = round(before + time.monotonic() - begun, 1)
+        seconds = round(before + time.monotonic() - begun, 1)
+        kind = "train" if name == BASE else name.partition("-")[0]
+        chain["stages"].append({"name": name, "kind": kind, "folder": name, "seconds": seconds})
     finally:
         chain["partial"] = {name: round(before + time.monotonic() - begun, 1)}
         _keep(path, chain)
@@ -162,7 +176,7 @@ def _stage(later: Later, model: Path, out: Path, budget: str, seed: int) -> Call
     }  # fmt: skip
     if later.stage == "sft":
         return lambda resume: posttrain.supervised({**wanted, "replay": later.replay}, str(out), resume)
-    given = {} if later.rate is None else {"rate": later.rate}
+    given: dict[str, Any] = {} if later.rate is None else {"rate": later.rate}
     if later.stage == "dpo":
         return lambda resume: posttrain.preferred("dpo", {**wanted, **given}, str(out), resume)
     if later.ptx is not None:

@@ -1,0 +1,90 @@
+"""What a finished chain is worth: every suite that its model can take, one row each, as `tessera eval --json` prints them.
+
+Text and pictures that the training held out, source by source; what is generated here; and, where the public data is at hand,
+grammar. Functions are continued as text, all else is asked in turns.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tessera.commands.generate import open_engine
+from tessera.data.corpus import Corpus, gather
+from tessera.device import cache_folder
+from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.thinking import budgets_of
+from tessera.errors import UserError
+from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
+from tessera.evals.infill import infill
+from tessera.evals.score import Score
+from tessera.run import RunFolder
+from tessera.sandbox.box import open_sandbox
+from tessera.tokens.document import Document
+
+DOCUMENTS, TASKS = 100, 200
+"""At most, of a source and of a suite."""
+
+Say = Callable[[str], None]
+
+
+def scorecard(model: Path, base: Path, of: str, say: Say) -> list[dict[str, Any]]:
+    """Rows of all that can be measured here; what cannot is said.
+
+    Args:
+        model: the chain's.
+        base: run whose recipe names the data, and which held some of it out.
+        of: the name in the rows.
+    """
+    engine = open_engine(str(model), "float32")
+    corpus = gather(RunFolder.open(base).recipe.data, cache_folder(), lambda line: None)
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, find: Callable[[], Sequence[Score]]) -> None:
+        begun = time.perf_counter()
+        try:
+            scores = find()
+        except UserError as error:
+            say(f"not measured: {name}: {error}")
+            return
+        seconds = round(time.perf_counter() - begun, 2)
+        for score in scores:
+            rows.append({**score.as_json(), "of": of, "seconds": seconds})
+            spread = "" if math.isnan(score.standard_error) else f" +- {score.standard_error:.4f}"
+            say(f"{score.suite}, {score.measure}: {score.value:.4f}{spread}, n = {score.n}")
+
+    for index, source in enumerate(corpus.sources):
+        add(source.uri, lambda: _held_out(engine, corpus, index, source.uri))  # noqa: B023
+    code = [index for index, source in enumerate(corpus.sources) if source.uri == "builtin:stdlib"]
+    if code:
+        add("infill", lambda: infill(engine, bits.sample_documents(corpus.documents("validation", code[0]), TASKS), TASKS, 0))
+    add("blimp", lambda: likelihood.blimp(engine.decoder, engine.vocabulary, 20 * TASKS, 0))
+    asked = answers.Settings(tasks=TASKS)
+    turns = replace(asked, dialogue=speaks_dialogue(str(model), engine.vocabulary), budgets=budgets_of(str(model)))
+    add("functions", lambda: answers.measure(engine, taught.TAUGHT["functions"](), asked, open_sandbox(False)))
+    add("wordings", lambda: answers.measure(engine, taught.TAUGHT["wordings"](), asked))
+    for effort in ("", *turns.budgets):
+        arithmetic = suites.generated("arithmetic", (1, 3))
+        add(f"arithmetic {effort}", lambda: answers.measure(engine, arithmetic, replace(turns, effort=effort)))  # noqa: B023
+    if turns.dialogue:
+        for name, make in safety.SAFETY.items():
+            add(name, lambda: answers.measure(engine, make(), turns))  # noqa: B023
+    return rows
+
+
+def _held_out(engine: Engine, corpus: Corpus, index: int, uri: str) -> list[Score]:
+    """Bits per byte or per pixel on what the training held out of a source; nothing for films and sound."""
+    documents: Iterable[Document] = list(corpus.documents("validation", index))
+    settings = {"on": f"held-out documents of {uri}"}
+    if corpus.sources[index].pictures:
+        seen = pictures.measure_pictures(engine.decoder, engine.vocabulary, pictures.sample_pictures(documents, DOCUMENTS))
+        found = {"bits per pixel": seen.bits_per_pixel, "bits per pixel after the caption": seen.bits_per_pixel_captioned}
+        return [Score("bits", name, v, seen.standard_error, seen.pictures, None, None, "", settings) for name, v in found.items()]
+    if corpus.sources[index].films or corpus.sources[index].sounds:
+        return []
+    read = bits.measure(engine.decoder, engine.vocabulary, bits.sample_documents(documents, DOCUMENTS))
+    return [Score("bits", "bits per byte", read.bits_per_byte, read.standard_error, read.documents, None, None, "", settings)]
