@@ -31,7 +31,7 @@ from tessera.commands.live import duration
 from tessera.commands.scorecard import scorecard
 from tessera.commands.train import commit, say
 from tessera.errors import Interrupted, UserError
-from tessera.posttrain import stages
+from tessera.posttrain import curriculum, stages, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.run import disk_may_be_full, write_text
 
@@ -60,6 +60,8 @@ def reproduce(
     if not intent.then:
         raise UserError(f"recipe {recipe} has no stages after its training (then: ...); train it by tessera train {recipe}.")
     path = Path(out or f"runs/{intent.name}")
+    for later in intent.then:
+        _check(later)
     asked = {"recipe": recipe, "budget": intent.budget, "settings": overrides, "forecast": forecast}
     try:
         with disk_may_be_full(path):
@@ -96,6 +98,17 @@ def share_of(budget: str, share: float) -> str:
     if whole.seconds is not None:
         return f"{max(1, round(whole.seconds * share))}s"
     return f"{max(1, round(whole.tokens * share))}tok" if whole.tokens is not None else f"{(whole.flops or 0) * share:.4e}"
+
+
+def _check(later: Later) -> None:
+    """Reads a stage's data, so that a mistake in it is told before hours are spent on what comes first."""
+    data = Path(str(posttrain.with_files({"data": later.data})["data"]))
+    if later.stage == "sft":
+        supervised.check(data)
+    elif later.stage == "grpo":
+        curriculum.open_pool(later.data, 1, 0)
+    elif not data.is_file():
+        raise UserError(f"{later.data} is no file of preferences, which the stage {later.stage} learns from.")
 
 
 def _begin(path: Path, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
