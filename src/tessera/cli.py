@@ -101,7 +101,7 @@ def train(
     recipe_name: RecipeArgument,
     budget: BudgetOption = None,
     settings: SetOption = None,
-    init: Annotated[str | None, typer.Option(help="Model to go on from, own or imported.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model to go on from: own, imported, or starter.")] = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/NAME.")] = None,
     resume: ResumeOption = False,
     target_loss: Annotated[
@@ -224,7 +224,7 @@ def chat(
 
 @app.command()
 def serve(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Runs' folders or Hugging Face folders.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Runs' folders, Hugging Face folders, or starter.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     api_key_file: Annotated[str | None, typer.Option(help="One key a line (docs/serving.md); none: no key is needed.")] = None,
@@ -298,7 +298,9 @@ def import_model(
 def export_model(
     model: ModelArgument,
     out: Annotated[str, typer.Argument(help="File (gguf) or folder (hf) to write.")],
-    to: Annotated[str, typer.Option(help="gguf for llama.cpp and Ollama, hf for vLLM and transformers.")],
+    to: Annotated[
+        str, typer.Option(help="gguf for llama.cpp and Ollama, hf for vLLM and transformers; box: what a package ships.")
+    ],
     dtype: Annotated[str | None, typer.Option(help="f32, f16, bf16, or q8_0 for gguf; by default as stored.")] = None,
 ) -> None:
     """Write a model for other programs."""

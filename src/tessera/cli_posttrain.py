@@ -10,7 +10,7 @@ from tessera.cli_shared import ResumeOption, SetOption, stop_in_words
 
 posttrain = typer.Typer(help="Tune a model that is trained already.", no_args_is_help=True, rich_markup_mode=None)
 
-ModelOption = Annotated[str | None, typer.Option(help="A run's folder or a Hugging Face folder.")]
+ModelOption = Annotated[str | None, typer.Option(help="A run's folder, a Hugging Face folder, or starter.")]
 StageOption = Annotated[bool, typer.Option("--resume", help="Go on with the stage that was under way in the run's folder.")]
 VerifierOption = Annotated[str | None, typer.Option(help="What judges answers: a name, or MODULE:FUNCTION.  [default: exact]")]
 PairsOption = Annotated[str | None, typer.Option(help="File of preferences, one JSON object a line (docs/preference.md).")]

@@ -31,7 +31,7 @@ ForecastOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")]
-ModelArgument = Annotated[str, typer.Argument(help="A run's folder or a Hugging Face folder.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run's folder, a Hugging Face folder, or starter, the model in the box.")]
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, vocabul
     occupied = tmp_path / "there.gguf"
     occupied.write_text("mine")
     for model, to, out, dtype, words in (
-        (folder, "onnx", "x", None, "gguf or hf"),
+        (folder, "onnx", "x", None, "takes gguf, hf, box"),
         (folder, "gguf", "x", "q4_0", "f32, f16, bf16, q8_0"),
         (folder, "hf", "x", "q8_0", "f32, f16, bf16"),
         (folder, "gguf", str(occupied), None, "exists already"),

@@ -15,6 +15,7 @@ import pytest
 
 from tessera.commands import quickstart, serve, train
 from tessera.errors import UserError
+from tessera.model import starter
 
 SETTINGS = (
     'data.sources=["files:{text}","builtin:sums?below=9","builtin:digits"]', "data.pictures.views=1",
@@ -45,6 +46,14 @@ def trained(corner: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
     corner: Any, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rows = [
+        {"suite": "bits", "on": "held-out documents of builtin:stdlib", "bits_per_byte": 1.234, "documents": 9, "of": "starter"},
+        {"suite": "digits", "measure": "named", "value": 0.912, "n": 300, "of": "draw"},
+        {"suite": "digits", "measure": "drawn as meant", "value": 0.97, "n": 100, "of": "starter"},
+    ]
+    monkeypatch.setattr(starter, "FOLDER", trained.parent / "box")
+    starter.FOLDER.mkdir()
+    (starter.FOLDER / "evaluations.json").write_text(json.dumps(rows))
     quickstart.quickstart("2m", str(trained))
     bits = {name: entry["bits_per_byte"] for name, entry in json.loads((trained / "baselines.json").read_text()).items()}
     assert 0 < bits["trained"] < bits["untrained"] and 0 < bits["ngram"] < bits["untrained"]
@@ -59,6 +68,8 @@ def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
     assert all(title in report for title in ("Against baselines", "<h2>Pictures</h2>", "<h2>Sums in words</h2>"))
     assert report.count("data:image/png;base64,") == 10
     printed = capsys.readouterr().out
+    beside = printed.partition("Beside the model in the box")[2].partition("Done in")[0]
+    assert "1.234" in beside and "97%" in beside and "91%" not in beside and "sums" not in beside
     assert f"./tessera serve {trained}" in printed and "begins now" not in printed
     monkeypatch.chdir(trained.parent)
     commands = [shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("  ./tessera generate")]

@@ -28,8 +28,10 @@ from tessera.evals.infill import infill
 from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
+from tessera.model import starter
 from tessera.posttrain.labelled import read_labelled
 from tessera.posttrain.moderation import Moderator
+from tessera.recipe import Data, Source
 from tessera.run import RunFolder
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
@@ -67,7 +69,8 @@ def evaluate(
     Args:
         model: a run's folder or a Hugging Face folder.
         sources: for `bits` and `infill`, as in a recipe, `files:mydocs/`. None given: the held-out documents of the run's own
-            recipe, or, where the model has no run, `builtin:stdlib` (which an imported model may have been trained on).
+            recipe, or, where the model has no run, `builtin:stdlib` (which an imported model may have been trained on), of
+            which the model in the box has not read what is held out.
         samples: of each task, by default 1; where only `bits` is measured, documents at most, by default 100.
         names: of suites; none: `bits`.
         tasks: of a suite at most, by default 100; pairs or passages for the suites that only read, by default all.
@@ -241,6 +244,10 @@ def documents_of(model: str, sources: Sequence[str], pictures: bool) -> tuple[It
         UserError: the model was tuned on what is no document, and no source is given.
     """
     run = RunFolder(Path(model))
+    if not sources and starter.is_meant(model):
+        # It has read this source too; whatever Python's version, what is held out here was held out there.
+        corpus = gather(Data(sources=(Source(uri=_STAND_IN),)), cache_folder(), lambda line: print(line, file=sys.stderr))
+        return corpus.documents("validation", 0), f"held-out documents of {_STAND_IN}"
     if sources or not (run.path / "recipe.yaml").is_file():
         sources = sources or (_STAND_IN,)
         skipped: list[Skipped] = []

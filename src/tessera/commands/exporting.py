@@ -1,22 +1,28 @@
 """`tessera export`: a model for other programs, as one GGUF file (llama.cpp, Ollama) or as a Hugging Face folder (vLLM,
-transformers), in the dtype in which it is stored or in another."""
+transformers), in the dtype in which it is stored or in another; or as the box that ships with the package."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
 
 from tessera.commands.importing import copies, refuse_occupied
 from tessera.errors import UserError
-from tessera.model import gguf, weights
+from tessera.model import gguf, starter, weights
 from tessera.model.decoder import Decoder
-from tessera.run import writing
+from tessera.report.card import CARD, read_chain, sample_files, write_card
+from tessera.report.record import read_json
+from tessera.run import write_text, writing
 from tessera.tokens.ggml import tokenizer_fields
 from tessera.tokens.vocabulary import Vocabulary
 
 _TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-_DTYPES = {"gguf": gguf.DTYPES, "hf": tuple(_TORCH)}
+_DTYPES = {"gguf": gguf.DTYPES, "hf": tuple(_TORCH), "box": ("bf16",)}
+_MOST_BOX_BYTES = 60_000_000
+"""Of a box: everybody who installs Tessera loads it down."""
 
 
 def export_model(model: str, to: str, out: str, dtype: str | None = None) -> None:
@@ -24,19 +30,20 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
 
     Args:
         model: a run's folder or a Hugging Face folder.
-        to: `gguf` or `hf`.
-        out: the file or folder to write; it must not exist, but may be an empty folder for `hf`.
-        dtype: f32, f16, bf16, or q8_0 for gguf; None: as stored.
+        to: `gguf`, `hf` or, of the folder of a chain (docs/starter.md), `box`.
+        out: the file or folder to write; it must not exist, but may be an empty folder for `hf` and `box`.
+        dtype: f32, f16, bf16, or q8_0 for gguf; None: as stored, and bf16 for a box.
 
     Raises:
-        UserError: no such format, dtype or model; one that the format cannot hold; an `out` that exists or cannot be written.
+        UserError: no such format, dtype or model; one that the format cannot hold, for a box one that no chain made or that is
+            too large; an `out` that exists or cannot be written.
     """
     if to not in _DTYPES:
-        raise UserError(f"--to takes gguf or hf, not {to!r}.")
+        raise UserError(f"--to takes {', '.join(_DTYPES)}, not {to!r}.")
     if dtype is not None and dtype not in _DTYPES[to]:
         raise UserError(f"--dtype takes {', '.join(_DTYPES[to])} with --to {to}, not {dtype!r}.")
     target = Path(out)
-    if to == "hf":
+    if to != "gguf":
         refuse_occupied(target)
     elif target.exists():
         raise UserError(f"{out} exists already; give a file that is new.")
@@ -45,19 +52,40 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
     vocabulary = Vocabulary.load(folder, decoder.config.vocab_size)
     if dtype is None:
         stored = weights.stored_dtype(folder)
-        dtype = next(name for name, wanted in _TORCH.items() if wanted == stored)
+        dtype = "bf16" if to == "box" else next(name for name, wanted in _TORCH.items() if wanted == stored)
     _check_range(decoder, dtype)
+    if to == "box":
+        read_chain(Path(model))
+        if decoder.config.parameters * 2 > _MOST_BOX_BYTES:
+            most = _MOST_BOX_BYTES / 2e6
+            raise UserError(f"{model} has {decoder.config.parameters / 1e6:,.0f}M parameters; a box has room for {most:.0f}M.")
+    notes: list[str] = []
     with writing(target):
-        if to == "hf":
-            weights.save(decoder, target, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
-            notes = []
-        else:
+        if to == "gguf":
             notes = _write_gguf(decoder, vocabulary, folder, target, dtype)
-    bytes_written = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
+        else:
+            place = target / "model" if to == "box" else target
+            weights.save(decoder, place, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
+        if to == "box":
+            _complete_box(Path(model), target)
+    bytes_written = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
     millions = decoder.config.parameters / 1e6
     print(f"{out}: {millions:,.1f}M parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
     for note in notes:
         print(f"note: {note}")
+
+
+def _complete_box(chain: Path, box: Path) -> None:
+    """Puts beside the model its card, the measurements that the card speaks of, what samples made, and the checksums."""
+    shutil.copyfile(write_card(chain), box / CARD)
+    rows = read_json(chain / "evaluations.json") or []
+    # Where the model lay when it was measured is this machine's own.
+    kept = [{key: value for key, value in row.items() if key != "model"} for row in rows]
+    write_text(box / "evaluations.json", json.dumps(kept, indent=1) + "\n")
+    for file in sample_files(chain):
+        (box / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(chain / file, box / file)
+    starter.write_sums(box)
 
 
 def _write_gguf(decoder: Decoder, vocabulary: Vocabulary, folder: Path, target: Path, dtype: str) -> list[str]:

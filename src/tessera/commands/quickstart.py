@@ -2,7 +2,7 @@
 
 It trains one small model on this interpreter's own library, on sums in words and on handwritten digits; compares it with an
 untrained model and with n-gram counts on held-out files; lets it complete functions, do sums, draw digits and name some that it
-has never seen; writes the report, and serves the model to whoever sits there.
+has never seen; says how the model in the box does at the same; writes the report, and serves the model to whoever sits there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from tessera.errors import UserError
 from tessera.evals.digits import digit_judge, read_digits
 from tessera.evals.held_out_functions import held_out_functions
 from tessera.evals.ngram import ngram_bits_per_byte
+from tessera.model import starter
 from tessera.model.decoder import Decoder
 from tessera.provenance import marked
 from tessera.recipe import Budget
 from tessera.report import write_report
+from tessera.report.measured import find, read_measured
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import Document
 from tessera.train.objectives import evaluate
@@ -50,6 +52,14 @@ CODE, SUMS, DIGITS = "builtin:stdlib", "builtin:sums", "builtin:digits"
 DONE = "shown.json"
 """Written last; the report shows what is in it."""
 _DIGIT_SHAPE = (8, 8)
+SAME = {
+    "code": ("code, bits per byte (lower is better)", "bits", "bits per byte", "stdlib"),
+    "sums": ("sums that it was never shown, right", "sums", "", ""),
+    "drawn": ("digits drawn as meant", "digits", "drawn", ""),
+    "named": ("handwritten digits named rightly", "digits", "named", ""),
+}
+"""Measure of this command -> how it is called; and the suite, with words of its measure and of its source, under which the model
+in the box was measured at the same."""
 
 
 def quickstart(budget: str, out: str, serves: bool = False) -> None:
@@ -83,8 +93,9 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
     engine = open_engine(str(path))
     sources = {source.uri.partition("?")[0]: index for index, source in enumerate(folder.recipe.data.sources)}
     shown: dict[str, Any] = {}
+    reached: dict[str, float] = {}
     if CODE in sources:
-        _compare(folder, corpus, engine, sources[CODE])
+        reached["code"] = _compare(folder, corpus, engine, sources[CODE])
         _complete(folder, corpus, engine, sources[CODE])
     if SUMS in sources:
         shown["sums"] = _reckon(corpus, engine, sources[SUMS])
@@ -92,6 +103,7 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
         shown |= {"drawn": _draw(folder, engine), "seen": _look(corpus, engine, sources[DIGITS])}
     write_text(folder.path / DONE, json.dumps(shown, indent=1))
     report = write_report(path)
+    _beside_the_starter(reached | _shares(shown))
     print(f"\nDone in {duration(time.monotonic() - begin)}. Open {report} to see the run. Then:")
     for what in (
         'generate {} "def fibonacci(n):"',
@@ -119,8 +131,8 @@ def _serve(path: Path) -> None:
     serving.serve([str(path)], port=port)
 
 
-def _compare(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> None:
-    """Bits per byte of nothing learned, of counting, and of the run, on the same held-out tokens of code."""
+def _compare(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> float:
+    """Bits per byte of nothing learned, of counting, and of the run, which is returned, on the same held-out tokens of code."""
     recipe, vocabulary = folder.recipe, engine.vocabulary
     # Without fill-in-the-middle: counts see the files as they are.
     plain = recipe.data.model_copy(update={"fill_in_the_middle": 0.0})
@@ -149,6 +161,7 @@ def _compare(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> N
     print(f"\nCode{part}: bits per byte on {found.tokens:,} tokens of held-out files (lower is better):")
     for entry in baselines.values():
         print(f"  {entry['name']:<16} {entry['bits_per_byte']:.3f}")
+    return found.bits_per_byte
 
 
 def _complete(folder: RunFolder, corpus: Corpus, engine: Engine, index: int) -> None:
@@ -224,6 +237,35 @@ def _look(corpus: Corpus, engine: Engine, index: int) -> dict[str, int]:
     right = sum(_name(parts.caption) == _name(completion.text) for parts, completion in zip(held_out, said, strict=True))
     print(f"\nHandwritten digits that it was never shown: {right} of {len(held_out)} named rightly")
     return {"right": right, "of": len(held_out)}
+
+
+def _shares(shown: Mapping[str, Any]) -> dict[str, float]:
+    """By name of a measure, how much of what was asked for came out right."""
+    right = {
+        "sums": [answer["right"] for answer in shown.get("sums", ()) if not answer["known"]],
+        "drawn": [picture["caption"] == f"a {picture['read_as']}" for picture in shown.get("drawn", ())],
+    }
+    shares = {name: sum(each) / len(each) for name, each in right.items() if each}
+    return shares | ({"named": shown["seen"]["right"] / shown["seen"]["of"]} if "seen" in shown else {})
+
+
+def _beside_the_starter(reached: Mapping[str, float]) -> None:
+    """What the model in the box got at the same, from its own records; nothing where it has none.
+
+    Args:
+        reached: by name of a measure, what this run got.
+    """
+    rows = read_measured(starter.FOLDER / "evaluations.json")
+    lines = []
+    for name, value in reached.items():
+        title, suite, measure, on = SAME[name]
+        if (found := find(rows, starter.NAME, suite, measure, on)) is not None:
+            form = ".3f" if found.less_is_better else ".0%"
+            lines.append(f"  {title:<40} {value:>10{form}} {found.value:>10{form}}")
+    if lines:
+        print(f"\nBeside the model in the box:              {'this run':>10} {starter.NAME:>10}")
+        print("\n".join(lines))
+        print(f"  What it is: docs/starter.md. To begin from it: ./tessera train code --init {starter.NAME}")
 
 
 def _captioned(corpus: Corpus, index: int) -> Iterator[Parts]:

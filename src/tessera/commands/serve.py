@@ -19,7 +19,7 @@ from tessera.engine.engine import speaks_dialogue
 from tessera.engine.service import Service
 from tessera.engine.thinking import budgets_of
 from tessera.errors import UserError
-from tessera.model import weights
+from tessera.model import starter, weights
 from tessera.run import RunFolder, writing
 from tessera.serve.app import Settings, build
 from tessera.serve.door import Door
@@ -28,6 +28,8 @@ from tessera.serve.models import Models, Served
 
 HOST, PORT = "127.0.0.1", 8000
 """Where it listens unless told otherwise."""
+_RUNS = Path("runs")
+"""Of the working directory, where runs lie unless told otherwise; what goes with the model in the box lies there too."""
 _PATIENCE_SECONDS = 3
 """For requests that are being answered when the server is asked to stop."""
 
@@ -52,7 +54,8 @@ def serve(
         port: 0: any that is free.
         api_key_file: see `serve.keys.read_keys`; None: no key is needed.
         database_url: None: SQLite in `data`.
-        data: folder for what is kept; None: `serve-data` beside the first model's run.
+        data: folder for what is kept; None: `serve-data` in the first model's run, and of the model in the box below
+            `runs/starter`.
         threads: that compute.
         without_keys: other machines may come in without a key.
         compiled: compile the step of running streams in the background, where this machine can.
@@ -66,9 +69,9 @@ def serve(
         raise UserError(f"whoever reaches {host} could use this server; give --api-key-file, or --without-keys if that is meant.")
     place = listen(host, port)
     served = _open(models, threads, compiled)
-    folder = Path(data) if data else weights.resolve_model(models[0]).parent / "serve-data"
+    folder = Path(data) if data else kept_beside(models[0])
     lock = _own(folder)
-    settings = Settings(folder, database_url, keys, runs=_runs_of(models[0]), page=page)
+    settings = Settings(folder, database_url, keys, runs=runs_of(models[0]), page=page)
     application = build(served, settings)
     names = ", ".join(model.name for model in served)
     address = f"[{host}]" if ":" in host else host
@@ -117,8 +120,16 @@ def listen(host: str, port: int) -> socket.socket:
     return place
 
 
-def _runs_of(model: str) -> Path | None:
+def kept_beside(model: str) -> Path:
+    """The folder for what is kept with a model; never within the package."""
+    home = _RUNS / starter.NAME if starter.is_meant(model) else weights.resolve_model(model).parent
+    return home / "serve-data"
+
+
+def runs_of(model: str) -> Path | None:
     """The folder with the run that a model came from, where other runs lie too; None where it came from no run."""
+    if starter.is_meant(model):
+        return _RUNS
     run = weights.home(weights.resolve_model(model))
     return run.parent if (run / "recipe.yaml").is_file() else None
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tessera.errors import UserError
+from tessera.model import starter
 from tessera.model.decoder import Decoder, DecoderConfig
 
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
@@ -53,11 +54,14 @@ class SpecialIds:
 
 
 def resolve_model(path: str | Path) -> Path:
-    """The Hugging Face folder meant by `path`: that folder, or a run's folder with `model/` inside.
+    """The Hugging Face folder meant by `path`: that folder, a run's folder with `model/` inside, or for `starter` the model in
+    the box.
 
     Raises:
         UserError: there is no model.
     """
+    if starter.is_meant(path):
+        return starter.model_folder()
     path = Path(path)
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
@@ -65,11 +69,11 @@ def resolve_model(path: str | Path) -> Path:
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} is a run without model/ yet; wait for its first save or go on with its training by --resume.")
     what = "has no config.json and no model/ folder" if path.is_dir() else "is not a folder"
-    raise UserError(f"{path} {what}; give the folder of a run or of a Hugging Face model.")
+    raise UserError(f"{path} {what}; give the folder of a run or of a Hugging Face model, or {starter.NAME}.")
 
 
 def home(model: Path) -> Path:
-    """The folder that a model goes by: its run's where it is `model/` of a run, else its own; absolute."""
+    """The folder that a model goes by: its run's where it is `model/` of a run (or of the box), else its own; absolute."""
     folder = model.resolve()
     return folder.parent if folder.name == "model" else folder
 

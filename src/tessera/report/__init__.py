@@ -1,5 +1,6 @@
-"""The report of a run: `page` lays it out, `charts` draws, `style` is its look."""
+"""The report of a run: `record` reads it, `page` lays it out, `charts` draws, `style` is its look."""
 
-from tessera.report.page import read_run, write_report
+from tessera.report.page import write_report
+from tessera.report.record import read_run
 
 __all__ = ["read_run", "write_report"]

@@ -159,6 +159,14 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def duration(seconds: float) -> str:
+    """A time for people: 2.5 s, 3 m 20 s, 4 h 5 m."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} m"
+    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
     """SVG path data; None lifts the pen."""
     commands, pen_down = [], False

@@ -23,12 +23,9 @@ def forecast_figure(foretold: Mapping[str, Any], verdict: Mapping[str, Any], end
     Args:
         ended: the finished run's held-out loss, for a forecast that was refused and therefore has no verdict.
     """
-    if "loss" not in foretold:
-        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in foretold.get("reasons", []))
-        return f"<p>No forecast could be made.</p><ul>{reasons}</ul>" if reasons else ""
     if verdict.get("loss"):
         ended = float(verdict["loss"])
-    return _words(foretold, verdict, ended) + _chart(foretold, ended)
+    return forecast_words(foretold, verdict, ended) + (_chart(foretold, ended) if "loss" in foretold else "")
 
 
 def course_band(foretold: Mapping[str, Any], tokens: float) -> list[Band]:
@@ -51,7 +48,11 @@ def course_band(foretold: Mapping[str, Any], tokens: float) -> list[Band]:
     ]
 
 
-def _words(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ended: float) -> str:
+def forecast_words(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ended: float = math.nan) -> str:
+    """The words alone, as HTML paragraphs, which Markdown shows too; arguments as of `forecast_figure`."""
+    if "loss" not in foretold:
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in foretold.get("reasons", []))
+        return f"<p>No forecast could be made.</p><ul>{reasons}</ul>" if reasons else ""
     low, high = foretold["intervals"]["0.9"]
     half = (high - low) / 2 / foretold["loss"]
     said = (

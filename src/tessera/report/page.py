@@ -14,61 +14,21 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tessera.errors import UserError
-from tessera.report.charts import Series, bar_chart, legend, line_chart, short
+from tessera.report.charts import Series, bar_chart, duration, legend, line_chart, short
 from tessera.report.forecast import course_band, forecast_figure
+from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_run
 from tessera.report.style import STYLE
-
-Event = dict[str, Any]
 
 # Long lists are for the files in the folder; the page shows how they begin.
 MOST_ROWS = 25
 # Stands where a number is missing.
 NOTHING = "&ndash;"
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run's folder says about it; every part may be empty.
-
-    Args:
-        folder: the run's folder.
-        recipe: `recipe.yaml`, resolved.
-        about: `run.json`: command, commit, versions, machine, data, sizes.
-        steps, evaluations, samples, checkpoints, derived, notes: the events of `metrics.jsonl` of that kind, in order; steps
-            that were done again after a resume stand once.
-        resumes: how often the run was taken up again at an earlier step.
-        baselines: `baselines.json`: bits per byte of other models on the same held-out documents.
-        completions: `completions.json`.
-        shown: `shown.json`: sums that were asked for, digits that were drawn, digits that were named.
-        skipped: `skipped.jsonl`: files that were not read, and why.
-        forecast: `forecast.json`: what was foretold before the run.
-        verdict: `verdict.json`: what became of it.
-    """
-
-    folder: Path
-    recipe: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    steps: list[Event] = field(default_factory=list)
-    evaluations: list[Event] = field(default_factory=list)
-    samples: list[Event] = field(default_factory=list)
-    checkpoints: list[Event] = field(default_factory=list)
-    derived: list[Event] = field(default_factory=list)
-    notes: list[Event] = field(default_factory=list)
-    resumes: int = 0
-    baselines: dict[str, Any] = field(default_factory=dict)
-    completions: list[Any] = field(default_factory=list)
-    shown: dict[str, Any] = field(default_factory=dict)
-    skipped: list[Event] = field(default_factory=list)
-    forecast: dict[str, Any] = field(default_factory=dict)
-    verdict: dict[str, Any] = field(default_factory=dict)
 
 
 def write_report(run_folder: Path) -> Path:
@@ -93,51 +53,13 @@ def write_report(run_folder: Path) -> Path:
     return path
 
 
-def read_run(run_folder: Path) -> RunRecord:
-    """Everything the folder holds about its run.
-
-    Raises:
-        UserError: it holds neither `recipe.yaml` nor `metrics.jsonl`.
-    """
-    if not (run_folder / "recipe.yaml").is_file() and not (run_folder / "metrics.jsonl").is_file():
-        raise UserError(f"{run_folder} is not the folder of a run: it has no recipe.yaml and no metrics.jsonl.")
-    run = RunRecord(
-        run_folder,
-        recipe=_mapping(_read_yaml(run_folder / "recipe.yaml")),
-        about=_mapping(_read_json(run_folder / "run.json")),
-        baselines=_mapping(_read_json(run_folder / "baselines.json")),
-        completions=_items(_read_json(run_folder / "completions.json")),
-        shown=_mapping(_read_json(run_folder / "shown.json")),
-        skipped=_read_lines(run_folder / "skipped.jsonl"),
-        forecast=_mapping(_read_json(run_folder / "forecast.json")),
-        verdict=_mapping(_read_json(run_folder / "verdict.json")),
-    )
-    kinds = {
-        "step": run.steps,
-        "evaluation": run.evaluations,
-        "sample": run.samples,
-        "checkpoint": run.checkpoints,
-        "derived": run.derived,
-        "note": run.notes,
-    }
-    resumes = 0
-    for event in _read_lines(run_folder / "metrics.jsonl"):
-        if event.get("event") == "step" and run.steps and _number(event, "step") <= _number(run.steps[-1], "step"):
-            resumes += 1
-            for kind in (run.steps, run.evaluations, run.samples):
-                kind[:] = [old for old in kind if _number(old, "step") < _number(event, "step")]
-        if isinstance(kind_of := event.get("event"), str) and kind_of in kinds:
-            kinds[kind_of].append(event)
-    return RunRecord(**{**run.__dict__, "resumes": resumes})
-
-
 def _headline(run: RunRecord) -> str:
     last, measured = run.steps[-1] if run.steps else {}, run.evaluations[-1] if run.evaluations else {}
-    settings, done = _mapping(run.recipe.get("train")), _number(last, "tokens")
-    planned = _number(settings, "tokens")
+    settings, done = mapping_of(run.recipe.get("train")), number_of(last, "tokens")
+    planned = number_of(settings, "tokens")
     # Where rows are filled up with padding, the last step comes before the last token.
-    batch_tokens = _number(settings, "batch_rows") * _number(settings, "context")
-    if done >= planned * 0.99 or _number(last, "step") * batch_tokens >= planned:
+    batch_tokens = number_of(settings, "batch_rows") * number_of(settings, "context")
+    if done >= planned * 0.99 or number_of(last, "step") * batch_tokens >= planned:
         status = '<span class="status">finished</span>'
     elif planned > 0 and math.isfinite(done):
         status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
@@ -145,12 +67,12 @@ def _headline(run: RunRecord) -> str:
         status = "" if run.steps else '<span class="status open">not started</span>'
     unit = _unit(measured)
     tiles = [
-        (f"bits per {unit}, held out", _decimals(_number(measured, f"bits_per_{unit}"), 3)),
-        ("held-out loss, nats per token", _decimals(_number(measured, "loss"), 3)),
-        ("last training loss", _decimals(_number(last, "loss"), 3)),
+        (f"bits per {unit}, held out", _decimals(number_of(measured, f"bits_per_{unit}"), 3)),
+        ("held-out loss, nats per token", _decimals(number_of(measured, "loss"), 3)),
+        ("last training loss", _decimals(number_of(last, "loss"), 3)),
         ("training tokens", _short(done)),
-        ("training time", _duration(_number(last, "seconds"))),
-        ("parameters", _short(_number(run.about, "parameters"))),
+        ("training time", _duration(number_of(last, "seconds"))),
+        ("parameters", _short(number_of(run.about, "parameters"))),
     ]
     boxes = "".join(f"<div><b>{value}</b><span>{label}</span></div>" for label, value in tiles)
     about = " ".join(escape(str(text)) for text in (run.recipe.get("summary"), run.about.get("model_size_text")) if text)
@@ -159,18 +81,18 @@ def _headline(run: RunRecord) -> str:
 
 def _unit(measured: Event) -> str:
     """What the held-out loss is counted by: pixels where there are some, else bytes."""
-    return "pixel" if math.isfinite(_number(measured, "bits_per_pixel")) else "byte"
+    return "pixel" if math.isfinite(number_of(measured, "bits_per_pixel")) else "byte"
 
 
 def _warnings(run: RunRecord) -> str:
     lines = []
     if missed := [event for event in run.steps if event.get("skipped")]:
-        where = ", ".join(_whole(_number(event, "step")) for event in missed[:10]) + (", ..." if len(missed) > 10 else "")
+        where = ", ".join(_whole(number_of(event, "step")) for event in missed[:10]) + (", ..." if len(missed) > 10 else "")
         why = "because the loss or the gradient was not finite or far out of the ordinary"
         lines.append(f"{_count(len(missed), 'update')} skipped {why} (at step {where}).")
     if run.resumes:
         lines.append(f"{_count(run.resumes, 'resume')} from an earlier step; steps done twice are shown once.")
-    if strange := [event for event in run.evaluations if not math.isfinite(_number(event, "loss"))]:
+    if strange := [event for event in run.evaluations if not math.isfinite(number_of(event, "loss"))]:
         lines.append(f"{_count(len(strange), 'evaluation')} gave no finite loss.")
     lines += [escape(str(event.get("text", ""))) for event in run.notes]
     items = "".join(f"<li>{line}</li>" for line in lines)
@@ -178,7 +100,7 @@ def _warnings(run: RunRecord) -> str:
 
 
 def _forecast(run: RunRecord) -> str:
-    ended = next((_number(e, "loss") for e in reversed(run.evaluations) if e.get("final")), math.nan)
+    ended = next((number_of(e, "loss") for e in reversed(run.evaluations) if e.get("final")), math.nan)
     figure = forecast_figure(run.forecast, run.verdict, ended)
     return _section("Forecast and verdict", figure) if figure else ""
 
@@ -192,7 +114,7 @@ def _loss(run: RunRecord) -> str:
         Series("held-out loss", *measured, "second", line=False, points=True),
     ]
     drawn = [curve for curve in curves if any(math.isfinite(y) for y in curve.ys)]
-    bands = course_band(run.forecast, _number(_mapping(run.recipe.get("train")), "tokens"))
+    bands = course_band(run.forecast, number_of(mapping_of(run.recipe.get("train")), "tokens"))
     chart = line_chart(drawn, "training tokens", "loss (nats per token, log scale)", log_y=True, bands=bands)
     return _section("Loss", legend([*drawn, *bands]) + chart) if chart else ""
 
@@ -219,13 +141,13 @@ def _course(run: RunRecord) -> str:
 
 
 def _comparison(run: RunRecord) -> str:
-    trained = _number(_mapping(run.baselines.get("trained")), "bits_per_byte")
+    trained = number_of(mapping_of(run.baselines.get("trained")), "bits_per_byte")
     if not math.isfinite(trained) and run.evaluations:
-        trained = _number(run.evaluations[-1], "bits_per_byte")
+        trained = number_of(run.evaluations[-1], "bits_per_byte")
     bars = []
     for key, name in (("untrained", "Untrained model"), ("ngram", "N-gram counts")):
-        entry = _mapping(run.baselines.get(key))
-        bars.append((str(entry.get("name") or name), _number(entry, "bits_per_byte"), "faint"))
+        entry = mapping_of(run.baselines.get(key))
+        bars.append((str(entry.get("name") or name), number_of(entry, "bits_per_byte"), "faint"))
     bars = [bar for bar in [*bars, ("This model", trained, "accent")] if math.isfinite(bar[1]) and bar[1] > 0]
     if len(bars) < 2:
         return ""
@@ -235,7 +157,7 @@ def _comparison(run: RunRecord) -> str:
 
 def _completions(run: RunRecord) -> str:
     parts = ""
-    for item in map(_mapping, run.completions):
+    for item in map(mapping_of, run.completions):
         prompt, reference = str(item.get("prompt") or ""), item.get("reference")
         columns = f"<div><h3>The model</h3>{_code(prompt, str(item.get('completion') or ''))}</div>"
         columns += f"<div><h3>What the author wrote</h3>{_code(prompt, str(reference))}</div>" if reference else ""
@@ -246,19 +168,19 @@ def _completions(run: RunRecord) -> str:
 
 def _pictures(run: RunRecord) -> str:
     figures = ""
-    for item in map(_mapping, _items(run.shown.get("drawn"))):
+    for item in map(mapping_of, items_of(run.shown.get("drawn"))):
         png, caption, read = (escape(str(item.get(key) or "")) for key in ("png", "caption", "read_as"))
         below = f"<figcaption>&ldquo;{caption}&rdquo;, read as {read}</figcaption>"
         figures += f'<figure><img src="data:image/png;base64,{png}" alt="{caption}">{below}</figure>'
     text = "Drawn by their names, pixel by pixel, and read by a classifier that was trained on real ones alone."
-    if seen := _mapping(run.shown.get("seen")):
-        right, of = _whole(_number(seen, "right")), _whole(_number(seen, "of"))
+    if seen := mapping_of(run.shown.get("seen")):
+        right, of = _whole(number_of(seen, "right")), _whole(number_of(seen, "of"))
         text += f" Of {of} real ones that it was never shown it names {right} rightly."
     return _section("Pictures", f'<p class="dim">{text}</p><div class="drawn">{figures}</div>') if figures else ""
 
 
 def _sums(run: RunRecord) -> str:
-    answers = [_mapping(item) for item in _items(run.shown.get("sums"))]
+    answers = [mapping_of(item) for item in items_of(run.shown.get("sums"))]
     rows = [
         (escape(str(a.get("question") or "")), escape(str(a.get("answer") or "")), "right" if a.get("right") else "wrong",
          "learned" if a.get("known") else "never shown")
@@ -279,7 +201,7 @@ def _samples(run: RunRecord) -> str:
         shown = [events[0], events[len(events) // 2], events[-1]] if len(events) > 2 else events
         columns = ""
         for event in shown:
-            columns += f"<div><h3>step {_whole(_number(event, 'step'))}</h3>{_code(prompt, str(event.get('text') or ''))}</div>"
+            columns += f"<div><h3>step {_whole(number_of(event, 'step'))}</h3>{_code(prompt, str(event.get('text') or ''))}</div>"
         parts += f'<div class="pair"><div class="three">{columns}</div></div>'
     folded = f"<details><summary>What the model wrote first, midway and last</summary>{parts}</details>"
     return _section("Samples during the run", folded) if parts else ""
@@ -301,7 +223,7 @@ def _data(run: RunRecord) -> str:
     columns = ("documents", "bytes", "exact_duplicates", "near_duplicates", "skipped")
     heads = ("source", "documents kept", "bytes kept", "exact duplicates dropped", "near duplicates dropped", "skipped")
     rows = []
-    for source in map(_mapping, _items(run.about.get("data"))):
+    for source in map(mapping_of, items_of(run.about.get("data"))):
         amounts = (_whole(_amount(source, column)) for column in columns)
         rows.append((f"<code>{escape(str(source.get('uri') or ''))}</code>", *amounts))
     body = _table(heads, rows, numbers=range(1, 6)) if rows else ""
@@ -319,8 +241,8 @@ def _data(run: RunRecord) -> str:
 
 def _environment(run: RunRecord) -> str:
     facts = [("command", run.about.get("command")), ("commit", run.about.get("commit"))]
-    facts += list(_mapping(run.about.get("machine")).items())
-    facts += [("versions", ", ".join(f"{name} {version}" for name, version in _mapping(run.about.get("versions")).items()))]
+    facts += list(mapping_of(run.about.get("machine")).items())
+    facts += [("versions", ", ".join(f"{name} {version}" for name, version in mapping_of(run.about.get("versions")).items()))]
     facts += [("parameters that multiply each token", run.about.get("matmul_parameters"))]
     if seconds := [s for s in _column(run.checkpoints, "seconds") if math.isfinite(s)]:
         facts += [("checkpoints", f"{len(seconds)}, {math.fsum(seconds) / len(seconds):.2g} s each")]
@@ -330,7 +252,7 @@ def _environment(run: RunRecord) -> str:
 
 def _next(run: RunRecord) -> str:
     folder = shlex.quote(str(run.folder))
-    prompts = _items(_mapping(run.recipe.get("train")).get("sample_prompts"))
+    prompts = items_of(mapping_of(run.recipe.get("train")).get("sample_prompts"))
     prompt = next((str(p).splitlines()[0] for p in prompts if str(p).strip()), "Once upon a time")
     resumed = f"tessera train {shlex.quote(_name(run))}"
     if "asked" in run.about:
@@ -406,27 +328,13 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return smoothed
 
 
-def _number(event: Event, key: str) -> float:
-    """The value as a number; nan where it is missing or none."""
-    value = event.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-
-
 def _amount(event: Event, key: str) -> float:
     """The value as a number, or the length of a list of what is counted."""
-    return float(len(event[key])) if isinstance(event.get(key), list) else _number(event, key)
+    return float(len(event[key])) if isinstance(event.get(key), list) else number_of(event, key)
 
 
 def _column(events: Sequence[Event], key: str) -> list[float]:
-    return [_number(event, key) for event in events]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []
+    return [number_of(event, key) for event in events]
 
 
 def _decimals(value: float, digits: int) -> str:
@@ -435,6 +343,10 @@ def _decimals(value: float, digits: int) -> str:
 
 def _short(value: float) -> str:
     return short(value) if math.isfinite(value) else NOTHING
+
+
+def _duration(seconds: float) -> str:
+    return duration(seconds) if math.isfinite(seconds) else NOTHING
 
 
 def _whole(value: float) -> str:
@@ -454,44 +366,5 @@ def _value(value: Any) -> str:
     return escape(str(value))
 
 
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return NOTHING
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} m"
-    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
-
-
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _read_lines(path: Path) -> list[Event]:
-    """The JSON objects of a file of lines. A line cut off by a kill is left out, wherever a resumed run wrote on after it."""
-    if not path.is_file():
-        return []
-    events = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-    return events

@@ -31,6 +31,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tessera.errors import RunFailed, UserError, disk_full
+from tessera.model.checksum import checksum
 
 FORMAT = 2
 KEEP = 2
@@ -93,7 +94,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
             if text != _text(state):
                 raise ValueError("state.json is not what was written")
             for name, digest in state["xxh128"].items():
-                if _digest(candidate / name) != digest:
+                if checksum(candidate / name) != digest:
                     raise ValueError(f"{name} is not what was written")
             seal = state.pop("seal")
             if seal != _seal(state):
@@ -302,14 +303,6 @@ class _Stream:
         while len(rest):
             rest = rest[os.write(self._handle, rest) :]
         self._filled = 0
-
-
-def _digest(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(file, "rb") as opened:
-        while piece := opened.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _text(state: dict[str, Any]) -> str:
