@@ -377,13 +377,14 @@ def bench(
 
 
 @app.command()
-def report(run_folder: Annotated[str, typer.Argument(help="A run's folder.")]) -> None:
-    """Write a run's report anew; also while it is running."""
+def report(run_folder: Annotated[str, typer.Argument(help="A run's folder, or that of a chain of them.")]) -> None:
+    """Write a run's report anew, also while it is running; of a chain the model's card."""
     from pathlib import Path
 
-    from tessera.report import write_report
+    from tessera.report import CHAIN, write_card, write_report
 
-    typer.echo(write_report(Path(run_folder)))
+    folder = Path(run_folder)
+    typer.echo(write_card(folder) if (folder / CHAIN).is_file() else write_report(folder))
 
 
 def main() -> None:

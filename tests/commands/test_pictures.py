@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tessera.commands.evaluate import evaluate
 from tessera.data.builtin_pictures import digit_arrays, digit_pixels
 from tessera.data.pictures import png, read_picture
+from tessera.errors import UserError
+from tessera.evals.digits import DRAWN, NAMED
 from tessera.model import weights
 from tessera.provenance import read_mark
 from tessera.run import RunFolder
@@ -109,8 +113,6 @@ def test_a_variation_and_an_answer_come_of_a_picture(  # type: ignore[no-untyped
 def test_eval_gives_bits_per_pixel_with_n_and_error(  # type: ignore[no-untyped-def]
     corner, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tessera.commands.evaluate import evaluate
-
     evaluate(str(run), (), 10, as_json=True)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["pictures"] == 10 and found["pixels"] == 640 and found["standard_error"] > 0
@@ -184,3 +186,15 @@ def test_a_model_of_text_learns_pictures_and_keeps_its_old_ids(corner, tmp_path:
     assert float(loss) <= float(grown_loss) <= 1.005 * float(loss)
     code, said = corner.call("generate", str(tmp_path / "r"), "a seven", "--out", str(tmp_path / "a.png"))
     assert code == 0 and Image.open(tmp_path / "a.png").size == (8, 8), said
+
+
+def test_drawn_and_named_digits_are_counted_with_n_error_and_chance(
+    corner: Any, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(str(run), names=("digits",), tasks=20, as_json=True)
+    drawn, named = map(json.loads, capsys.readouterr().out.splitlines())
+    for row, measure in ((drawn, DRAWN), (named, NAMED)):
+        assert row["measure"] == measure and row["n"] == 20 and row["chance"] == 0.1
+        assert 0 <= row["value"] <= 1 and row["standard_error"] is not None
+    with pytest.raises(UserError, match="not learned that medium"):
+        evaluate(str(corner.unbroken), names=("digits",))

@@ -48,7 +48,7 @@ def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
 ) -> None:
     rows = [
         {"suite": "bits", "on": "held-out documents of builtin:stdlib", "bits_per_byte": 1.234, "documents": 9, "of": "starter"},
-        {"suite": "digits", "measure": "named", "value": 0.912, "n": 300, "of": "draw"},
+        {"suite": "digits", "measure": "named rightly", "value": 0.912, "n": 300, "of": "draw"},
         {"suite": "digits", "measure": "drawn as meant", "value": 0.97, "n": 100, "of": "starter"},
     ]
     monkeypatch.setattr(starter, "FOLDER", trained.parent / "box")

@@ -82,7 +82,7 @@ def chain(tmp_path: Path) -> Path:
         {"name": "sft", "kind": "sft", "folder": "sft", "seconds": 60.0, "asked": asked},
         {"name": "dpo", "kind": "dpo", "folder": "dpo", "seconds": 30.0},
     ]
-    page = {"recipe": "starter", "budget": "2h", "commit": "abc123", "command": "tessera reproduce starter"}
+    page: dict[str, Any] = {"recipe": "starter", "budget": "2h", "commit": "abc123", "command": "tessera reproduce starter"}
     page |= {"versions": {"torch": "2.11"}, "machine": {"cpu": "a CPU", "threads": 2}, "stages": stages}
     (tmp_path / "chain.json").write_text(json.dumps(page))
     (tmp_path / "evaluations.json").write_text(json.dumps(EVALUATIONS))

@@ -24,6 +24,7 @@ from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents
+from tessera.evals.digits import digits
 from tessera.evals.infill import infill
 from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
@@ -42,6 +43,7 @@ READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 NAMES = (
     "bits",
     "infill",
+    "digits",
     *READING,
     *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
     *taught.TAUGHT,
@@ -92,7 +94,7 @@ def evaluate(
             raise UserError("--suite moderation measures a model of another kind; measure it by itself.")
         _moderation(model, sources, as_json)
         return
-    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", "infill", *READING)}
+    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", "infill", "digits", *READING)}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
     sandbox = open_sandbox(unsafe_local) if any(not suite.judges for suite in chosen.values()) else None
@@ -116,6 +118,8 @@ def evaluate(
             _bits(engine, model, sources, samples if len(names) == 1 and samples else tasks or 100, as_json)
         elif name == "infill":
             _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
+        elif name == "digits":
+            _report(model, lambda: digits(engine, tasks or 100, settings.seed), as_json)
         elif name in READING:
             read, count = READING[name], tasks or 10**9
             _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023

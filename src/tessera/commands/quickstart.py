@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tessera.commands import terminal
 from tessera.commands import train as training
 from tessera.commands.generate import open_engine
@@ -29,10 +27,9 @@ from tessera.data.pictures import Parts, parts_of, png
 from tessera.data.shards import tokenise
 from tessera.device import cache_folder
 from tessera.engine.engine import Engine
-from tessera.engine.pictures import Wish, draw, look
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
-from tessera.evals.digits import digit_judge, read_digits
+from tessera.evals.digits import DRAWN, NAMED, digit_of, draw_digits, name_digits
 from tessera.evals.held_out_functions import held_out_functions
 from tessera.evals.ngram import ngram_bits_per_byte
 from tessera.model import starter
@@ -51,12 +48,11 @@ NGRAM_ORDER = 5
 CODE, SUMS, DIGITS = "builtin:stdlib", "builtin:sums", "builtin:digits"
 DONE = "shown.json"
 """Written last; the report shows what is in it."""
-_DIGIT_SHAPE = (8, 8)
 SAME = {
     "code": ("code, bits per byte (lower is better)", "bits", "bits per byte", "stdlib"),
     "sums": ("sums that it was never shown, right", "sums", "", ""),
-    "drawn": ("digits drawn as meant", "digits", "drawn", ""),
-    "named": ("handwritten digits named rightly", "digits", "named", ""),
+    "drawn": ("digits drawn as meant", "digits", DRAWN, ""),
+    "named": ("handwritten digits named rightly", "digits", NAMED, ""),
 }
 """Measure of this command -> how it is called; and the suite, with words of its measure and of its source, under which the model
 in the box was measured at the same."""
@@ -211,9 +207,8 @@ def _question(document: Document) -> tuple[str, str]:
 
 def _draw(folder: RunFolder, engine: Engine) -> list[dict[str, Any]]:
     """The ten digits, drawn by their names and read by a judge who knows real ones."""
-    made = draw(engine, [Wish(f"a {name}", _DIGIT_SHAPE) for name in NUMBERS], SamplingParams(max_tokens=1, seed=0))
-    pictures = np.stack([drawing.pixels for drawing in made])
-    read = [NUMBERS[digit] for digit in read_digits(digit_judge(), pictures)]
+    pictures, digits = draw_digits(engine)
+    read = [NUMBERS[digit] for digit in digits]
     right = sum(name == wanted for name, wanted in zip(read, NUMBERS, strict=True))
     print(f"\nTen digits drawn by their names; a classifier trained on real ones reads {right} of 10 as meant:")
     for first in (0, 5):
@@ -233,8 +228,8 @@ def _draw(folder: RunFolder, engine: Engine) -> list[dict[str, Any]]:
 def _look(corpus: Corpus, engine: Engine, index: int) -> dict[str, int]:
     """Handwritten digits that were held out, named."""
     held_out = list(_captioned(corpus, index))
-    said = look(engine, [parts.signal for parts in held_out], "", SamplingParams(max_tokens=16, temperature=0))
-    right = sum(_name(parts.caption) == _name(completion.text) for parts, completion in zip(held_out, said, strict=True))
+    said = name_digits(engine, [parts.signal for parts in held_out])
+    right = sum(digit_of(parts.caption) == word for parts, word in zip(held_out, said, strict=True))
     print(f"\nHandwritten digits that it was never shown: {right} of {len(held_out)} named rightly")
     return {"right": right, "of": len(held_out)}
 
@@ -272,8 +267,3 @@ def _captioned(corpus: Corpus, index: int) -> Iterator[Parts]:
     for document in corpus.documents("validation", index):
         if (parts := parts_of(document)) is not None:
             yield parts
-
-
-def _name(caption: str) -> str:
-    """The digit that a caption speaks of: its last word."""
-    return caption.split()[-1] if caption.split() else ""

@@ -29,7 +29,7 @@ from tessera.report.licences import UNKNOWN, licence_of, named, told
 from tessera.report.measured import Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
 
-CARD = "CARD.md"
+CARD, CHAIN = "CARD.md", "chain.json"
 _SAFETY = re.compile(r"hierarchy|refus|inject|moderation|jailbreak")
 """Of the names of suites that stand under safety."""
 _ASKED_DATA = ("data", "examples", "pairs", "ptx")
@@ -97,9 +97,9 @@ def read_chain(folder: Path) -> Chain:
     Raises:
         UserError: it has no readable `chain.json` with a recipe, no model, or damaged evaluations.
     """
-    page = mapping_of(read_json(folder / "chain.json"))
+    page = mapping_of(read_json(folder / CHAIN))
     if not page.get("recipe"):
-        raise UserError(f"{folder} is not the folder of a chain: it has no chain.json that names a recipe.")
+        raise UserError(f"{folder} is not the folder of a chain: it has no {CHAIN} that names a recipe.")
     config = mapping_of(read_json(folder / "model" / "config.json"))
     if not config:
         raise UserError(f"{folder} has no model/ yet; go on with its chain first.")
