@@ -259,7 +259,7 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Answers to each task, by default 1; without a suite, documents at most.")
     ] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most.  [default: 100]")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most; of the tour, seeds.  [default: 100; 20]")] = None,
     shots: Annotated[str, typer.Option(help="Solved examples before a question: 0, or a list like 0,1,2,4,8.")] = "0",
     temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,

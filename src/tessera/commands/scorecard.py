@@ -20,14 +20,17 @@ from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.thinking import budgets_of
 from tessera.errors import UserError
 from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
+from tessera.evals.digits import digits
 from tessera.evals.infill import infill
 from tessera.evals.score import Score
+from tessera.evals.tour import Model, measure_tour
+from tessera.model import weights
 from tessera.run import RunFolder
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 
-DOCUMENTS, TASKS = 100, 200
-"""At most, of a source and of a suite."""
+DOCUMENTS, TASKS, SEEDS = 100, 200, 20
+"""At most, of a source, of a suite and of a step of the tour."""
 
 Say = Callable[[str], None]
 
@@ -63,8 +66,9 @@ def scorecard(model: Path, base: Path, of: str, say: Say) -> list[dict[str, Any]
     if code:
         add("infill", lambda: infill(engine, bits.sample_documents(corpus.documents("validation", code[0]), TASKS), TASKS, 0))
     add("blimp", lambda: likelihood.blimp(engine.decoder, engine.vocabulary, 20 * TASKS, 0))
-    asked = answers.Settings(tasks=TASKS)
-    turns = replace(asked, dialogue=speaks_dialogue(str(model), engine.vocabulary), budgets=budgets_of(str(model)))
+    guided = frozenset(weights.read_special(model).guided)
+    turns = answers.Settings(tasks=TASKS, dialogue=speaks_dialogue(str(model), engine.vocabulary), budgets=budgets_of(str(model)))
+    asked = replace(turns, dialogue=False)
     add("functions", lambda: answers.measure(engine, taught.TAUGHT["functions"](), asked, open_sandbox(False)))
     add("wordings", lambda: answers.measure(engine, taught.TAUGHT["wordings"](), asked))
     for effort in ("", *turns.budgets):
@@ -73,6 +77,17 @@ def scorecard(model: Path, base: Path, of: str, say: Say) -> list[dict[str, Any]
     if turns.dialogue:
         for name, make in safety.SAFETY.items():
             add(name, lambda: answers.measure(engine, make(), turns))  # noqa: B023
+    if any(source.pictures for source in corpus.sources):
+        add("digits", lambda: digits(engine, TASKS, 0))
+
+    def tour() -> list[Score]:
+        tourist = Model(engine, turns.dialogue, turns.budgets, guided)
+        scores, left_out = measure_tour(tourist, SEEDS, open_sandbox(False))
+        for one in left_out:
+            say(f"not measured: tour, {one.step.title}: {one.reason}")
+        return scores
+
+    add("tour", tour)
     return rows
 
 

@@ -64,7 +64,7 @@ def pairs(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             asked, right = judgement(dice)
             wrong = "AB"[right == "A"]
         else:
-            asked, right, wrong = _KNOWN[dice.randrange(len(_KNOWN))](dice)
+            asked, right, wrong = known(dice)
         said = ([{"role": "assistant", "content": text}] for text in (right, wrong))
         yield {"prompt": [{"role": "user", "content": asked}], **dict(zip(("chosen", "rejected"), said, strict=True))}
 
@@ -91,9 +91,14 @@ def steps(first: int, sign: str, second: int) -> list[str]:
     return ["-" * turned + found[0], *found[1:]]
 
 
+def known(dice: random.Random) -> tuple[str, str, str]:
+    """A small question, its right answer, and a wrong one of the same kind."""
+    return _KNOWN[dice.randrange(len(_KNOWN))](dice)
+
+
 def judgement(dice: random.Random) -> tuple[str, str]:
     """What asks which of two answers is better, and the letter of the right one."""
-    question, right, wrong = _KNOWN[dice.randrange(len(_KNOWN))](dice)
+    question, right, wrong = known(dice)
     better = dice.choice("AB")
     a, b = (right, wrong) if better == "A" else (wrong, right)
     return COMPARE.format(question=question, a=a, b=b), better
@@ -170,4 +175,3 @@ _SHARES = {"talk": 0.32, "reckon": 0.28, "look": 0.16, "compare": 0.16, "write":
 """Of each kind of conversation."""
 _KINDS: dict[str, Callable[[random.Random, str], Messages]] = {"reckon": _reckon, "compare": _compare, "write": _write}
 _KNOWN: tuple[Callable[[random.Random], tuple[str, str, str]], ...] = (_of_opposites, _of_capitals, _of_sums)
-"""Each makes a question, its right answer, and a wrong one of the same kind."""
