@@ -4,7 +4,7 @@
     sft/, dpo/, ...  the stages of `then`, each on the model of the one before
     model/           the last one's model in bf16, with the tokenizers of all media
     chain.json       what was asked for and how long each part took
-    evaluations.json what the model is worth
+    evaluations.json what the model is worth; samples.json, samples/: what it made in the tour
 
 What is finished is kept: whatever stops it, `--resume` goes on with the part that was under way.
 """
@@ -28,14 +28,14 @@ from tessera.commands import posttrain
 from tessera.commands import train as training
 from tessera.commands.exporting import export_model
 from tessera.commands.live import duration
-from tessera.commands.scorecard import scorecard
+from tessera.commands.scorecard import SCORES, scorecard
 from tessera.commands.train import commit, say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import curriculum, stages, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.run import disk_may_be_full, write_text
 
-CHAIN, SCORES = "chain.json", "evaluations.json"
+CHAIN = "chain.json"
 BASE = "base"
 
 
@@ -62,7 +62,7 @@ def reproduce(
     path = Path(out or f"runs/{intent.name}")
     for later in intent.then:
         _check(later)
-    asked = {"recipe": recipe, "budget": intent.budget, "settings": overrides, "forecast": forecast}
+    asked = {"recipe": recipe, "budget": intent.budget, "settings": overrides, "forecast": forecast, "seed": intent.train.seed}
     try:
         with disk_may_be_full(path):
             chain = _begin(path, asked, resume)
@@ -72,7 +72,7 @@ def reproduce(
             if not (path / "model").is_dir():
                 export_model(str(path / names_of(intent)[-1]), "hf", str(path / "model"), "bf16")
             if not (path / SCORES).is_file():
-                write_text(path / SCORES, json.dumps(scorecard(path / "model", path / BASE, intent.name, say), indent=1))
+                scorecard(path, path / BASE, intent.name, say)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
     took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])

@@ -6,6 +6,7 @@ grammar. Functions are continued as text, all else is asked in turns.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,36 +14,47 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tessera.commands.generate import open_engine
 from tessera.data.corpus import Corpus, gather
+from tessera.data.films import film_file
+from tessera.data.pictures import png
+from tessera.data.sounds import sound_file
 from tessera.device import cache_folder
 from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.films import quantizer_of
+from tessera.engine.sounds import sound_quantizer_of
 from tessera.engine.thinking import budgets_of
 from tessera.errors import UserError
 from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
 from tessera.evals.digits import digits
 from tessera.evals.infill import infill
 from tessera.evals.score import Score
-from tessera.evals.tour import Model, measure_tour
+from tessera.evals.tour import Model, Trial, measure_tour
 from tessera.model import weights
-from tessera.run import RunFolder
+from tessera.run import RunFolder, write_text
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 
 DOCUMENTS, TASKS, SEEDS = 100, 200, 20
 """At most, of a source, of a suite and of a step of the tour."""
 
+SCORES, SAMPLES = "evaluations.json", "samples.json"
+
 Say = Callable[[str], None]
 
 
-def scorecard(model: Path, base: Path, of: str, say: Say) -> list[dict[str, Any]]:
-    """Rows of all that can be measured here; what cannot is said.
+def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
+    """Writes `evaluations.json`, rows of all that can be measured here, and `samples.json`, what the tour made; what cannot be
+    measured is said.
 
     Args:
-        model: the chain's.
+        path: the chain's folder, with its `model/`.
         base: run whose recipe names the data, and which held some of it out.
         of: the name in the rows.
     """
+    model = path / "model"
     engine = open_engine(str(model), "float32")
     corpus = gather(RunFolder.open(base).recipe.data, cache_folder(), lambda line: None)
     rows: list[dict[str, Any]] = []
@@ -80,15 +92,48 @@ def scorecard(model: Path, base: Path, of: str, say: Say) -> list[dict[str, Any]
     if any(source.pictures for source in corpus.sources):
         add("digits", lambda: digits(engine, TASKS, 0))
 
+    trials: list[Trial] = []
+
     def tour() -> list[Score]:
         tourist = Model(engine, turns.dialogue, turns.budgets, guided)
-        scores, left_out = measure_tour(tourist, SEEDS, open_sandbox(False))
+        scores, left_out = measure_tour(tourist, SEEDS, open_sandbox(False), told=trials.append)
         for one in left_out:
             say(f"not measured: tour, {one.step.title}: {one.reason}")
         return scores
 
     add("tour", tour)
+    write_text(path / SAMPLES, json.dumps(_samples(engine, trials, path / "samples"), indent=1))
+    write_text(path / SCORES, json.dumps(rows, indent=1))
+
+
+def _samples(engine: Engine, trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
+    """The first right and the first wrong answer of each step; what is no text as a file in `folder`."""
+    chosen: dict[tuple[str, bool], Trial] = {}
+    for trial in trials:
+        chosen.setdefault((trial.step.name, trial.right), trial)
+    rows = []
+    for (name, right), trial in chosen.items():
+        row = {"step": trial.step.title, "prompt": trial.asked.prompt, "answer": "", "right": right}
+        if isinstance(trial.made, str):
+            row["answer"] = trial.made
+        else:
+            data, ending = _file(engine, trial)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{name}-{'right' if right else 'wrong'}.{ending}"
+            file.write_bytes(data)
+            row["file"] = f"{folder.name}/{file.name}"
+        rows.append(row)
     return rows
+
+
+def _file(engine: Engine, trial: Trial) -> tuple[bytes, str]:
+    """A picture, a film or a melody as a file, and its ending."""
+    made = np.asarray(trial.made)
+    if trial.step.kind == "draw":
+        return png(made), "png"
+    if trial.step.kind == "film":
+        return film_file(made, quantizer_of(engine).per_second, "gif"), "gif"
+    return sound_file(made, round(sound_quantizer_of(engine).per_second), "wav"), "wav"
 
 
 def _held_out(engine: Engine, corpus: Corpus, index: int, uri: str) -> list[Score]:

@@ -67,6 +67,16 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One answer of the tour: what was asked, what came back as `judged` takes it, and whether it is right."""
+
+    step: Step
+    asked: Asking
+    made: str | np.ndarray
+    right: bool
+
+
+@dataclass(frozen=True)
 class Model:
     """What is asked.
 
@@ -84,11 +94,16 @@ class Model:
 
 
 def measure_tour(
-    model: Model, seeds: int, sandbox: Sandbox, first: int = 0, steps: Sequence[Step] = STEPS
+    model: Model,
+    seeds: int,
+    sandbox: Sandbox,
+    first: int = 0,
+    steps: Sequence[Step] = STEPS,
+    told: Callable[[Trial], object] = lambda trial: None,
 ) -> tuple[list[Score], list[LeftOut]]:
     """Each step with `seeds` seeds from `first` on; the share of those that came out right, and the steps left out.
 
-    Where two answers are compared, a seed counts by the share of the two orders that came out right.
+    Where two answers are compared, a seed counts by the share of the two orders that came out right. `told` gets every answer.
     """
     scores, left_out = [], []
     for step in steps:
@@ -99,7 +114,10 @@ def measure_tour(
         except UserError as error:
             left_out.append(LeftOut(step, str(error)))
             continue
-        right = iter(judged(step, flat, made, sandbox))
+        marks = judged(step, flat, made, sandbox)
+        for trial in zip(flat, made, marks, strict=True):
+            told(Trial(step, *trial))
+        right = iter(marks)
         value, error_of = mean_and_error([float(np.mean([next(right) for _ in many])) for many in asked])
         settings = {
             "seed": first,
