@@ -119,6 +119,23 @@ def train(
 
 
 @app.command()
+def reproduce(
+    name: RecipeArgument,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The chain's folder; by default runs/NAME.")] = None,
+    resume: ResumeOption = False,
+    forecast: ForecastOption = None,
+) -> None:
+    """Make the model in the box again, or your own: a recipe's training and all stages after it, from one budget."""
+    stop_in_words()
+    with importing():
+        from tessera.commands.reproduce import reproduce as run
+
+    run(name, budget, list(settings or ()), out, resume, forecast)
+
+
+@app.command()
 def verdict(run_folder: Annotated[str, typer.Argument(help="A run's folder.")], as_json: JsonOption = False) -> None:
     """Compare a finished run with the forecast that was sealed before it."""
     from tessera.commands.verdict import verdict as run
@@ -242,7 +259,7 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Answers to each task, by default 1; without a suite, documents at most.")
     ] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most.  [default: 100]")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Of a suite at most; of the tour, seeds.  [default: 100; 20]")] = None,
     shots: Annotated[str, typer.Option(help="Solved examples before a question: 0, or a list like 0,1,2,4,8.")] = "0",
     temperature: Annotated[float | None, typer.Option(help="By default 0 for one sample and 0.8 for more.")] = None,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,

@@ -40,6 +40,9 @@ def sft(
     epochs: Annotated[float | None, typer.Option(help="Passes over the examples; by default 3, more where they are few.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; by default so many as leave 200 updates.")] = None,
     rate_multiplier: Annotated[float | None, typer.Option(help="Times the learning rates of the rules.")] = None,
+    replay: Annotated[
+        float | None, typer.Option(help="Share of the rows that come from what the model learned first, against forgetting.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order and of what is held out.")] = None,
     lora: LoraOption = None,
     settings: SetOption = None,
@@ -52,8 +55,8 @@ def sft(
 
     asked = {
         "model": model, "data": data, "validation": validation, "validation_share": validation_share, "budget": budget,
-        "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "seed": seed,
-        "settings": _settings(settings, lora),
+        "epochs": epochs, "batch_size": batch_size, "rate_multiplier": rate_multiplier, "replay": replay,
+        "seed": seed, "settings": _settings(settings, lora),
     }  # fmt: skip
     run(_given(asked), out, resume)
 

@@ -335,6 +335,26 @@ class Train(Part):
         return self.short_share * self.short_context + (1 - self.short_share) * self.context
 
 
+class Later(Part):
+    """A stage after the training that the rest of the page describes; `tessera reproduce` runs them all (docs/starter.md)."""
+
+    stage: Literal["sft", "dpo", "grpo"]
+    share: float = Field(gt=0, lt=1)
+    """Part of the budget."""
+    data: str
+    """As `--data` of `tessera posttrain STAGE`."""
+    replay: float = Field(0.0, ge=0, le=0.9)
+    """Of `sft`: share of the rows that come from what the model learned first."""
+    efforts: tuple[Literal["low", "medium", "high"], ...] = ()
+    """Of `grpo`: think before each answer."""
+    rate: float | None = Field(None, gt=0)
+    """Of `dpo` and `grpo`: the learning rate; left out: by the model's width."""
+    ptx: str | None = None
+    """Of `grpo`: examples to learn from besides."""
+    settings: tuple[str, ...] = ()
+    """`key=value` of the stage's own recipe."""
+
+
 class Recipe(Part):
     """One page: what to train, on what, for how much."""
 
@@ -347,6 +367,8 @@ class Recipe(Part):
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     train: Train = Train()
+    then: tuple[Later, ...] = ()
+    """What comes after, each stage with its share of the budget; the training itself has the rest."""
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -359,6 +381,8 @@ class Recipe(Part):
         if self.budget.startswith("$") and self.price_per_hour is None:
             raise ValueError("a budget in money needs price_per_hour")
         Budget.parse(self.budget)
+        if sum(later.share for later in self.then) >= 1:
+            raise ValueError("the shares of `then` leave nothing of the budget for the training itself")
         return self
 
     def fingerprint(self) -> str:

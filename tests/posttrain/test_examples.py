@@ -89,3 +89,19 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path, write: Write) -> No
     for path in (Path(write(["", " "])), tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(UserError, match=r"holds no example|cannot be read"):
             list(read_examples(path))
+
+
+@pytest.mark.parametrize(
+    ("url", "role", "wrong"),
+    [
+        ("https://example.org/a.png", "user", "has to stand in the line itself"),
+        ("data:image/png;base64,!!!", "user", "cannot be read"),
+        ("data:image/png;base64,aGVsbG8=", "user", "cannot be read"),
+        ("data:image/png;base64,aGVsbG8=", "system", "only the user shows pictures"),
+    ],
+)
+def test_a_picture_that_is_none_is_named_with_its_line(write: Write, url: str, role: str, wrong: str) -> None:
+    message = {"role": role, "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    path = write([{"messages": [message, {"role": "assistant", "content": "a seven"}]}])
+    with pytest.raises(UserError, match=rf"line 1: .*{wrong}"):
+        list(read_examples(Path(path)))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from tessera.commands.generate import open_engine
+from tessera.data import sources
 from tessera.data.loader import Loader
+from tessera.data.pictures import png
 from tessera.data.shards import open_shards
 from tessera.engine.engine import speaks_dialogue
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.posttrain.replay import first_run
 from tessera.run import RunFolder
 from tessera.tokens import chat
 from tessera.tokens.vocabulary import Vocabulary
@@ -183,3 +190,70 @@ def test_adapters_learn_the_same_and_leave_all_else(
         assert torch.allclose(after[name], before[name] + 2 * b @ a, atol=1e-5)
     code, said = tessera("posttrain", "reward", "--model", str(model), "--data", data, "--set", "train.lora=4")
     assert code == 2 and "learns rows of its head" in said
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of pre-training on sums and digits."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    named = '[{"uri": "builtin:sums?below=12", "weight": 1.0}, {"uri": "builtin:digits", "weight": 3.0}]'
+    fields = (
+        f"data.sources={named}", "data.pictures.views=1", "model.width=32", "model.layers=1", "model.head_size=16",
+        "tokenizer.vocabulary_size=300", "train.context=128", "train.threads=1",
+    )  # fmt: skip
+    settings = [part for field in fields for part in ("--set", field)]
+    words = ["train", "omni", "--budget", "4ktok", "--no-forecast", "--out", str(out), *settings]
+    done = subprocess.run([sys.executable, "-m", "tessera", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_share_of_the_rows_is_what_the_model_learned_first(tmp_path: Path, write: Write, tessera: Any, begun: Path) -> None:
+    words = ("--data", write(EXAMPLES), "--replay", "0.5", "--epochs", "4", "--batch-size", "4", *ONE_THREAD)
+    code, said = tessera("posttrain", "sft", "--model", str(begun), "--out", str(tmp_path / "run"), *words)
+    assert code == 0 and "50% of the rows from" in said and str(begun) in said, said
+    run = RunFolder(tmp_path / "run")
+    shards, recipe = open_shards(tmp_path / "run" / "tokens"), run.recipe
+    assert [source.weight for source in recipe.data.sources] == [0.5, 0.5]
+    vocabulary = Vocabulary.load(tmp_path / "run" / "model")
+    again = shards.sources[1].train
+    texts = [vocabulary.decode(again.ids[a:b].tolist()).text for a, b in itertools.pairwise(again.offsets)]
+    known = {document.text for document in sources.documents("builtin:sums?below=12", [])}
+    sums = [text for text in texts if text.startswith("What is") and "plus" in text]
+    drawn = [a for a in again.offsets[:-1] if vocabulary.control("<|image|>") in again.ids[a : a + 40]]
+    assert sums and set(sums) <= known, "what is replayed stood in the training data, whole"
+    # Three quarters of the tokens come from digits, which are about five times as long.
+    assert 0.3 < len(drawn) / len(texts) < 0.75
+    rows = Loader(shards, recipe.data, recipe.train.context or 0, 8, 0).next()
+    learned = [row[1:][learn].tolist() for row, learn in zip(rows.ids, rows.learn, strict=True)]
+    turns = vocabulary.control("<|user|>")
+    assert sum(turns in row.tolist() for row in rows.ids) == 4 and all(learned)
+    # A model that was tuned remembers where it began.
+    assert first_run(tmp_path / "run").path == begun
+
+
+def test_what_a_foreign_model_learned_cannot_be_replayed(tmp_path: Path, write: Write, sft: Any) -> None:
+    code, said = sft(write(EXAMPLES), tmp_path / "run", "--replay", "0.5")
+    assert code == 2 and "leave --replay out" in said and not (tmp_path / "run").exists()
+
+
+def test_pictures_in_turns_are_read_as_the_server_reads_them(
+    tmp_path: Path, write: Write, tessera: Any, sft: Any, begun: Path
+) -> None:
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"}}
+    asked = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, shown]}
+    rows = [{"messages": [asked, {"role": "assistant", "content": f"black {n}"}]} for n in range(8)]
+    words = ("--data", write(rows), "--epochs", "1", "--validation-share", "0", *ONE_THREAD)
+    code, said = tessera("posttrain", "sft", "--model", str(begun), "--out", str(tmp_path / "run"), *words)
+    assert code == 0, said
+    split = open_shards(tmp_path / "run" / "tokens").sources[0].train
+    vocabulary = Vocabulary.load(tmp_path / "run" / "model")
+    document = chat.render(
+        [chat.Message("user", "What is it?", pictures=(pixels[:8, :8],)), chat.Message("assistant", "black 0")]
+    )
+    record = vocabulary.encode(document)
+    assert split.ids[: split.offsets[1]].tolist() == record.ids.tolist(), "scaled down to what the model knows, before the words"
+    assert split.learn is not None and split.learn[: split.offsets[1]].tolist() == record.learn.tolist()
+    blind, said = sft(write(rows), tmp_path / "blind")
+    assert blind == 2 and "line 1" in said and "not learned to see" in said

@@ -25,11 +25,14 @@ from tessera.errors import UserError
 from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.digits import digits
+from tessera.evals.films import films
 from tessera.evals.infill import infill
+from tessera.evals.melodies import melodies
 from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
-from tessera.model import starter
+from tessera.evals.tour import LeftOut, Model, measure_tour
+from tessera.model import starter, weights
 from tessera.posttrain.labelled import read_labelled
 from tessera.posttrain.moderation import Moderator
 from tessera.recipe import Data, Source
@@ -40,17 +43,21 @@ from tessera.tokens.document import Document
 _STAND_IN = "builtin:stdlib"
 READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 """Suites that only read."""
+MAKING = {"digits": digits, "films": films, "melodies": melodies}
+"""Suites of what is made by a caption and told of."""
 NAMES = (
     "bits",
     "infill",
-    "digits",
+    *MAKING,
     *READING,
     *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
     *taught.TAUGHT,
     *suites.PUBLIC,
     *safety.SAFETY,
+    "tour",
     "moderation",
 )
+_TOUR_SEEDS = 20
 
 
 def evaluate(
@@ -75,7 +82,8 @@ def evaluate(
             which the model in the box has not read what is held out.
         samples: of each task, by default 1; where only `bits` is measured, documents at most, by default 100.
         names: of suites; none: `bits`.
-        tasks: of a suite at most, by default 100; pairs or passages for the suites that only read, by default all.
+        tasks: of a suite at most, by default 100; pairs or passages for the suites that only read, by default all; seeds of
+            the tour, by default 20.
         shots: numbers of examples, separated by commas: one measurement each.
         settings: of the answers; samples, tasks, shots and dialogue are taken from here.
         lengths: of the generated suites, LOW-HIGH instead of their own.
@@ -94,10 +102,12 @@ def evaluate(
             raise UserError("--suite moderation measures a model of another kind; measure it by itself.")
         _moderation(model, sources, as_json)
         return
-    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in ("bits", "infill", "digits", *READING)}
+    apart = {"bits", "infill", "tour", *MAKING, *READING}
+    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in apart}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
-    sandbox = open_sandbox(unsafe_local) if any(not suite.judges for suite in chosen.values()) else None
+    programs = "tour" in names or any(not suite.judges for suite in chosen.values())
+    sandbox = open_sandbox(unsafe_local) if programs else None
     if unsafe_local:
         print("warning: programs that a model wrote run on this machine without isolation.", file=sys.stderr)
     budgets = budgets_of(model)
@@ -118,8 +128,14 @@ def evaluate(
             _bits(engine, model, sources, samples if len(names) == 1 and samples else tasks or 100, as_json)
         elif name == "infill":
             _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
-        elif name == "digits":
-            _report(model, lambda: digits(engine, tasks or 100, settings.seed), as_json)
+        elif name in MAKING:
+            make = MAKING[name]
+            _report(model, lambda: make(engine, tasks or 100, settings.seed), as_json)  # noqa: B023
+        elif name == "tour":
+            assert sandbox is not None, "it was opened above"
+            guided = frozenset(weights.read_special(weights.resolve_model(model)).guided)
+            tourist = Model(engine, settings.dialogue, budgets, guided)
+            _tour(model, lambda: measure_tour(tourist, tasks or _TOUR_SEEDS, sandbox, settings.seed), as_json)  # noqa: B023
         elif name in READING:
             read, count = READING[name], tasks or 10**9
             _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023
@@ -155,11 +171,24 @@ def _shots(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _tour(model: str, find: Callable[[], tuple[list[Score], list[LeftOut]]], as_json: bool) -> None:
+    """Prints the steps of the tour, and those that were left out with the reason."""
+    start = time.perf_counter()
+    scores, left_out = find()
+    _print(model, scores, round(time.perf_counter() - start, 2), as_json)
+    for one in left_out:
+        row = {"suite": "tour", "measure": one.step.title, "left_out": one.reason, "model": model}
+        print(json.dumps(row) if as_json else f"tour, {one.step.title}: left out, {one.reason}", flush=True)
+
+
 def _report(model: str, find: Callable[[], list[Score]], as_json: bool) -> None:
     """Prints scores, one a line."""
     start = time.perf_counter()
     scores = find()
-    seconds = round(time.perf_counter() - start, 2)
+    _print(model, scores, round(time.perf_counter() - start, 2), as_json)
+
+
+def _print(model: str, scores: Sequence[Score], seconds: float, as_json: bool) -> None:
     for score in scores:
         if as_json:
             print(json.dumps({**score.as_json(), "model": model, "seconds": seconds}), flush=True)
@@ -168,7 +197,7 @@ def _report(model: str, find: Callable[[], list[Score]], as_json: bool) -> None:
         chance = "" if score.chance is None else f", chance {score.chance:.4g}"
         baseline = "" if score.baseline is None else f", baseline {score.baseline:.4f} ({score.baseline_is})"
         print(f"{score.suite}, {score.measure}: {score.value:.4f}{error}, n = {score.n}{chance}{baseline}", flush=True)
-    if not as_json:
+    if not as_json and scores:
         print("  " + ", ".join(f"{key} {value}" for key, value in scores[0].settings.items()), flush=True)
 
 

@@ -85,8 +85,8 @@ def _complete_box(chain: Path, box: Path) -> None:
     for file in sample_files(chain):
         (box / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(chain / file, box / file)
-    for file in box.rglob("*.safetensors"):
-        file.chmod(0o644)  # written for its owner alone; a package is installed by one user and used by others
+    for stored in box.rglob("*.safetensors"):
+        stored.chmod(0o644)  # written for its owner alone; a package is installed by one user and used by others
     starter.write_sums(box)
 
 

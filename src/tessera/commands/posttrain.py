@@ -25,7 +25,7 @@ from tessera.tokens.chat import EFFORTS
 from tessera.train import loop
 from tessera.train.objectives import Evaluation
 
-FILES = ("data", "validation", "pairs")
+FILES = ("data", "validation", "pairs", "ptx")
 """What may be `builtin:NAME` of `data.builtin_lines` instead of a file."""
 
 
@@ -42,7 +42,7 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
         RunFailed: the disk is full, or too many steps in a row were useless.
         Interrupted: a signal asked to stop.
     """
-    wanted = _with_files(wanted)
+    wanted = with_files(wanted)
     path = _place(wanted, out, resume, "sft", "a file of examples")
     with _resumable(path):
         result = _through(tuning, wanted, path, resume)
@@ -64,6 +64,7 @@ def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
+    wanted = with_files(wanted)
     path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
     with _resumable(path):
         result = _through(reinforce, wanted, path, resume)
@@ -84,7 +85,7 @@ def preferred(kind: preference.Kind, wanted: Mapping[str, Any], out: str | None,
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
-    wanted = _with_files(wanted)
+    wanted = with_files(wanted)
     path = _place(wanted, out, resume, kind, "a file of preferences")
     with _resumable(path):
         result = _through(preference, {**wanted, "kind": kind}, path, resume)
@@ -148,7 +149,7 @@ def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) 
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
-    wanted = _with_files(wanted)
+    wanted = with_files(wanted)
     path = _place({"data": "", "pairs": "", **wanted} if name == "reason" else wanted, out, resume, name, "a file of examples")
     if name == "chat" and not resume and "pairs" not in wanted:
         raise UserError("--pairs is missing; give a file of preferences (docs/preference.md).")
@@ -205,7 +206,7 @@ def _say_moderated(path: Path) -> None:
             say(f"held out, {score.measure}: {score.value:.3f} of {score.n:,} texts, chance {score.chance:.3f}")
 
 
-def _with_files(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def with_files(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What is wanted, with the files that built-in data is written to; UserError where there is no such data."""
     folder = cache_folder() / "lines"
     return {

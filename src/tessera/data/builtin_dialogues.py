@@ -8,7 +8,7 @@ question by a rule that stands here, so that a test can judge it; wordings and w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from tessera.data.builtin_wordings import OPPOSITES
@@ -70,13 +70,14 @@ _UNKNOWN = (
 _CANNOT = "I cannot know or do that: I see only what you write to me."
 
 
-def examples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Lines as `posttrain sft` reads them."""
+def examples(count: int, seed: int = 0, without: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Lines as `posttrain sft` reads them; `without`: names of KINDS that are not asked."""
+    kinds = [kind for kind in KINDS if kind not in without]
     dice = random.Random(f"dialogues {seed}")
     for _ in range(count):
         turns: list[Turn] = []
         while len(turns) < 1 or (len(turns) < MOST_TURNS and dice.random() < 0.35):
-            kind = dice.choice(list(KINDS))
+            kind = dice.choice(kinds)
             turns += KINDS[kind](dice)
         messages = []
         for asked, answer in turns:

@@ -12,13 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data import builtin_dialogues, builtin_hierarchy, builtin_preferences, builtin_wordings
+from tessera.data import (
+    builtin_assistant,
+    builtin_dialogues,
+    builtin_functions,
+    builtin_hierarchy,
+    builtin_preferences,
+    builtin_wordings,
+)
 from tessera.errors import UserError
 
 LINES: dict[str, tuple[Callable[[int, int], Iterator[dict[str, Any]]], int]] = {
+    "assistant": (builtin_assistant.examples, builtin_assistant.ASSISTANT),
     "answers": (builtin_preferences.examples, 2 * builtin_preferences.PAIRS),
     "dialogues": (builtin_dialogues.examples, builtin_dialogues.DIALOGUES),
     "hierarchy": (builtin_hierarchy.examples, builtin_hierarchy.EXAMPLES),
+    "judgements": (builtin_assistant.pairs, builtin_assistant.PAIRS),
     "preferences": (builtin_preferences.pairs, builtin_preferences.PAIRS),
 }
 """Name -> what makes its lines, and how many unless somebody says otherwise."""
@@ -41,7 +50,8 @@ def write(address: str, folder: Path) -> Path:
     make, usual = LINES[found[1]]
     count, seed = int(found[2] or usual), int(found[3] or 0)
     # A file of another version of what makes it would be taken for this one's.
-    source = "".join(inspect.getsource(module) for module in (sys.modules[make.__module__], builtin_wordings))
+    made_of = (sys.modules[make.__module__], builtin_wordings, builtin_dialogues, builtin_functions)
+    source = "".join(map(inspect.getsource, made_of))
     version = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
     path = folder / f"{found[1]}-{count}-{seed}-{version}.jsonl"
     if not path.is_file():

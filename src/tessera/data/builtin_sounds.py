@@ -1,6 +1,6 @@
 """Melodies that every machine has, played here: one to four notes in words, on one of four instruments, slowly or quickly.
 
-"C E G, played on a flute, slowly": notes, instrument and tempo are all in the caption; where the tuning lies
+"C E G, played on a flute, slowly": notes, instrument and tempo are in the caption, or the notes alone; where the tuning lies
 within a small range, and how loudly each note is struck, are not.
 """
 
@@ -30,6 +30,8 @@ _FADING = {"bell": 8.0, "string": 4.0}
 TEMPI = {"slowly": 0.28, "quickly": 0.16}
 """Seconds from note to note."""
 _MOST_NOTES = 4
+_SAID = (0.6, 0.15, 0.25)
+"""Shares of the captions that say all, leave the tempo out, or give the notes alone."""
 QUESTION_INSTRUMENT = "What is it played on?"
 
 
@@ -50,6 +52,11 @@ class Melody:
     def caption(self) -> str:
         """What is said of it."""
         return f"{self.words}, played on a {self.instrument}, {self.tempo}"
+
+    @property
+    def said(self) -> tuple[str, str, str]:
+        """What may be said of it: all, less, and its notes alone."""
+        return self.caption, f"{self.words}, played on a {self.instrument}", self.words
 
     def sound(self, rng: np.random.Generator) -> np.ndarray:
         """(T,) int16 at `PER_SECOND`."""
@@ -87,4 +94,5 @@ def melodies(count: int, seed: int = 0) -> Iterator[Document]:
     for number in range(count):
         played = melody(rng)
         asked = [(QUESTION, played.words), (QUESTION_INSTRUMENT, played.instrument)]
-        yield captioned_sound(played.sound(rng), played.caption, asked, PER_SECOND, f"melodies[{number}]")
+        sound, said = played.sound(rng), played.said[int(rng.choice(len(played.said), p=_SAID))]
+        yield captioned_sound(sound, said, asked, PER_SECOND, f"melodies[{number}]")

@@ -7,9 +7,11 @@ upright by EXIF, transparent parts on white, and refuses in one sentence what is
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -31,6 +33,7 @@ MOST_PIXELS = 50_000_000
 """Of a file that is opened, 200 MB unpacked: a photograph has fewer."""
 MOST_BYTES = 200_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_DATA_URL = re.compile(r"data:image/[a-z0-9+.-]{1,20};base64,", re.IGNORECASE)
 
 
 def read_picture(source: Path | bytes, alpha: bool = False) -> np.ndarray:
@@ -68,6 +71,16 @@ def read_picture(source: Path | bytes, alpha: bool = False) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError) as error:
         raise Unreadable(f"a damaged picture ({words(error)})") from None
     return pixels if alpha else on_white(pixels)
+
+
+def in_url(url: str) -> bytes | None:
+    """The bytes of a picture that stands in its own address, `data:image/png;base64,...`; None for any other address.
+
+    Raises:
+        ValueError: broken base64.
+    """
+    begin = _DATA_URL.match(url)
+    return None if begin is None else base64.b64decode(re.sub(r"\s+", "", url[begin.end() :]), validate=True)
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:

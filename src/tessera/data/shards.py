@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tessera import recipe
-from tessera.data.corpus import Corpus, Split
+from tessera.data.corpus import SPLITS, Corpus, Split
 from tessera.data.film_tasks import film_documents, held_out_films
 from tessera.data.folders import aside, publish, read_manifest
 from tessera.data.picture_tasks import held_out_documents, task_documents, views_of
@@ -158,13 +158,13 @@ def tokenise(
 
 
 def write_records(
-    target: Path, uri: str, train: Iterable[TokenRecord], validation: Iterable[TokenRecord], vocabulary: Vocabulary
+    target: Path, sources: Mapping[str, tuple[Iterable[TokenRecord], Iterable[TokenRecord]]], vocabulary: Vocabulary
 ) -> Shards:
     """Writes sequences that have their ids already, as they are, into a folder of their own.
 
     Args:
         target: the folder; what is there already is replaced.
-        uri: where they came from.
+        sources: where they came from -> those for training, and those that are held out.
     """
     dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
     folder = target.with_name(f".{target.name}")
@@ -172,18 +172,21 @@ def write_records(
         shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True)
     digest = hashlib.blake2b(f"{_LAYOUT} {vocabulary.hash}".encode(), digest_size=16)
-    for split, records in (("train", train), ("validation", validation)):
+    parts_of = [
+        (f"{i}-{split}", part) for i, pair in enumerate(sources.values()) for split, part in zip(SPLITS, pair, strict=True)
+    ]
+    for stem, records in parts_of:
         lengths = [0]
-        with (folder / f"0-{split}.ids").open("wb") as ids_file, (folder / f"0-{split}.learn").open("wb") as learn_file:
+        with (folder / f"{stem}.ids").open("wb") as ids_file, (folder / f"{stem}.learn").open("wb") as learn_file:
             for record in records:
                 parts = record.ids.astype(dtype).tobytes(), record.learn.tobytes()
                 for file, part in zip((ids_file, learn_file), parts, strict=True):
                     file.write(part)
                     digest.update(part)
                 lengths.append(len(record))
-        np.cumsum(lengths).tofile(folder / f"0-{split}.offsets")
+        np.cumsum(lengths).tofile(folder / f"{stem}.offsets")
         digest.update(np.array(lengths).tobytes())
-    manifest = {"hash": digest.hexdigest(), "sources": [uri], "dtype": dtype.name, "pad_id": vocabulary.pad_id}
+    manifest = {"hash": digest.hexdigest(), "sources": list(sources), "dtype": dtype.name, "pad_id": vocabulary.pad_id}
     publish(folder, target, manifest)
     return open_shards(target)
 

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tessera.data.pictures import fitted, in_url, on_white, read_picture
+from tessera.data.reasons import Unreadable
 from tessera.errors import UserError
 from tessera.tokens import chat
 from tessera.tokens.document import Document, Segment
-from tessera.tokens.vocabulary import END
+from tessera.tokens.pictures import is_picture, picture_segment
+from tessera.tokens.vocabulary import END, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,34 @@ def read_examples(path: Path, name: str | None = None) -> Iterator[Example]:
         raise UserError(f"{name} holds no example; write one JSON object a line.")
 
 
+def in_sight(document: Document, vocabulary: Vocabulary) -> Document:
+    """A document whose pictures are scaled down to the size that a model knows.
+
+    Raises:
+        UserError: it has some, and the model has not learned to see.
+    """
+    if not any(map(is_picture, document.segments)):
+        return document
+    if "image" not in vocabulary.media:
+        raise UserError(f"{document.source} shows a picture, and the model has not learned to see (tessera train see).")
+    height, width = vocabulary.media_tokenizer("image").shape
+    segments = (
+        picture_segment(fitted(np.asarray(s.content), height * width), s.learn) if is_picture(s) else s for s in document.segments
+    )
+    return Document(tuple(segments), document.source)
+
+
+def _seen(url: str) -> np.ndarray:
+    """(H, W, 3) uint8 of a picture that stands in its own address."""
+    try:
+        data = in_url(url)
+        if data is None:
+            raise UserError("a picture has to stand in the line itself, as data:image/png;base64,....")
+        return on_white(read_picture(data, alpha=True))
+    except (ValueError, Unreadable) as error:
+        raise UserError(f"a picture cannot be read ({error}).") from None
+
+
 def _document(line: bytes, source: str) -> tuple[Document, bool]:
     """The document of a line, and whether it is a conversation."""
     try:
@@ -117,7 +150,7 @@ def _conversation(row: Mapping[str, Any], source: str) -> Document:
         raise UserError("messages must be a list.")
     if not all(isinstance(m, Mapping) and isinstance(m.get("tool_calls") or [], list) for m in row["messages"]):
         raise UserError("a message is an object with role and content, and its tool_calls are a list.")
-    turns = chat.read(row["messages"])
+    turns = chat.read(row["messages"], _seen)
     mine = [turn for turn in turns if turn.role == "assistant"]
     if not mine:
         raise UserError("there is no assistant message, so nothing to learn.")

@@ -32,7 +32,7 @@ from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
-from tessera.posttrain.examples import read_examples
+from tessera.posttrain.examples import in_sight, read_examples
 from tessera.posttrain.rollouts import EFFORT, ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
 from tessera.posttrain.verifiers import Task
 from tessera.posttrain.verifiers import load as load_verifier
@@ -429,11 +429,11 @@ def _fitted(
 
 def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int) -> None:
     """The examples of --ptx as token files, those that fit."""
-    records = [vocabulary.encode(example.document) for example in read_examples(Path(file))]
+    records = [vocabulary.encode(in_sight(example.document, vocabulary)) for example in read_examples(Path(file))]
     kept = [record for record in records if len(record) <= longest]
     if not kept:
         raise UserError(f"every example in {file} is longer than the {longest:,} tokens that fit; shorten them.")
-    write_records(path / "tokens", f"chat:{Path(file).resolve()}", kept, (), vocabulary)
+    write_records(path / "tokens", {f"chat:{Path(file).resolve()}": (kept, ())}, vocabulary)
 
 
 def _plan(

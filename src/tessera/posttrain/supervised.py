@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
-from tessera.posttrain.examples import Checked, check, read_examples
+from tessera.posttrain.examples import Checked, check, in_sight, read_examples
+from tessera.posttrain.replay import first_run, replayed
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
@@ -46,6 +48,7 @@ EPOCHS, LEAST_SEEN, MOST_SEEN, MOST_EPOCHS = 3, 100, 25_000, 25
 UPDATES, MOST_BATCH = 200, 64
 """A batch is as large as leaves this many updates, up to so many examples."""
 VALIDATION_SHARE = 0.05
+_MOST_REPLAY = 0.9
 _ROWS_OF = 64
 _MOST_FINAL_TOKENS = 1 << 20
 
@@ -65,6 +68,7 @@ class Wish(plans.Asked):
         epochs: passes over the examples.
         batch_size: examples in a batch.
         rate_multiplier: times the learning rates of the rules.
+        replay: share of the rows that come from what the model learned first.
         seed: of the order of the examples and of what is held out.
         settings: `key=value` of the recipe.
     """
@@ -77,6 +81,7 @@ class Wish(plans.Asked):
     epochs: float | None = None
     batch_size: int | None = None
     rate_multiplier: float | None = None
+    replay: float = 0.0
     seed: int = 0
     settings: tuple[str, ...] = ()
 
@@ -88,6 +93,8 @@ class Wish(plans.Asked):
                 raise UserError(f"--{name} {value:g} must be positive.")
         if not 0 <= self.validation_share < 0.5:
             raise UserError(f"--validation-share {self.validation_share:g} must be at least 0 and below 0.5.")
+        if not 0 <= self.replay <= _MOST_REPLAY:
+            raise UserError(f"--replay {self.replay:g} must be between 0 and {_MOST_REPLAY:g}.")
 
 
 def prepare(wish: Wish, path: Path, say: Say) -> None:
@@ -101,7 +108,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     model = weights.resolve_model(wish.model)
     shape = weights.read_config(model)
     vocabulary = Vocabulary.load(model, shape.vocab_size)
-    intent = _intent(wish, path.name)
+    begun = first_run(model) if wish.replay else None
+    intent = _intent(wish, path.name, begun)
     budget = plans.read_budget(wish.budget, intent)
     checked = check(Path(wish.data))
     held_out = None if wish.validation is None else check(Path(wish.validation))
@@ -120,8 +128,13 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         validation = reader.records(wish.data, lambda digest: digest in hidden) if hidden else iter(())
     else:
         validation = reader.records(wish.validation)
-    uri = f"chat:{Path(wish.data).resolve()}"
-    shards = write_records(path / "tokens", uri, train, validation, vocabulary)
+    uri = intent.data.sources[0].uri
+    sources: dict[str, tuple[Iterable[TokenRecord], Iterable[TokenRecord]]] = {uri: (train, validation)}
+    if begun is not None:
+        sources[uri] = (kept := list(train)), validation
+        tokens = round(wish.replay / (1 - wish.replay) * EPOCHS * sum(map(len, kept)))
+        sources[intent.data.sources[1].uri] = replayed(begun, tokens, longest, wish.seed), ()
+    shards = write_records(path / "tokens", sources, vocabulary)
     examples = {split: len(getattr(shards.sources[0], split).offsets) - 1 for split in ("train", "validation")}
     if left := len(reader.left_out):
         say(f"{left:,} of {sum(examples.values()) + left:,} examples are longer than {longest:,} tokens and are left out")
@@ -131,10 +144,13 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     if thinking:
         said = ", ".join(f"{tokens:,} at the effort {effort}" for effort, tokens in thinking.items())
         say(f"thoughts of at most so many tokens: {said}")
+    of_examples = shards.sources[0].tokens
     say(
-        f"{examples['train']:,} examples of {shards.train_tokens:,} tokens, {_learned(shards):,} of them to be learned; "
+        f"{examples['train']:,} examples of {of_examples:,} tokens, {_learned(shards):,} of them to be learned; "
         f"{examples['validation']:,} held out"
     )
+    if begun is not None:
+        say(f"{wish.replay:.0%} of the rows from {shards.sources[1].tokens:,} tokens of what {begun.path} learned")
     planned = _plan(wish, intent, budget, shape, shards, machine, peak)
     write_text(path / "recipe.yaml", planned.recipe.to_yaml())
     vocabulary.save(path / "tokenizer", shape.context)
@@ -202,7 +218,7 @@ class _Reader:
         for example in read_examples(Path(path)):
             if not wanted(example.digest):
                 continue
-            record = self.vocabulary.encode(example.document)
+            record = self.vocabulary.encode(in_sight(example.document, self.vocabulary))
             if len(record) > self.longest:
                 reason = f"{len(record):,} tokens, more than {self.longest:,}"
                 self.left_out.append({"path": f"{path}, line {example.line}", "reason": reason})
@@ -218,10 +234,13 @@ class _Reader:
                 self.thoughts[effort] = max(self.thoughts.get(effort, 0), tokens)
 
 
-def _intent(wish: Wish, name: str) -> Recipe:
-    """The recipe before the rules."""
-    source = {"uri": f"chat:{Path(wish.data).resolve()}", "epochs": wish.epochs}
-    data = {"sources": [source], "document_mask": True, "deduplicate": "none", "validation_fraction": wish.validation_share}
+def _intent(wish: Wish, name: str, begun: RunFolder | None) -> Recipe:
+    """The recipe before the rules; `begun`: the run that rows are replayed from."""
+    sources: list[dict[str, Any]] = [{"uri": f"chat:{Path(wish.data).resolve()}", "epochs": wish.epochs}]
+    if begun is not None:
+        sources[0]["weight"] = 1 - wish.replay
+        sources.append({"uri": f"replay:{begun.path.resolve()}", "weight": wish.replay})
+    data = {"sources": sources, "document_mask": True, "deduplicate": "none", "validation_fraction": wish.validation_share}
     tree = {
         "name": name,
         "summary": f"{Path(wish.model).name}, tuned on {Path(wish.data).name}.",
@@ -241,7 +260,7 @@ def _held_out(checked: Checked, wish: Wish) -> Collection[int]:
 
 def _learned(shards: Shards) -> int:
     learn = shards.sources[0].train.learn
-    return shards.train_tokens if learn is None else int(learn.sum())
+    return shards.sources[0].tokens if learn is None else int(learn.sum())
 
 
 def _plan(
@@ -249,18 +268,18 @@ def _plan(
 ) -> rules.Plan:
     """Every setting with its reason: first those that examples ask for, then the rules of pre-training for the rest."""
     choose = plans.Choices(intent)
-    tokens, data = shards.sources[0].train, intent.data
-    lengths = np.diff(tokens.offsets)
-    count = len(lengths)
-    longest = -(-(int(lengths.max()) - 1) // _ROWS_OF) * _ROWS_OF
+    data, own, share = intent.data, replace(shards, sources=shards.sources[:1]), 1 - wish.replay
+    count = len(own.sources[0].train.offsets) - 1
+    longest = max(int(np.diff(source.train.offsets).max()) for source in shards.sources)
+    longest = -(-(longest - 1) // _ROWS_OF) * _ROWS_OF
     context = choose("context", max(8, min(shape.context, longest)), f"the longest example, up to a multiple of {_ROWS_OF}")
     choose("short_context", context, "whole rows from the first step on")
     choose("compile", False, "pays only in long runs")
 
-    source = data.sources[0]
+    source, *again = data.sources
     passes = source.epochs or min(MOST_EPOCHS, max(1, min(max(EPOCHS, LEAST_SEEN // count), MOST_SEEN // count)))
     once = data.model_copy(update={"sources": (source.model_copy(update={"epochs": 1.0}),)})
-    per_row = count / count_rows(shards, once, context, intent.train.seed, 2**62)
+    per_row = share * count / count_rows(own, once, context, intent.train.seed, 2**62)
     size = wish.batch_size or max(1, min(MOST_BATCH, round(count * passes / UPDATES)))
     packing, rows = data.packing, max(1, round(size / per_row))
     if wish.batch_size is not None and wish.batch_size < per_row:
@@ -273,7 +292,8 @@ def _plan(
         )
         choose.said["train.batch_rows"] = Derived("train.batch_rows", rows, reason)
     epochs = passes if budget is None else None
-    data = data.model_copy(update={"packing": packing, "sources": (source.model_copy(update={"epochs": epochs}),)})
+    source = source.model_copy(update={"epochs": epochs})
+    data = data.model_copy(update={"packing": packing, "sources": (source, *again)})
 
     def resolved(tokens: int, why: str) -> rules.Plan:
         steps = max(1, math.ceil(tokens / (rows * context)))
@@ -284,7 +304,8 @@ def _plan(
         return choose.resolve(shape, machine, peak, data=data)
 
     if budget is None:
-        every = count_rows(shards, data, context, intent.train.seed, 2**62)
+        mine = data.model_copy(update={"sources": (source,)})
+        every = math.ceil(count_rows(own, mine, context, intent.train.seed, 2**62) / share)
         planned = resolved(every * context, f"{passes:g} passes over {count:,} examples in {every:,} rows of {context}")
     elif budget.tokens is not None or budget.flops is not None:
         bought = budget.tokens or (budget.flops or 0) / replace(shape, context=context).flops_per_token(context)

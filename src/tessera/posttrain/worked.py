@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.data import builtin_assistant
 from tessera.posttrain.curriculum import Pool, dial_digits
 from tessera.posttrain.verifiers import Task
 from tessera.tokens import chat
 
 TAKEN: dict[str, dict[str, int | None]] = {
     "dial": {"low": 2, "medium": 4, "high": None},
-    "arithmetic": {"low": 1, "medium": 2, "high": None},
+    "arithmetic": builtin_assistant.TAKEN,
 }
 """Steps of a task that an effort takes; None: all."""
 UNTHOUGHT = ""
@@ -35,26 +36,11 @@ def dial_steps(task: Task) -> list[str]:
 
 
 def arithmetic_steps(task: Task) -> list[str]:
-    """Digit by digit from the right, `478+356=`: `8+6=14`, `7+5+1=13`, `4+3+1=8`; a difference below 0 the other way round,
-    behind a minus."""
+    """As `builtin_assistant.steps` has it, `478+356=`: `8+6=14`, `7+5+1=13`, `4+3+1=8`."""
     expression = task.prompt.rstrip("=")
     sign = "+" if "+" in expression else "-"
     first, second = map(int, expression.split(sign))
-    turned = sign == "-" and first < second
-    if turned:
-        first, second = second, first
-    carry = 0
-    steps: list[str] = []
-    while first or second or not steps:
-        a, b = first % 10, second % 10
-        found = a + b + carry if sign == "+" else a - b - carry
-        step = f"{a}{sign}{b}" + (f"{sign}{carry}" if carry else "") + f"={found}"
-        if found < 0:
-            step += f"+10={found + 10}"
-        steps.append(step)
-        carry = int(found >= 10 if sign == "+" else found < 0)
-        first, second = first // 10, second // 10
-    return ["-" * turned + steps[0], *steps[1:]]
+    return builtin_assistant.steps(first, sign, second)
 
 
 STEPS: dict[str, Callable[[Task], list[str]]] = {"dial": dial_steps, "arithmetic": arithmetic_steps}

@@ -285,9 +285,7 @@ def _samples(chain: Chain) -> str:
         chosen = [sample for sample in chain.samples if bool(sample.get("right")) is right][:_MOST_SAMPLES]
         shown = "\n\n".join(_sample(sample) for sample in chosen)
         parts += [f"### {title}\n\n{shown}"] if shown else []
-    judged = (
-        f"{sum(bool(s.get('right')) for s in chain.samples)} of {len(chain.samples)} that were drawn are right, by a checker."
-    )
+    judged = "The first answer of each kind that a checker found right, and the first that it found wrong, as they came."
     return _section("Samples", "\n\n".join([judged, *parts])) if parts else ""
 
 
@@ -316,9 +314,6 @@ def _limits(chain: Chain) -> str:
     lines += [f"No better than guessing, within two standard errors: {row.suite}, {row.measure}." for row in guesses]
     lines += [f"Clearly behind a specialist: {said}." for said in behind]
     lines += [f"The licence of {source} is not known to this card: ask before you pass the weights on." for source in unknown]
-    wrong = sum(not sample.get("right") for sample in chain.samples)
-    if wrong:
-        lines.append(f"{wrong} of {len(chain.samples)} samples are wrong; those below are as they came.")
     return _section("Limits", "\n".join(f"- {line}" for line in lines))
 
 

@@ -5,13 +5,9 @@ Nothing is fetched: a server that follows a stranger's addresses can be sent to 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-
 import numpy as np
 
-from tessera.data.pictures import fitted, on_white, read_picture
+from tessera.data.pictures import fitted, in_url, on_white, read_picture
 from tessera.data.reasons import Unreadable
 from tessera.serve.errors import invalid
 
@@ -19,7 +15,6 @@ MOST_PICTURES = 64
 """In one request."""
 _MOST_PIXELS = 1 << 20
 """Of a picture that waits to be read, so that many large ones do not fill the memory; no model here reads as many."""
-_DATA_URL = re.compile(r"data:image/[a-z0-9+.-]{1,20};base64,", re.IGNORECASE)
 
 
 def seen(url: str | None, param: str) -> np.ndarray:
@@ -28,14 +23,13 @@ def seen(url: str | None, param: str) -> np.ndarray:
     Raises:
         ApiError: 400, another kind of address, broken base64, or no picture that can be read.
     """
-    begin = _DATA_URL.match(url or "")
-    if begin is None or url is None:
+    try:
+        data = in_url(url or "")
+    except ValueError:
+        raise invalid("The picture is not valid base64.", param, "invalid_base64") from None
+    if data is None:
         said = "A picture has to be in the request itself, as data:image/png;base64,...; addresses and files are not followed."
         raise invalid(said, param, "invalid_image_url")
-    try:
-        data = base64.b64decode(re.sub(r"\s+", "", url[begin.end() :]), validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("The picture is not valid base64.", param, "invalid_base64") from None
     try:
         return on_white(fitted(read_picture(data, alpha=True), _MOST_PIXELS))
     except Unreadable as error:

@@ -15,7 +15,7 @@ token that ends its turn; role tokens, the effort and everybody else's turns are
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,13 +57,14 @@ class Message:
     pictures: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
 
-def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+def read(messages: Iterable[Mapping[str, Any]], seen: Callable[[str], np.ndarray] | None = None) -> tuple[Message, ...]:
     """Messages as the OpenAI API and chat data sets write them.
 
     Args:
-        messages: `role`, `content` (text, parts of the type text, or None), and for the assistant `reasoning_content` or
-            `reasoning`, `reasoning_effort`, `weight` (0: not learned from), and `tool_calls` of
+        messages: `role`, `content` (text, parts of the types text and, for the user, image_url, or None), and for the assistant
+            `reasoning_content` or `reasoning`, `reasoning_effort`, `weight` (0: not learned from), and `tool_calls` of
             `{"function": {"name", "arguments"}}` or `{"name", "arguments"}`; arguments are JSON text or data.
+        seen: makes the pixels of a picture, (H, W, 3) uint8, from its address; None: there may be none.
 
     Raises:
         UserError: not of that form.
@@ -72,16 +73,20 @@ def read(messages: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise UserError(f"message {i} is not an object with a role and content.")
-        content = _joined(message.get("content") or "")
+        content, urls = _parted(message.get("content") or "")
         reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
         if not isinstance(content, str) or not isinstance(reasoning, str):
             raise UserError(f"message {i}: content and reasoning must be text.")
+        if urls and (seen is None or message.get("role") != "user"):
+            raise UserError(f"message {i}: {'only the user shows pictures' if seen else 'pictures are not read here'}.")
+        pictures = tuple(seen(url) for url in urls) if seen else ()
         calls = tuple(_read_call(call, i) for call in message.get("tool_calls") or ())
         weight = message.get("weight")
         if weight not in (None, 0, 1) or (weight is not None and message.get("role") != "assistant"):
             raise UserError(f"message {i}: weight is 0 or 1, and only the assistant's messages have one.")
         effort = message.get("reasoning_effort") or ""
-        conversation.append(Message(str(message.get("role")), content, reasoning, calls, weight != 0, str(effort)))
+        role = str(message.get("role"))
+        conversation.append(Message(role, content, reasoning, calls, weight != 0, str(effort), pictures))
     return tuple(conversation)
 
 
@@ -258,12 +263,22 @@ def _marked(opening: str, text: str, closing: str, learn: bool) -> list[Segment]
     return [Segment("control", opening, learn), Segment("text", text, learn), Segment("control", closing, learn)]
 
 
-def _joined(content: Any) -> Any:
-    """Content given in parts as one text, if all are text."""
+def _parted(content: Any) -> tuple[Any, list[str]]:
+    """Content given in parts as one text, and the addresses of its pictures; as it is where there are other parts."""
     if not isinstance(content, list):
-        return content
-    texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
-    return content if None in texts else "".join(map(str, texts))
+        return content, []
+    texts, urls = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        image = part.get("image_url") if kind == "image_url" else None
+        url = image.get("url") if isinstance(image, Mapping) else image
+        if kind == "text" and part.get("text") is not None:
+            texts.append(str(part["text"]))
+        elif isinstance(url, str):
+            urls.append(url)
+        else:
+            return content, []
+    return "".join(texts), urls
 
 
 def _call_text(call: ToolCall) -> str:

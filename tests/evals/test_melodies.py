@@ -1,0 +1,35 @@
+"""The reader of melodies names the notes of real recordings, also noisy ones and such that are a step too long or too short."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tessera.data.builtin_sounds import PER_SECOND, Melody, melody
+from tessera.evals.melodies import heard
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_it_is_right_about_real_recordings(noise: float) -> None:
+    rng = np.random.Generator(np.random.PCG64(3))
+    for _ in range(40):
+        played = melody(rng)
+        sound = played.sound(rng)
+        assert heard(sound + rng.normal(0, noise * 32_767, len(sound)), PER_SECOND) == played.notes
+
+
+@pytest.mark.parametrize("tempo", ["slowly", "quickly"])
+@pytest.mark.parametrize("step", [-320, 0, 320])
+def test_a_step_more_or_less_changes_no_note(tempo: str, step: int) -> None:
+    rng = np.random.Generator(np.random.PCG64(4))
+    for instrument in ("flute", "organ", "bell", "string"):
+        sound = Melody(("C", "E", "G"), instrument, tempo).sound(rng)
+        longer = np.concatenate([sound, np.zeros(max(step, 0))])[: len(sound) + step]
+        assert heard(longer, PER_SECOND) == ("C", "E", "G")
+
+
+def test_a_tone_between_two_notes_silence_and_what_lasts_too_long_are_no_melody() -> None:
+    time = np.arange(round(0.16 * PER_SECOND)) / PER_SECOND
+    assert heard(np.sin(2 * np.pi * 622.25 * time), PER_SECOND) == ("?",)
+    assert heard(np.zeros(round(0.48 * PER_SECOND)), PER_SECOND) == ("?", "?", "?")
+    assert heard(np.zeros(0), PER_SECOND) == heard(np.ones(3 * PER_SECOND), PER_SECOND) == ()
