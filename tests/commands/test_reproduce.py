@@ -72,6 +72,9 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     assert {("bits", "bits per byte"), ("bits", "bits per pixel")} <= measured
     assert any(suite == "arithmetic" for suite, _ in measured) and all(row["of"] == "little" and row["n"] > 1 for row in rows)
 
+    card = (out / "CARD.md").read_text(encoding="utf-8")
+    assert "| base | train |" in card and "| arithmetic | pass@1" in card and str(out) not in card
+
     # As if it had been killed within the last stage, and before the first of its files was there.
     stamp = (out / "dpo" / "model" / "model.safetensors").stat().st_mtime_ns
     kept = json.loads((out / "chain.json").read_text(encoding="utf-8"))

@@ -30,6 +30,8 @@ from tessera.report.measured import Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
 
 CARD, CHAIN = "CARD.md", "chain.json"
+TOUR = "tour"
+"""The suite of what the page opens with."""
 _SAFETY = re.compile(r"hierarchy|refus|inject|moderation|jailbreak")
 """Of the names of suites that stand under safety."""
 _ASKED_DATA = ("data", "examples", "pairs", "ptx")
@@ -249,8 +251,16 @@ def _forecast(chain: Chain) -> str:
     return _section("Forecast and verdict", said or "No forecast was made before this run.")
 
 
+def _tour(chain: Chain) -> str:
+    cells = [
+        (row.measure, f"**{_with_error(row)}**", _whole(row.n), _figure(row.chance)) for row in chain.own if row.suite == TOUR
+    ]
+    text = "What the page opens with, asked with other seeds; a checker judges each answer, and chance is a blind guess."
+    return _section("The tour", f"{text}\n\n{_table(('step', 'right', 'n', 'chance'), cells, right=(1, 2, 3))}") if cells else ""
+
+
 def _measurements(chain: Chain) -> str:
-    rows = [row for row in chain.own if not _SAFETY.search(row.suite)]
+    rows = [row for row in chain.own if row.suite != TOUR and not _SAFETY.search(row.suite)]
     text = (
         "± is one standard error over n. A specialist is the recipe named in brackets, trained from nothing with an equal budget."
     )
@@ -311,6 +321,11 @@ def _limits(chain: Chain) -> str:
     lines = [
         f"It reads {_whole(number_of(chain.config, 'max_position_embeddings'))} tokens at once and forgets what came before."
     ]
+    lines += [
+        f"Of the tour, {row.measure}: right {row.value:.0%} of the time."
+        for row in chain.own
+        if row.suite == TOUR and row.value < 0.9
+    ]
     lines += [f"No better than guessing, within two standard errors: {row.suite}, {row.measure}." for row in guesses]
     lines += [f"Clearly behind a specialist: {said}." for said in behind]
     lines += [f"The licence of {source} is not known to this card: ask before you pass the weights on." for source in unknown]
@@ -328,11 +343,11 @@ def _again(chain: Chain) -> str:
     facts = [(key, chain.page.get(key)) for key in ("commit", "budget", "seed")]
     versions = ", ".join(f"{name} {version}" for name, version in mapping_of(chain.page.get("versions")).items())
     rows = [(key, _value(value)) for key, value in [*facts, ("versions", versions)] if value not in (None, "")]
-    command = str(chain.page.get("command") or f"tessera reproduce {chain.name}")
+    command = told(str(chain.page.get("command") or f"tessera reproduce {chain.name}"))
     return _section("Make it again", f"{_code(command, 'sh')}\n\n{_table(('', ''), rows)}")
 
 
-_SECTIONS = (_what, _shape, _measurements, _safety, _limits, _samples, _forecast, _making, _data, _again)
+_SECTIONS = (_what, _tour, _shape, _measurements, _safety, _limits, _samples, _forecast, _making, _data, _again)
 
 
 def _section(title: str, body: str) -> str:
