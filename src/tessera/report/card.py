@@ -279,7 +279,7 @@ def _rows(chain: Chain, rows: Iterable[Measured]) -> str:
         others = [other for other in chain.measured if other.what == row.what and other.of not in (chain.name, "")]
         cells.append((
             row.suite,
-            row.measure + (f", {told(row.on)}" if row.on else ""),
+            row.measure + (f", {told(row.on)}" if row.on else "") + (" (lower is better)" if row.less_is_better else ""),
             f"**{_with_error(row)}**",
             _whole(row.n),
             _figure(row.chance),
