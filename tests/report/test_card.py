@@ -44,6 +44,7 @@ EVALUATIONS = [
     score("starter", "tour", 0.95, n=20, chance=0.1, measure="draw a seven"),
     score("starter", "tour", 0.55, n=20, chance=0.1, measure="what is in this picture"),
     score("starter", "blimp", 0.503, chance=0.5, n=67000),
+    score("starter", "sorting", 0.3, baseline=0.28),
     score("starter", "over-refusal", 0.04),
     score("starter", "hierarchy", 0.95, error=None, n=1),
 ]
@@ -127,7 +128,8 @@ def test_limits_follow_from_the_measurements(chain: Path) -> None:
     limits = sections(write_card(chain).read_text())["Limits"]
     assert "512 tokens" in limits
     assert "what is in this picture: right 55% of the time" in limits and "draw a seven" not in limits
-    assert "No better than guessing, within two standard errors: blimp" in limits and "arithmetic" not in limits
+    assert "No better than chance or the baseline, within two standard errors: blimp, pass@1, 0-shot; sorting" in limits
+    assert "arithmetic" not in limits and "over-refusal" not in limits
     assert "behind a specialist: bits, bits per byte: 1.321" in limits
     assert "The licence of files:somebody/novels is not known" in limits
 
@@ -196,6 +198,7 @@ def test_addresses_are_shown_without_folders(uri: str, shown: str, licence: str)
     assert licence_of(uri).startswith(licence)
 
 
-def test_measurements_know_whether_they_beat_chance(chain: Path) -> None:
+def test_measurements_know_whether_they_beat_guessing(chain: Path) -> None:
     rows = {row.suite: row for row in read_measured(chain / "evaluations.json") if row.of == "starter"}
-    assert rows["arithmetic"].beats_chance and rows["blimp"].beats_chance is False and rows["bits"].beats_chance is None
+    assert rows["arithmetic"].beats_guessing and rows["bits"].beats_guessing is None
+    assert rows["blimp"].beats_guessing is False and rows["sorting"].beats_guessing is False

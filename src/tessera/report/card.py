@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from tessera.errors import UserError
+from tessera.model import starter
 from tessera.report.charts import duration, short
 from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
@@ -167,7 +168,8 @@ def _what(chain: Chain) -> str:
         f"A model of {short(chain.parameters)} parameters, made{took} by `tessera reproduce {chain.name}` from nothing: {made}. "
         "Nobody wrote this page: it is what the run recorded of itself."
     )
-    use = f"tessera serve {chain.name}\ntessera chat {chain.name}\ntessera train code --init {chain.name} --budget 20m"
+    model = chain.name if chain.name == starter.NAME else f"runs/{chain.name}"
+    use = f"tessera serve {model}\ntessera chat {model}\ntessera train code --init {model} --budget 20m"
     return f"{summary}\n\n{said}\n\n{_code(use, 'sh')}"
 
 
@@ -199,7 +201,7 @@ def _making(chain: Chain) -> str:
             str(stage.get("name")),
             str(stage.get("kind") or ""),
             duration(seconds) if math.isfinite(seconds) else _MISSING,
-            short(tokens) if math.isfinite(tokens) else _MISSING,
+            short(tokens) if tokens > 0 else _MISSING,
             f"{loss:.4f}" if math.isfinite(loss) else _MISSING,
             ", ".join(f"{key} {_value(value)}" for key, value in chain.asked(number).items() if _worth_telling(key, value)),
         ))  # fmt: skip
@@ -222,7 +224,7 @@ def _data(chain: Chain) -> str:
             stage,
             f"`{named(address)}`",
             f"{share:.0%}" if isinstance(share, float) else _MISSING,
-            _whole(number_of(source, "documents")),
+            _whole(number_of(source, "documents") or math.nan),
             f"{size / 1e6:,.1f} MB" if size > 0 else _MISSING,
             licence_of(address),
         ))  # fmt: skip
@@ -279,7 +281,7 @@ def _rows(chain: Chain, rows: Iterable[Measured]) -> str:
         others = [other for other in chain.measured if other.what == row.what and other.of not in (chain.name, "")]
         cells.append((
             row.suite,
-            row.measure + (f", {told(row.on)}" if row.on else ""),
+            row.measure + (f", {told(row.on)}" if row.on else "") + (" (lower is better)" if row.less_is_better else ""),
             f"**{_with_error(row)}**",
             _whole(row.n),
             _figure(row.chance),
@@ -311,7 +313,7 @@ def _sample(sample: dict[str, Any]) -> str:
 
 def _limits(chain: Chain) -> str:
     """What it cannot do, as far as the measurements say so."""
-    guesses = [row for row in chain.own if row.beats_chance is False]
+    guesses = [f"{row.suite}, {row.measure}" for row in chain.own if row.suite != TOUR and row.beats_guessing is False]
     behind = []
     for row in chain.own:
         for other in chain.measured:
@@ -326,7 +328,8 @@ def _limits(chain: Chain) -> str:
         for row in chain.own
         if row.suite == TOUR and row.value < 0.9
     ]
-    lines += [f"No better than guessing, within two standard errors: {row.suite}, {row.measure}." for row in guesses]
+    if guesses:
+        lines.append(f"No better than chance or the baseline, within two standard errors: {'; '.join(guesses)}.")
     lines += [f"Clearly behind a specialist: {said}." for said in behind]
     lines += [f"The licence of {source} is not known to this card: ask before you pass the weights on." for source in unknown]
     return _section("Limits", "\n".join(f"- {line}" for line in lines))
