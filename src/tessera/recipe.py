@@ -354,6 +354,14 @@ class Later(Part):
     settings: tuple[str, ...] = ()
     """`key=value` of the stage's own recipe."""
 
+    @model_validator(mode="after")
+    def _of_its_stage(self) -> Later:
+        stages = {"replay": ("sft",), "efforts": ("grpo",), "ptx": ("grpo",), "rate": ("dpo", "grpo")}
+        for name, known in stages.items():
+            if name in self.model_fields_set and self.stage not in known:
+                raise ValueError(f"`{name}` says nothing to the stage {self.stage}, but to {' and '.join(known)}")
+        return self
+
 
 class Recipe(Part):
     """One page: what to train, on what, for how much."""

@@ -124,6 +124,8 @@ def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:
         with pytest.raises(UserError, match=said):
             reproduce(str(page), None, then, str(tmp_path / "c"), resume=False)
         assert not (tmp_path / "c").exists(), "told before anything is made"
+    with pytest.raises(UserError, match="`replay` says nothing to the stage dpo, but to sft"):
+        load(str(page), ["then=[{stage: dpo, share: 0.1, data: a, replay: 0.2}]"])
     with pytest.raises(UserError, match="leave nothing of the budget"):
         reproduce(str(page), None, ["then=[{stage: dpo, share: 0.9, data: a}, {stage: dpo, share: 0.2, data: a}]"], None, False)
     assert names_of(load(str(page), ["then=[{stage: sft, share: 0.1, data: a}, {stage: sft, share: 0.2, data: a}]"])) == [
