@@ -61,7 +61,8 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
         info = json.loads((out / name / "run.json").read_text(encoding="utf-8"))
         assert Path(info["init"]) == out / before / "model"
     base = json.loads((out / "base" / "run.json").read_text(encoding="utf-8"))
-    assert "the run is finished" not in done.stderr and base["init"] is None
+    assert "the run is finished" not in done.stderr and "stages come after this training" not in done.stderr
+    assert base["init"] is None
     with safe_open(out / "model" / "model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
     vocabulary = Vocabulary.load(out / "model", weights.read_config(out / "model").vocab_size)

@@ -175,7 +175,9 @@ def _parts(
     own = 1 - sum(later.share for later in intent.then)
 
     def base(resume: bool) -> object:
-        return training.train(recipe, share_of(intent.budget, own), overrides, None, str(path / BASE), resume, forecast)
+        return training.train(
+            recipe, share_of(intent.budget, own), [*overrides, "then=[]"], None, str(path / BASE), resume, forecast
+        )
 
     parts: dict[str, Callable[[bool], object]] = {BASE: base}
     before = path / BASE

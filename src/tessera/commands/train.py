@@ -109,6 +109,7 @@ def train(
             "leave --resume, --init and --no-forecast out."
         )
     path = Path(out or f"runs/{intent.name}")
+    _say_later(intent)
     if resume:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
@@ -140,6 +141,13 @@ def train(
 def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
     """The recipe with what the command line sets."""
     return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget is not None else []))
+
+
+def _say_later(intent: Recipe) -> None:
+    """That a recipe has stages which are not run here."""
+    if intent.then:
+        shares = ", ".join(f"{later.stage} {later.share:.0%}" for later in intent.then)
+        say(f"stages come after this training ({shares} of the budget), which tessera reproduce runs too.")
 
 
 def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
@@ -184,6 +192,7 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
     intent = load(recipe, budget, overrides)
+    _say_later(intent)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
