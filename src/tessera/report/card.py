@@ -28,8 +28,9 @@ from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
 from tessera.report.measured import Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
+from tessera.report.stages import CHAIN
 
-CARD, CHAIN = "CARD.md", "chain.json"
+CARD = "CARD.md"
 _SAFETY = re.compile(r"hierarchy|refus|inject|moderation|jailbreak")
 """Of the names of suites that stand under safety."""
 _ASKED_DATA = ("data", "examples", "pairs", "ptx")
