@@ -25,11 +25,13 @@ from tessera.data.loader import Loader
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
 from tessera.engine.engine import speaks_dialogue
+from tessera.engine.request import Completion
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
+from tessera.posttrain.alarms import Alarms
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
 from tessera.posttrain.examples import in_sight, read_examples
@@ -57,9 +59,8 @@ SHORT_ANSWER = 32
 """Tokens up to which an answer that is cut off counts as wrong by default."""
 STEPS = 200
 EXAMS = 10
-MISMATCH_ALARM = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Mean |log p(train) - log p(rollout)| from which the two no longer are the same policy; 1e-6 and 1e-2 are usual."""
-TRUNCATION_ALARM = 0.1
+SHOWN, SHOWN_LETTERS = 6, 1000
+"""Answers of an exam that are recorded for people to read, and letters of each of their parts."""
 _SPARE_TOKENS = 8
 _MOST_TOKENS = 256
 
@@ -315,10 +316,10 @@ def assemble(
 
 def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
     """Answers to the tasks that are held out: the same tasks with the same random numbers each time."""
-    tasks, most = pool.held_out, wish.max_tokens
+    tasks, most, kinds = pool.held_out, wish.max_tokens, max(1, len({*wish.efforts}))
     assert most is not None
 
-    def take() -> Mapping[str, float]:
+    def take() -> Mapping[str, Any]:
         groups = player.play(tasks, wish.exam_samples, most, f"exam {wish.seed}")
         rewards = judge(tasks, [[player.answer(c) for c in group] for group in groups])
         right_GK = np.array(
@@ -334,6 +335,7 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             for given, group in zip(rewards, groups, strict=True)
             for r, c in zip(given, group, strict=True)
         ]
+        thoughts = np.array([[player.thought_tokens(c) for c in group] for group in groups])
         return {
             "reward": sum(earned) / len(earned),
             "pass_at_1": float(by_task.mean()),
@@ -343,56 +345,48 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             "tasks": len(tasks),
             "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
             "length": sum(len(c.ids) for c in done) / len(done),
-            **by_effort(tasks, by_task),
+            **({"thought_length": float(thoughts.mean())} if thoughts.any() else {}),
+            **by_effort(tasks, by_task, thoughts.mean(1)),
+            "answers": [
+                _shown(player, tasks[at], groups[at][0], bool(right_GK[at, 0])) for at in _to_show(right_GK[:, 0], kinds)
+            ],
         }
 
     # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
     return loop.Exam(take, "reward")
 
 
-def by_effort(tasks: Sequence[Task], success: Sequence[float]) -> dict[str, float]:
-    """The mean success of the tasks of each effort, where they have one."""
-    efforts = [task.data.get(EFFORT) for task in tasks]
+def by_effort(tasks: Sequence[Task], success: Sequence[float], thoughts: Sequence[float]) -> dict[str, float]:
+    """Of the tasks of each effort, where they have one: mean success, its standard error, and mean tokens of thought."""
+    efforts = np.array([task.data.get(EFFORT, "") for task in tasks])
+    found = {}
+    for effort in EFFORTS:
+        if not (these := efforts == effort).any():
+            continue
+        right = np.array(success)[these]
+        found[f"pass_at_1_{effort}"] = float(right.mean())
+        found[f"standard_error_{effort}"] = float(right.std(ddof=1) / len(right) ** 0.5) if len(right) > 1 else math.nan
+        found[f"thought_length_{effort}"] = float(np.array(thoughts)[these].mean())
+    return found
+
+
+def _to_show(right: np.ndarray, kinds: int) -> list[int]:
+    """Of the answers of an exam, those that are recorded for people: always the same few, from all over the tasks and of each of
+    the `kinds` of effort that these take in turn; and one right and one wrong where those are all alike."""
+    spread = (place * len(right) // SHOWN for place in range(SHOWN))
+    few = sorted({min(at + (place - at) % kinds, len(right) - 1) for place, at in enumerate(spread)})
+    missing = {*map(bool, right)} - {bool(right[at]) for at in few}
+    return few + [next(at for at in range(len(right)) if bool(right[at]) is kind) for kind in missing]
+
+
+def _shown(player: Player, task: Task, completion: Completion, right: bool) -> dict[str, Any]:
+    """An answer as it is recorded; what is long is cut."""
+    thought, answer = player.said(completion)
+    texts = {"prompt": task.prompt, "wanted": task.answer, "thought": thought, "answer": answer}
     return {
-        f"pass_at_1_{effort}": float(np.mean([s for e, s in zip(efforts, success, strict=True) if e == effort]))
-        for effort in EFFORTS
-        if effort in efforts
-    }
-
-
-class Alarms:
-    """An observer that says when training and rollouts part, and when many answers are cut off: each once.
-
-    Args:
-        dtype: of the machine.
-        tell: those who are told.
-    """
-
-    def __init__(self, dtype: str, tell: Sequence[loop.Observer]) -> None:
-        self.limit = MISMATCH_ALARM[dtype]
-        self.tell = tell
-        self._said: set[str] = set()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] != "step":
-            return
-        self._watch(
-            "mismatch", event, self.limit,
-            "training and rollouts do not compute the same probabilities (mean |log p - log p| {value:.2g}): what is learned is "
-            "not what was sampled; look for a changed temperature, another dtype or a kernel at fault.",
-        )  # fmt: skip
-        self._watch(
-            "truncated", event, TRUNCATION_ALARM,
-            "{value:.0%} of the answers were cut off; raise --max-tokens, or count them as wrong by --punish-truncated.",
-        )  # fmt: skip
-
-    def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:
-        value = event.get(name, 0.0)
-        if name not in self._said and not value <= limit:
-            self._said.add(name)
-            text = f"at step {event['step']:,} " + words.format(value=value)
-            for observer in self.tell:
-                observer({"event": "note", "step": event["step"], "text": text})
+        "task": task.id, "effort": task.data.get(EFFORT, ""), **{name: text[:SHOWN_LETTERS] for name, text in texts.items()},
+        "right": right, "ended": completion.finish_reason == "stop",
+    }  # fmt: skip
 
 
 def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:
