@@ -5,11 +5,8 @@
     model/           the last one's model in bf16, with the tokenizers of all media
     chain.json       what was asked for and how long each part took
     evaluations.json what the model is worth; samples.json, samples/: what it made in the tour
-<<<<<<< HEAD
     CARD.md          the model card, from all of these records
-=======
     report.html      links the reports of the stages
->>>>>>> 5af7643290736296be91e75d6d2111f231949e2b
 
 What is finished is kept: whatever stops it, `--resume` goes on with the part that was under way.
 """
@@ -38,11 +35,7 @@ from tessera.commands.train import commit, say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import curriculum, stages, supervised
 from tessera.recipe import Budget, Later, Recipe
-<<<<<<< HEAD
-from tessera.report import CHAIN, write_card
-=======
-from tessera.report import CHAIN, write_chain_report
->>>>>>> 5af7643290736296be91e75d6d2111f231949e2b
+from tessera.report import CHAIN, write_card, write_chain_report
 from tessera.run import disk_may_be_full, write_text
 
 BASE = "base"
@@ -83,19 +76,11 @@ def reproduce(
                 export_model(str(path / names_of(intent)[-1]), "hf", str(path / "model"), "bf16")
             if not (path / SCORES).is_file():
                 scorecard(path, path / BASE, intent.name, say)
-<<<<<<< HEAD
-            card = write_card(path)
+            card, report = write_card(path), write_chain_report(path)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
     took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])
-    say(f"the chain is finished: {took}; model {path / 'model'}, card {card}")
-=======
-        report = write_chain_report(path)
-    except Interrupted as stop:
-        raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
-    took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])
-    say(f"the chain is finished: {took}; model {path / 'model'}, report {report}")
->>>>>>> 5af7643290736296be91e75d6d2111f231949e2b
+    say(f"the chain is finished: {took}; model {path / 'model'}, card {card}, report {report}")
     return path
 
 

@@ -31,13 +31,9 @@ from tessera.report.measured import Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
 from tessera.report.stages import CHAIN
 
-<<<<<<< HEAD
-CARD, CHAIN = "CARD.md", "chain.json"
+CARD = "CARD.md"
 TOUR = "tour"
 """The suite of what the page opens with."""
-=======
-CARD = "CARD.md"
->>>>>>> 5af7643290736296be91e75d6d2111f231949e2b
 _SAFETY = re.compile(r"hierarchy|refus|inject|moderation|jailbreak")
 """Of the names of suites that stand under safety."""
 _ASKED_DATA = ("data", "examples", "pairs", "ptx")
