@@ -127,7 +127,26 @@ def test_a_mismatch_near_its_alarm_and_rewards_that_are_no_pass_rate_are_drawn(t
     assert all(
         title in page.text for title in ("Reward of a rollout", "Tokens whose ratio was clipped", "KL to the starting model")
     )
-    assert "at no later exam were more" in page.text
+    assert "no later exam was better" in page.text
+
+
+def test_a_critic_shows_its_loss_and_what_it_foretells_and_old_rollouts_are_no_mismatch(tmp_path: Path, parsed: Parsed) -> None:
+    told = {"value_loss": 0.2, "explained_variance": -0.4, "kl": 0.01, "reward": 1.7}
+    events = [exam(n, 0.4, [], reward=float(n)) for n in (0, 8)]
+    events += [rollouts(n, age=(n - 1) % 2, mismatch=1e-7 if n % 2 else 0.5, **told) for n in range(1, 9)]
+    folder = write_run(tmp_path / "run", events, {"reinforce": {"kind": "ppo"}})
+    page = parsed(folder)
+    for fact in (
+        "Loss of the critic",
+        "explained variance",
+        "KL to the starting model",
+        "Reward, held out",
+        "posttrain ppo --out",
+    ):
+        assert fact in page.text, fact
+    assert kept(read_run(folder))["step"] == 8 and "more than right or wrong" in page.text
+    mismatch = (folder / "report.html").read_text().partition("Training against rollouts")[2].partition("</svg>")[0]
+    assert "1e-7" in mismatch and ">0.1<" not in mismatch  # the alarm at 0.001 is the top
 
 
 def test_an_older_run_without_recorded_answers_shows_rollouts(tmp_path: Path, parsed: Parsed) -> None:
@@ -193,7 +212,7 @@ def test_preferences_show_accuracy_and_margin_on_what_is_held_out(tmp_path: Path
         "tessera posttrain dpo --out",
     ):
         assert fact in page.text, fact
-    assert "when both were alike" in page.text  # a margin of 0 is no wrong order
+    assert "undecided before the first step" in page.text  # a margin of 0 is no wrong order
     assert page.text.count("Gradient norm") == 1 and "Rollouts" not in page.text and "Attempts to fool it" not in page.text
 
 

@@ -31,8 +31,10 @@ class Alarms:
     def __call__(self, event: dict[str, Any]) -> None:
         if event["event"] != "step":
             return
+        # Where a batch of rollouts makes several updates, the first alone is made by the weights that sampled.
+        fresh = event if not event.get("age") else {"step": event["step"]}
         self._watch(
-            "mismatch", event, self.limit,
+            "mismatch", fresh, self.limit,
             "training and rollouts do not compute the same probabilities (mean |log p - log p| {value:.2g}): what is learned is "
             "not what was sampled; look for a changed temperature, another dtype or a kernel at fault.",
         )  # fmt: skip

@@ -25,23 +25,21 @@ from tessera.data.loader import Loader
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
 from tessera.engine.engine import speaks_dialogue
-from tessera.engine.request import Completion
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
 from tessera.posttrain.alarms import Alarms
+from tessera.posttrain.answers import of_answers
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
 from tessera.posttrain.examples import in_sight, read_examples
-from tessera.posttrain.rollouts import EFFORT, ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
-from tessera.posttrain.verifiers import Task
+from tessera.posttrain.rollouts import ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
 from tessera.posttrain.verifiers import load as load_verifier
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
-from tessera.tokens.chat import EFFORTS
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, policy
 from tessera.train.launch import launch, origin
@@ -59,8 +57,6 @@ SHORT_ANSWER = 32
 """Tokens up to which an answer that is cut off counts as wrong by default."""
 STEPS = 200
 EXAMS = 10
-SHOWN, SHOWN_LETTERS = 6, 1000
-"""Answers of an exam that are recorded for people to read, and letters of each of their parts."""
 _SPARE_TOKENS = 8
 _MOST_TOKENS = 256
 
@@ -316,7 +312,7 @@ def assemble(
 
 def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
     """Answers to the tasks that are held out: the same tasks with the same random numbers each time."""
-    tasks, most, kinds = pool.held_out, wish.max_tokens, max(1, len({*wish.efforts}))
+    tasks, most = pool.held_out, wish.max_tokens
     assert most is not None
 
     def take() -> Mapping[str, Any]:
@@ -335,7 +331,6 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             for given, group in zip(rewards, groups, strict=True)
             for r, c in zip(given, group, strict=True)
         ]
-        thoughts = np.array([[player.thought_tokens(c) for c in group] for group in groups])
         return {
             "reward": sum(earned) / len(earned),
             "pass_at_1": float(by_task.mean()),
@@ -345,48 +340,11 @@ def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
             "tasks": len(tasks),
             "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
             "length": sum(len(c.ids) for c in done) / len(done),
-            **({"thought_length": float(thoughts.mean())} if thoughts.any() else {}),
-            **by_effort(tasks, by_task, thoughts.mean(1)),
-            "answers": [
-                _shown(player, tasks[at], groups[at][0], bool(right_GK[at, 0])) for at in _to_show(right_GK[:, 0], kinds)
-            ],
+            **of_answers(player, tasks, groups, right_GK),
         }
 
     # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
     return loop.Exam(take, "reward")
-
-
-def by_effort(tasks: Sequence[Task], success: Sequence[float], thoughts: Sequence[float]) -> dict[str, float]:
-    """Of the tasks of each effort, where they have one: mean success, its standard error, and mean tokens of thought."""
-    efforts = np.array([task.data.get(EFFORT, "") for task in tasks])
-    found = {}
-    for effort in EFFORTS:
-        if not (these := efforts == effort).any():
-            continue
-        right = np.array(success)[these]
-        found[f"pass_at_1_{effort}"] = float(right.mean())
-        found[f"standard_error_{effort}"] = float(right.std(ddof=1) / len(right) ** 0.5) if len(right) > 1 else math.nan
-        found[f"thought_length_{effort}"] = float(np.array(thoughts)[these].mean())
-    return found
-
-
-def _to_show(right: np.ndarray, kinds: int) -> list[int]:
-    """Of the answers of an exam, those that are recorded for people: always the same few, from all over the tasks and of each of
-    the `kinds` of effort that these take in turn; and one right and one wrong where those are all alike."""
-    spread = (place * len(right) // SHOWN for place in range(SHOWN))
-    few = sorted({min(at + (place - at) % kinds, len(right) - 1) for place, at in enumerate(spread)})
-    missing = {*map(bool, right)} - {bool(right[at]) for at in few}
-    return few + [next(at for at in range(len(right)) if bool(right[at]) is kind) for kind in missing]
-
-
-def _shown(player: Player, task: Task, completion: Completion, right: bool) -> dict[str, Any]:
-    """An answer as it is recorded; what is long is cut."""
-    thought, answer = player.said(completion)
-    texts = {"prompt": task.prompt, "wanted": task.answer, "thought": thought, "answer": answer}
-    return {
-        "task": task.id, "effort": task.data.get(EFFORT, ""), **{name: text[:SHOWN_LETTERS] for name, text in texts.items()},
-        "right": right, "ended": completion.finish_reason == "stop",
-    }  # fmt: skip
 
 
 def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:

@@ -304,7 +304,8 @@ def _command(run: RunRecord) -> str:
     if run.stages.get("recipe"):
         return f"posttrain {run.stages['recipe']}"
     preferred = str(mapping_of(run.about.get("preference")).get("kind") or "dpo")
-    tuned = {"asked": "sft", "reinforce": "grpo", "preference": preferred, "distil": "distil", "moderation": "moderation"}
+    reinforced = str(mapping_of(run.about.get("reinforce")).get("kind") or "grpo")
+    tuned = {"asked": "sft", "reinforce": reinforced, "preference": preferred, "distil": "distil", "moderation": "moderation"}
     return next((f"posttrain {name}" for key, name in tuned.items() if key in run.about), f"train {shlex.quote(_name(run))}")
 
 

@@ -44,7 +44,7 @@ def held_out_measures(run: RunRecord) -> str:
     measure, name = main_measure(run)
     what = {"nats per pair": "pairs", "nats per prompt": "prompts"}.get(unit_of(run), "texts")
     before = told(run.exams[0], measure)
-    first = f"{before} before the first step" if before != NOTHING else "none before the first step, when both were alike"
+    first = f"{before} before the first step" if before != NOTHING else "undecided before the first step"
     said = f"{name[0].upper()}{name[1:]}: {first}, {told(best, measure)} after step "
     said += f"{whole(number_of(best, 'step'))}, whose weights are the model since its held-out loss is the least. "
     said += f"{rows} {what} are held out."
@@ -80,7 +80,7 @@ def _course(run: RunRecord, key: str, caption: str, unit: str, scale: float = 1.
     """One measure over steps: in training, pale and smoothed, and held out, as dots."""
     if not any(key in exam for exam in run.exams):
         return ""
-    steps, trained = column(run.steps, "step"), [scale * value for value in column(run.steps, key)]
+    steps, trained = column(run.steps, "step"), [scale * decided(event, key) for event in run.steps]
     exams, measured = column(run.exams, "step"), [scale * decided(exam, key) for exam in run.exams]
     lines = [
         Series("", steps, trained, "faint"),

@@ -48,14 +48,24 @@ def held_out_answers(run: RunRecord) -> str:
     body = legend([*lines, *bands]) + line_chart(lines, "step", "right answers (per cent)", bands=bands, from_zero=True)
     said = f"{told(first, 'pass_at_1')} of the answers to {tasks} held-out tasks were right before the first step, "
     if best is first:
-        said += "and at no later exam were more, so that the model is the one that the run began with."
+        said += "and no later exam was better, so that the model is the one that the run began with."
     else:
         said += f"{told(best, 'pass_at_1')} after step {whole(number_of(best, 'step'))}, whose weights are the model."
+    if _is_paid(run.exams):
+        said += " What decides is the reward, which is more than right or wrong."
+        rewards = [Series("reward", steps, column(run.exams, "reward"), "accent", points=True), mark_of(run, "reward")]
+        chart = line_chart(rewards, "step", "mean reward", width=440, height=230)
+        body += f'<div class="two half">{figure("Reward, held out", chart)}</div>'
     if efforts := efforts_of(run.exams):
         body += f'<div class="two half">{_by_effort(run, efforts)}</div>'
         each = (f"{e} {told(first, f'pass_at_1_{e}')} &rarr; {told(best, f'pass_at_1_{e}')}" for e in map(escape, efforts))
         said += f" By effort: {', '.join(each)}."
     return section("Held-out answers", f'<p class="dim">{said}</p>{body}')
+
+
+def _is_paid(events: Sequence[Event]) -> bool:
+    """Whether rewards are more than 0 for wrong and 1 for right."""
+    return any(math.isfinite(r) and r != p for r, p in zip(column(events, "reward"), column(events, "pass_at_1"), strict=True))
 
 
 def _by_effort(run: RunRecord, efforts: Sequence[str]) -> str:
@@ -103,10 +113,11 @@ def rollouts_and_updates(run: RunRecord) -> str:
     if kind_of(run) != "reinforce":
         return ""
     dtype = str(mapping_of(run.about.get("machine")).get("dtype") or "float32")
-    paid = column(run.steps, "reward") != column(run.steps, "pass_at_1")
+    # Where a batch of rollouts makes several updates, the first alone is made by the weights that sampled.
+    fresh = [event for event in run.steps if not event.get("age")]
     plots = (
         Plot("Rollouts that were right", "per cent", {"pass_at_1": "pass@1", "pass_at_k": "pass@k of a group"}, 100),
-        *([Plot("Reward of a rollout", "mean reward", {"reward": "reward"})] if paid else []),
+        *([Plot("Reward of a rollout", "mean reward", {"reward": "reward"})] if _is_paid(run.steps) else []),
         Plot("Dead groups: all right or all wrong, not learned from", "per cent of the groups", {"dead_groups": ""}, 100),
         Plot("Entropy of the policy", "nats per token", {"entropy": ""}),
         Plot("Answers that were cut off", "per cent", {"truncated": ""}, 100, 100 * TRUNCATION_ALARM),
@@ -119,10 +130,12 @@ def rollouts_and_updates(run: RunRecord) -> str:
         Plot("Level of the curriculum", "level", {"level": ""}, noisy=False),
         Plot("Tokens whose ratio was clipped", "per cent", {"clipped": ""}, 100),
         Plot("KL to the starting model", "nats per token", {"kl": ""}),
+        Plot("Loss of the critic", "half the squared error, per token", {"value_loss": ""}),
+        Plot("Returns that the critic foretold: explained variance", "share of 1", {"explained_variance": ""}, from_zero=False),
         Plot("Loss of the examples beside (ptx)", "nats per token, weighted", {"supervised_loss": ""}),
         Plot("Speed of the rollouts", "tokens per second", {"rollout_tokens_per_second": ""}),
     )  # fmt: skip
-    figures = "".join(_drawn(plot, run.steps) for plot in plots)
+    figures = "".join(_drawn(plot, fresh if "mismatch" in plot.keys else run.steps) for plot in plots)
     said = "Pale: each step; strong: a running mean. One step is one update."
     return section("Rollouts and updates", f'<p class="dim">{said}</p><div class="two half">{figures}</div>') if figures else ""
 
