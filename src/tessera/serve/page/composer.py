@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from nicegui import events, ui
+from nicegui.elements.mixins.value_element import ValueElement
 
 from tessera.serve.turns import GAP
 from tessera.tour import Step
@@ -199,7 +200,7 @@ class Composer:
             self._top_p = ui.number("Top p", value=1.0, min=0.01, max=1, step=0.05).props("outlined dense").classes("wide")
             self._most = ui.number("Most tokens (empty: all that fit)", min=1, step=1).props("outlined dense").classes("wide")
             self._size = ui.input("Size of pictures, 8x8 (empty: as learned)").props("outlined dense").classes("wide")
-        self._dials = (self._temperature, self._top_p, self._most, self._size)
+        self._dials: tuple[ValueElement[Any], ...] = (self._temperature, self._top_p, self._most, self._size)
 
     async def _add(self, event: events.UploadEventArguments) -> None:
         kind = event.file.content_type or ""
