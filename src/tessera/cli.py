@@ -356,7 +356,7 @@ def train_tokenizer(
 
 @tokenizers.command("inspect")
 def inspect_tokenizer(
-    model: Annotated[str, typer.Argument(help="Folder of a run, a model or a tokenizer.")],
+    model: Annotated[str, typer.Argument(help="Folder of a run, a model or a tokenizer, or published:FAMILY:PLACE.")],
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -183,10 +183,11 @@ class Sounds(Part):
 
     quantizer: SoundQuantizer = SoundQuantizer()
     trained: str | None = None
-    """Folder of `tessera tokenizer train --of sounds`, a run or a model, whose quantizer is taken; left out: one is trained as
-    `quantizer` says."""
+    """Folder of `tessera tokenizer train --of sounds`, a run or a model, whose quantizer is taken, or `published:mimi:FOLDER`
+    (docs/published.md); left out: one is trained as `quantizer` says."""
     per_second: int = Field(8000, ge=1000, le=48_000)
-    """Samples in a second that recordings are brought to; half of it is the highest tone that is kept."""
+    """Samples in a second that recordings are brought to; half of it is the highest tone that is kept. With `trained`: as many as
+    that takes."""
     most_seconds: float = Field(2.0, gt=0)
     """Longer recordings are left out, since their words belong to all of them; those without words are cut into several."""
     tasks: SoundTasks = SoundTasks()

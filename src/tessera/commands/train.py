@@ -42,12 +42,12 @@ from tessera.commands.foretell import (
 )
 from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
-from tessera.data.film_tasks import least_film_context, quantizer_config
+from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
-from tessera.data.sound_tasks import least_sound_context, sound_quantizer_config
+from tessera.data.sound_tasks import at_its_rate, least_sound_context, sound_cut
 from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
@@ -56,8 +56,8 @@ from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
+from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document, Kind
-from tessera.tokens.quantizer import find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
@@ -110,7 +110,9 @@ def train(
         )
     path = Path(out or f"runs/{intent.name}")
     _say_later(intent)
-    if resume:
+    if not resume:
+        intent = at_its_rate(intent)
+    else:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
         refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
@@ -191,7 +193,7 @@ def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool | None = None) -> None:
     """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
-    intent = load(recipe, budget, overrides)
+    intent = at_its_rate(load(recipe, budget, overrides))
     _say_later(intent)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
@@ -435,9 +437,9 @@ def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Fa
     if data.pictures is not None and corpus.pictures:
         ids, context = data.pictures.colours, least_context(documents(), data.pictures)
     if data.films is not None and corpus.films:
-        ids, context = ids + quantizer_config(data.films).size, max(context, least_film_context(documents(), data.films))
+        ids, context = ids + film_cut(data.films).size, max(context, least_film_context(documents(), data.films))
     if data.sounds is not None and corpus.sounds:
-        ids += sound_quantizer_config(data.sounds).size
+        ids += sound_cut(data.sounds).size
         context = max(context, least_sound_context(documents(), data.sounds))
     # Bytes of captions do not say how much there is to learn from.
     return replace(facts, media_ids=ids, least_context=context) if ids else replace(facts, train_bytes=corpus.train_bytes)
@@ -538,7 +540,7 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
         if medium is not None:
             settings += f" {medium.model_dump_json()} {recipe.data.seed}"
             if trained := getattr(medium, "trained", None):
-                settings += find_quantizer(trained, kind).fingerprint
+                settings += find_tokenizer(trained, kind).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
