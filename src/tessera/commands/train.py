@@ -600,6 +600,7 @@ def commit() -> str | None:
         asked = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    # Installed packages may lie within the checkout of something else.
-    commit, _, prefix = asked.stdout.partition("\n")
-    return commit if prefix.strip() == "src/tessera/commands/" else None
+    # In either order, as versions of git have it. Installed packages may lie within the checkout of something else.
+    found = set(asked.stdout.split())
+    prefix = "src/tessera/commands/"
+    return next(iter(found - {prefix}), None) if prefix in found else None
