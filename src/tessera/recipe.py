@@ -359,7 +359,7 @@ class Later(Part):
     def _of_its_stage(self) -> Later:
         stages = {"replay": ("sft",), "efforts": ("grpo",), "ptx": ("grpo",), "rate": ("dpo", "grpo")}
         for name, known in stages.items():
-            if name in self.model_fields_set and self.stage not in known:
+            if getattr(self, name) != type(self).model_fields[name].default and self.stage not in known:
                 raise ValueError(f"`{name}` says nothing to the stage {self.stage}, but to {' and '.join(known)}")
         return self
 

@@ -57,8 +57,8 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     chain = json.loads((out / "chain.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in chain["stages"]] == ["base", "sft", "dpo", "grpo"]
     assert all(stage["seconds"] > 0 for stage in chain["stages"])
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert all(f'href="{name}/report.html"' in page for name in ("base", "sft", "dpo", "grpo"))
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert all(f'href="{name}/report.html"' in report for name in ("base", "sft", "dpo", "grpo"))
     for name, before in (("sft", "base"), ("dpo", "sft"), ("grpo", "dpo")):
         info = json.loads((out / name / "run.json").read_text(encoding="utf-8"))
         assert Path(info["init"]) == out / before / "model"

@@ -302,7 +302,10 @@ def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> No
     inside.locator(".pill", has_text="Chat").click()
     inside.get_by_role("menuitem", name="Film").click()
     ask(inside, "a ball")
-    inside.locator(".answer video").wait_for()
+    film = inside.locator(".answer video")
+    # Not until it is visible: that is asked frame by frame, and a film that starts again and again leaves few of them.
+    film.wait_for(state="attached")
+    assert film.bounding_box()["width"] > 100
     assert inside.locator(".bubble").inner_text() == "a ball" and server.idle()
 
 
