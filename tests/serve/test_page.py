@@ -301,6 +301,8 @@ def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> No
     choose(inside, "able")
     inside.locator(".pill", has_text="Chat").click()
     inside.get_by_role("menuitem", name="Film").click()
+    # What is sent before the server has heard of the mode is a message.
+    inside.locator(".pill", has_text="Film").wait_for()
     ask(inside, "a ball")
     film = inside.locator(".answer video")
     # Not until it is visible: that is asked frame by frame, and a film that starts again and again leaves few of them.
