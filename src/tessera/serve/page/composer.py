@@ -62,7 +62,8 @@ class Composer:
                 )
                 self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
                 with ui.button(color=None).props("flat dense no-caps").classes("pill") as self._mode_button:
-                    self._mode_menu = ui.menu()
+                    # Closed by the browser: an item is gone before the server could hear that its menu shall close.
+                    self._mode_menu = ui.menu().props("auto-close no-refocus")
                 with ui.button(color=None).props("flat dense no-caps icon=psychology").classes("pill") as self._effort_button:
                     self._effort_menu()
                 with ui.button(icon="tune", color=None).props('flat dense round aria-label="Settings"').classes("quiet"):
@@ -151,7 +152,7 @@ class Composer:
         self._mode_menu.clear()
         with self._mode_menu:
             for other in self._panel.modes:
-                item = ui.menu_item(_MODES[other][0], on_click=lambda other=other: self._change_mode(other))
+                item = ui.menu_item(_MODES[other][0], lambda other=other: self._change_mode(other), auto_close=False)
                 item.props("role=menuitem")
         self._mode_button.props(f"icon={icon}")
         self._mode_button.set_enabled(not self._panel.chat_id)
@@ -176,6 +177,7 @@ class Composer:
         self.mode = mode
         self.draw()
         self._panel.draw()
+        self.focus()
 
     def _effort_menu(self) -> None:
         def show() -> None:
