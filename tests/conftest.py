@@ -62,7 +62,8 @@ def tiny_corpus_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of small published codecs with random weights, in their real layout, by family; 4,000 samples in a second each."""
+    """Folders of small published tokenizers with random weights, in their real layout, by family; those of sound take 4,000
+    samples in a second."""
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -80,16 +81,25 @@ def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             sampling_rate=4000, encoder_hidden_size=4, downsampling_ratios=[2, 5, 8], decoder_hidden_size=32, n_codebooks=3,
             codebook_size=16, codebook_dim=4,
         ),
+        "emu3": transformers.Emu3VQVAEConfig(
+            codebook_size=32, base_channels=32, channel_multiplier=[1, 1, 1], num_res_blocks=1, attn_resolutions=[2],
+            hidden_size=32,
+        ),
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("codecs")
     for seed, (family, config) in enumerate(made.items()):
         torch.manual_seed(seed)
-        network = getattr(transformers, type(config).__name__.replace("Config", "Model"))(config).eval()
+        name = type(config).__name__.removesuffix("Config")
+        network = getattr(transformers, name if family == "emu3" else f"{name}Model")(config).eval()
         with torch.no_grad():
             for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
                 # Codebooks begin as zeros, in which all codes are one.
                 if "codebook" in name and tensor.is_floating_point() and tensor.ndim == 2:
                     tensor.normal_()
+            if family == "emu3":
+                clips = network.encoder(torch.randn(4, 4, 3, 16, 16)).permute(0, 2, 1, 3, 4)
+                latents = network.quant_conv(clips).movedim(1, -1).flatten(0, -2)
+                network.quantize.embedding.weight.copy_(latents[torch.randperm(len(latents))[:32]])
             if family == "encodec":
                 # Its first book is of what there is to tell apart, which all lies near one place.
                 network.quantizer.layers[0].codebook.embed.copy_(network.encoder(torch.randn(1, 1, 16 * 80))[0].T)

@@ -130,8 +130,8 @@ class Films(Part):
 
     quantizer: Quantizer = Quantizer()
     trained: str | None = None
-    """Folder of `tessera tokenizer train --of films`, a run or a model, whose quantizer is taken; left out: one is trained as
-    `quantizer` says."""
+    """Folder of `tessera tokenizer train --of films`, a run or a model, whose quantizer is taken, or `published:emu3:FOLDER`
+    (docs/published.md); left out: one is trained as `quantizer` says."""
     most_pixels: int = Field(1024, ge=1)
     """Larger frames are scaled down to about so many pixels, in their proportions."""
     most_frames: int = Field(9, ge=1)

@@ -1,4 +1,4 @@
-"""A published codec on the command line: a model trained on its ids, sound made and heard; what is refused."""
+"""Published tokenizers on the command line: models trained on their ids, sound and films made and read; what is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tessera.commands.tokenizer import inspect
+from tessera.data.films import read_film
 from tessera.data.sounds import read_sound, sound_file
 from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.vocabulary import Vocabulary
@@ -76,6 +77,22 @@ def test_a_finished_run_is_resumed_though_the_folder_of_the_codec_is_gone(corner
     assert code == 0 and "the run is finished" in said, said
 
 
+def test_films_are_made_of_the_ids_of_a_published_tokenizer(  # type: ignore[no-untyped-def]
+    corner, codecs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", ('data.sources=["builtin:films?count=24"]', "data.films.views=1", *SETTINGS[2:])
+    sets = [w for s in (f"data.films.trained=published:emu3:{codecs['emu3']}", *settings) for w in ("--set", s)]
+    code, said = corner.call("train", "film", "--out", str(run), "--budget", "20ktok", "--no-forecast", *sets)
+    assert code == 0 and "32 ids, one for 4 x 4 pixels of 4 frames" in said, said
+    out = tmp_path / "film.gif"
+    code, said = corner.call("generate", str(run), "a red ball moves up", "--out", str(out), "--guidance", "1")
+    assert code == 0, said
+    frames, per_second = read_film(out)
+    assert frames.shape == (9, 32, 32, 3) and per_second == pytest.approx(8, rel=0.1)
+    code, said = corner.call("generate", str(run), "", "--video", str(out))
+    assert code == 0, said
+
+
 @pytest.mark.parametrize(
     ("spec", "more", "sentence"),
     [
@@ -87,6 +104,7 @@ def test_a_finished_run_is_resumed_though_the_folder_of_the_codec_is_gone(corner
         ("published:mimi:{mimi}/none", (), "there is no folder"),
         ("published:dac:{mimi}", (), "holds a model of the type mimi, not dac"),
         ("published:lyra:{mimi}", (), "FAMILY is one of"),
+        ("published:emu3:{emu3}", (), "emu3 is a tokenizer for video, not for audio"),
     ],
 )
 def test_wrong_names_end_in_one_sentence(  # type: ignore[no-untyped-def]

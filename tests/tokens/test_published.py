@@ -43,7 +43,7 @@ def test_ids_are_the_librarys_codes_book_by_book_and_come_back_as_its_sound(code
     assert ids.shape == tokenizer.grid(signal.shape) == (-(-len(signal) // step), books) and ids.dtype == np.int64
     assert tokenizer.size == 16 * books and tokenizer.rate == 4000 / step * books and tokenizer.per_second == 4000
     assert (ids // 16 == np.arange(books)).all() and len(np.unique(ids[:, 0])) > 1
-    network = getattr(transformers, f"{FAMILIES[family].name}Model").from_pretrained(codecs[family]).eval()
+    network = getattr(transformers, FAMILIES[family].network).from_pretrained(codecs[family]).eval()
     padded = torch.zeros(1, 1, len(ids) * step)
     padded[0, 0, : len(signal)] = torch.from_numpy(signal.astype(np.float32)) / 32_768
     with torch.inference_mode():
@@ -156,7 +156,7 @@ def test_the_licence_is_the_cards_and_one_that_is_not_permissive_is_named_so(cod
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("published:lyra:{mimi}", "FAMILY is one of mimi, encodec, dac"),
+        ("published:lyra:{mimi}", "FAMILY is one of mimi, encodec, dac, emu3"),
         ("published:mimi", "names no published tokenizer"),
         ("published:mimi:{mimi}?books=0", "takes 1 to 4, not 0"),
         ("published:mimi:{mimi}?rate=2", "takes ?books=N only"),
@@ -208,3 +208,56 @@ def test_without_the_package_one_sentence_names_the_command(codecs: dict[str, Pa
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r'install it with `pip install "tessera\[published\]"`\.$'):
         found(codecs, "mimi")
+
+
+def film(frames: int = 9, seed: int = 0) -> np.ndarray:
+    """A square that moves over noise, 16 x 24."""
+    found = np.random.default_rng(seed).integers(0, 90, (frames, 16, 24, 3)).astype(np.uint8)
+    for number in range(frames):
+        found[number, 4:10, number : number + 8] = 220
+    return found
+
+
+def test_films_are_cut_into_a_still_and_clips_that_depend_on_nothing_else(codecs: dict[str, Path]) -> None:
+    tokenizer = find_published(f"published:emu3:{codecs['emu3']}", "video")
+    ids = tokenizer.encode(film())
+    assert ids.shape == tokenizer.grid((9, 16, 24)) == (3, 4, 6) and tokenizer.size == 32 and len(np.unique(ids)) > 4
+    assert tokenizer.rate == 1 / 64 and "32 ids, one for 4 x 4 pixels of 4 frames; licence of its weights" in tokenizer.notice
+    other = np.concatenate([film()[:5], film(9, seed=1)[5:]])
+    assert (tokenizer.encode(other)[:2] == ids[:2]).all() and (tokenizer.encode(other)[2] != ids[2]).any()
+    assert (tokenizer.encode(film()[:1]) == ids[:1]).all()
+    assert tokenizer.encode(film().transpose(0, 2, 1, 3)).shape == (3, 6, 4)
+    back = tokenizer.decode(ids)
+    assert back.shape == film().shape and back.dtype == np.uint8
+    stream = tokenizer.stream((9, 16, 24))
+    parts = [stream.feed(row) for row in ids.reshape(6, 12)]
+    assert [len(part) for part in parts] == [0, 1, 0, 4, 0, 4]
+    assert np.abs(np.concatenate(parts).astype(int) - back).max() <= 1
+    for broken, sentence in ((film(8), r"k x 4 \+ 1"), (film()[:, :15], "multiples of 4"), (film()[..., :1], "expects films")):
+        with pytest.raises(UserError, match=sentence):
+            tokenizer.encode(broken)
+    with pytest.raises(UserError, match="has 1 books"):
+        find_published(f"published:emu3:{codecs['emu3']}?books=2")
+
+
+def test_emu3_under_the_names_of_its_authors_opens_the_same(codecs: dict[str, Path], tmp_path: Path) -> None:
+    """Checked once against their own module, which agrees in ids and pixels (docs/LOG.md, 2026-11-30)."""
+    from safetensors.torch import load_file, save_file
+
+    own = Path(shutil.copytree(codecs["emu3"], tmp_path / "emu3"))
+    tensors = {}
+    for name, tensor in load_file(own / "model.safetensors").items():
+        theirs = name.replace("down_block.down", "down").replace("up_block.up", "up").replace("attn_norms.0", "attn.0.norm")
+        theirs = theirs.replace("middle_block.attn_norm", "mid.attn_1.norm").replace("middle_block", "mid")
+        theirs = theirs.replace("out_proj", "proj_out")
+        for letter in "qkv":
+            theirs = theirs.replace(f".{letter}_proj.", f".{letter}.")
+        tensors[theirs] = tensor[..., None, None].contiguous() if name.endswith("_proj.weight") else tensor
+    assert "encoder.mid.attn_1.q.weight" in tensors and "decoder.up.2.attn.0.norm.conv_y.weight" in tensors
+    save_file(tensors, own / "model.safetensors")
+    facts = json.loads((own / "config.json").read_text()) | {"model_type": "Emu3VisionVQ"}
+    names = {"base_channels": "ch", "channel_multiplier": "ch_mult", "latent_channels": "z_channels", "double_latent": "double_z"}
+    facts = {names.get(key, key): value for key, value in facts.items() if key != "hidden_size"}
+    (own / "config.json").write_text(json.dumps(facts | {"auto_map": {"AutoModel": "modeling.Model"}}))
+    theirs_too = find_published(f"published:emu3:{own}", "video")
+    assert (theirs_too.encode(film()) == find_published(f"published:emu3:{codecs['emu3']}").encode(film())).all()

@@ -19,6 +19,10 @@ from tessera.errors import UserError
 from tessera.tokens.document import Kind
 from tessera.tokens.media import grid_of
 
+Facts = dict[str, Any]
+"""A `config.json`."""
+Tensors = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -30,7 +34,7 @@ class Layout:
         books: ids of a step of sound, in the order in which they are written; 1 elsewhere.
         stride: side of a patch in pixels; samples of a step of sound.
         time_stride: frames of a patch, but for the first, which has one; 1 elsewhere.
-        per_second: samples in a second that it takes; 0 elsewhere.
+        per_second: samples in a second that it takes; frames of most films it is used for, 0 where that is not known.
         ahead: later steps that a step of sound is still changed by when it is decoded; -1: all of them.
     """
 
@@ -62,18 +66,24 @@ class Family:
     """What one kind of published tokenizer is made of.
 
     Args:
-        name: of its configuration and of its network in transformers.
+        network, config: the classes in transformers.
+        types: what `config.json` may call itself, `model_type`.
         kind: the medium.
         layout: of such a configuration, with all of its books; UserError where it is one that cannot be used here.
-        encode: network and a signal, (1, 1, T) in -1 ... 1 -> codes, (T', books); the last argument is how many books.
-        decode: the way back, (T', books) -> (T,).
+        encode: network and a signal, (1, 1, T) or (1, T, H, W, 3) in -1 ... 1 -> codes, (T', books) or (T', h, w); the last
+            argument is how many books.
+        decode: the way back, (T', books) -> (T,), or (T', h, w) -> (T, H, W, 3).
+        read: configuration and weights as they lie there -> as transformers names them.
     """
 
-    name: str
+    network: str
+    config: str
+    types: tuple[str, ...]
     kind: Kind
     layout: Callable[[Any], Layout]
     encode: Callable[[Any, Tensor, int], Tensor]
     decode: Callable[[Any, Tensor], Tensor]
+    read: Callable[[Facts, Tensors], tuple[Facts, Tensors]] = lambda facts, tensors: (facts, tensors)
 
 
 def _mimi_layout(config: Any) -> Layout:
@@ -149,26 +159,30 @@ def _dac_decode(network: Any, codes: Tensor) -> Tensor:
 
 
 CODECS = {
-    "mimi": Family("Mimi", "audio", _mimi_layout, _mimi_encode, _mimi_decode),
-    "encodec": Family("Encodec", "audio", _encodec_layout, _encodec_encode, _encodec_decode),
-    "dac": Family("Dac", "audio", _dac_layout, _dac_encode, _dac_decode),
+    "mimi": Family("MimiModel", "MimiConfig", ("mimi",), "audio", _mimi_layout, _mimi_encode, _mimi_decode),
+    "encodec": Family("EncodecModel", "EncodecConfig", ("encodec",), "audio", _encodec_layout, _encodec_encode, _encodec_decode),
+    "dac": Family("DacModel", "DacConfig", ("dac",), "audio", _dac_layout, _dac_encode, _dac_decode),
 }
-"""By the `model_type` of their configuration."""
+"""By their names."""
 
 
-def open_network(family: Family, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def open_network(family: Family, facts: Facts, tensors: Tensors) -> Any:
     """The network of a configuration with these weights, float32, for inference.
 
     Raises:
         UserError: transformers is not there, or the weights are not this network's.
     """
     transformers = library()
-    network_class = getattr(transformers, f"{family.name}Model")
+    network_class = getattr(transformers, family.network)
     bar, quiet = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
     bar.disable_progress_bar()
     try:
         network, report = network_class.from_pretrained(
-            None, config=configuration(family, facts), state_dict=tensors, output_loading_info=True, dtype=torch.float32
+            None,
+            config=configuration(family, facts),
+            state_dict=family.read(facts, tensors)[1],
+            output_loading_info=True,
+            dtype=torch.float32,
         )
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"these are no weights of a {network_class.__name__}: {_first_line(error)}") from None
@@ -181,18 +195,18 @@ def open_network(family: Family, facts: dict[str, Any], tensors: dict[str, Tenso
     return network.eval().requires_grad_(False)
 
 
-def configuration(family: Family, facts: dict[str, Any]) -> Any:
+def configuration(family: Family, facts: Facts) -> Any:
     """The configuration of `config.json` as transformers reads it.
 
     Raises:
         UserError: transformers is not there, or it is none.
     """
     try:
-        return getattr(library(), f"{family.name}Config").from_dict(facts)
+        return getattr(library(), family.config).from_dict(family.read(facts, {})[0])
     except UserError:
         raise
     except Exception as error:  # the library validates by errors of several kinds
-        raise UserError(f"the configuration is no {family.name}Config: {_first_line(error)}") from None
+        raise UserError(f"the configuration is no {family.config}: {_first_line(error)}") from None
 
 
 def library() -> Any:

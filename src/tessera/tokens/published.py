@@ -22,16 +22,18 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from tessera.errors import UserError
 from tessera.tokens.codecs import CODECS, Family, Layout, configuration, open_network
 from tessera.tokens.document import Kind
+from tessera.tokens.emu3 import EMU3
 from tessera.tokens.media import Steps, StreamingDecoder
-from tessera.tokens.quantizer import FULL_SCALE, as_sound
+from tessera.tokens.quantizer import FULL_SCALE, as_frames, as_pixels, as_sound
 
 PREFIX = "published:"
-FAMILIES: dict[str, Family] = CODECS
+FAMILIES: dict[str, Family] = {**CODECS, "emu3": EMU3}
 BOOKS = 8
 """Taken where the place names no number and there are more: Moshi speaks in so many of Mimi's 32."""
 _FILES = ["config.json", "model.safetensors", "README.md", "LICENSE*"]
@@ -103,16 +105,21 @@ class Published:
 
     @property
     def per_second(self) -> float:
-        """Samples in a second."""
+        """Samples in a second, or frames of most films that it is used for."""
         return self.layout.per_second
 
     @property
     def expects(self) -> str:
-        return f"sound, (samples,) int16 at {self.per_second:g} in a second"
+        if self.kind == "audio":
+            return f"sound, (samples,) int16 at {self.per_second:g} in a second"
+        s, t = self.layout.stride, self.layout.time_stride
+        return f"films, (k x {t} + 1 frames, height, width, 3) uint8 with sides that are multiples of {s}"
 
     @property
     def rate(self) -> float:
-        """Ids for a second of sound."""
+        """Ids for a second of sound, or for a pixel of a long film's frame."""
+        if self.kind != "audio":
+            return 1 / (self.layout.stride**2 * self.layout.time_stride)
         return self.layout.books * self.per_second / self.layout.step
 
     @cached_property
@@ -124,7 +131,11 @@ class Published:
     def notice(self) -> str:
         """What it is and whose terms it is under, in a line."""
         layout = self.layout
-        what = f"{self.family} from {self.source}: {layout.books} books of {layout.codes:,} ids, {self.rate:g} ids for a second"
+        if self.kind == "audio":
+            cut = f"{layout.books} books of {layout.codes:,} ids, {self.rate:g} ids for a second"
+        else:
+            cut = f"{layout.codes:,} ids, one for {layout.stride} x {layout.stride} pixels of {layout.time_stride} frames"
+        what = f"{self.family} from {self.source}: {cut}"
         if not self.licence:
             terms = "no licence is named beside its weights; find out which it is before you pass on what is made with them"
         elif self.licence.lower() in _PERMISSIVE:
@@ -140,36 +151,40 @@ class Published:
         return self.layout.grid(shape)
 
     def encode(self, signal: np.ndarray) -> np.ndarray:
-        """(T,) int16 -> (T', books) int64."""
-        if signal.ndim != 1 or signal.dtype != np.int16:
+        """(T,) int16 -> (T', books) int64, or (T, H, W, 3) uint8 -> (T', h, w)."""
+        film = self.kind == "video"
+        ndim, dtype = (4, np.uint8) if film else (1, np.int16)
+        if signal.ndim != ndim or signal.dtype != dtype or (film and signal.shape[-1] != 3):
             raise UserError(f"{self.family} expects {self.expects}, not {signal.shape} {signal.dtype}.")
         # Documents of one recording follow each other; the last one is remembered by being the very same array.
         if not (self._last and self._last[0] is signal):
-            steps = self.grid(signal.shape)[0]
-            sound = F.pad(as_sound(signal), (0, steps * self.layout.step - len(signal)))
+            grid = self.grid(signal.shape[:3])
+            floats = as_frames(signal[None]) if film else self._sound(signal, grid[0])
             with torch.inference_mode():
-                codes = FAMILIES[self.family].encode(self._network, sound[None, None], self.layout.books)
+                codes = FAMILIES[self.family].encode(self._network, floats, self.layout.books)
             self._last[:] = [signal, codes.numpy().astype(np.int64) + self._first_of_book]
         return self._last[1]
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """(T', books) ids -> (T,) int16."""
-        array = np.asarray(ids, np.int64)
-        if array.ndim != 2 or array.shape[1] != self.layout.books or not len(array):
+        """(T', books) ids -> (T,) int16, or (T', h, w) -> (T, H, W, 3) uint8."""
+        array, film = np.asarray(ids, np.int64), self.kind == "video"
+        if array.ndim != 2 + film or not array.size or (not film and array.shape[1] != self.layout.books):
             raise UserError(f"ids of {self.expects} have another shape than {array.shape}.")
         codes = array - self._first_of_book
         if not 0 <= codes.min() <= codes.max() < self.layout.codes:
             raise UserError(f"{self.family} has {self.layout.codes} ids in each book, and these lie outside of theirs.")
         with torch.inference_mode():
-            sound = FAMILIES[self.family].decode(self._network, torch.from_numpy(codes)).numpy()
+            made = FAMILIES[self.family].decode(self._network, torch.from_numpy(codes))
+        if film:
+            return as_pixels(made)
         samples = np.zeros(len(array) * self.layout.step, np.int16)
         # Where a stride is odd, DAC gives a few samples less than it was given.
-        made = (sound * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)[: len(samples)]
-        samples[: len(made)] = made
+        rounded = (made.numpy() * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)[: len(samples)]
+        samples[: len(rounded)] = rounded
         return samples
 
     def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
-        """Gives the samples that no later id changes."""
+        """Gives the samples that no later id changes, or whole frames."""
         grid = self.grid(shape)
         ahead = grid[0] if self.layout.ahead < 0 else self.layout.ahead
         return Steps(self.decode, self.layout, grid, ahead * self.layout.step)
@@ -202,14 +217,18 @@ class Published:
             raise UserError(f"{self.weights} is damaged: {error}.") from None
         return open_network(FAMILIES[self.family], self.facts, tensors)
 
+    def _sound(self, signal: np.ndarray, steps: int) -> Tensor:
+        """(1, 1, T), with silence behind it to so many steps."""
+        return F.pad(as_sound(signal), (0, steps * self.layout.step - len(signal)))[None, None]
+
     @property
     def _gone(self) -> str:
         return f"the weights of {self.family} do not lie beside the model ({self.weights}); put those of {self.source} there."
 
     @cached_property
     def _first_of_book(self) -> np.ndarray:
-        """(books,)"""
-        return np.arange(self.layout.books) * self.layout.codes
+        """(books,) of sound, 0 of films."""
+        return np.arange(self.layout.books) * self.layout.codes if self.kind == "audio" else np.zeros(1, np.int64)
 
     @cached_property
     def _last(self) -> list[np.ndarray]:
@@ -230,20 +249,20 @@ def find_published(spec: str, kind: Kind | None = None) -> Published:
     if kind is not None and family.kind != kind:
         raise UserError(f"{name} is a tokenizer for {family.kind}, not for {kind}.")
     folder = _folder(place)
-    facts = _facts(folder, name)
+    facts = _facts(folder, name, family.types)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise UserError(
             f"{place} has no model.safetensors; weights of another form are turned into it by "
-            f"`{family.name}Model.from_pretrained(...).save_pretrained(FOLDER)`."
+            f"`{family.network}.from_pretrained(...).save_pretrained(FOLDER)`."
         )
     whole = family.layout(configuration(family, facts))
     books = min(BOOKS, whole.books) if wanted is None else wanted
     if not 1 <= books <= whole.books:
         raise UserError(f"{place} has {whole.books} books, so ?books= takes 1 to {whole.books}, not {books}.")
     layout = Layout(**{**asdict(whole), "books": books})
-    # A second of sound, until it is known what there is.
-    shape = (round(layout.per_second),)
+    # A second of sound or a still, until it is known what there is.
+    shape = (round(layout.per_second),) if family.kind == "audio" else (1, 256, 256)
     return Published(name, layout, facts, weights, _digest(weights), place, _licence(folder), shape)
 
 
@@ -279,7 +298,7 @@ def _folder(place: str) -> Path:
         raise UserError(f"{place} is no folder here and could not be fetched from the Hugging Face hub ({reason}).") from None
 
 
-def _facts(folder: Path, name: str) -> dict[str, Any]:
+def _facts(folder: Path, name: str, types: tuple[str, ...]) -> dict[str, Any]:
     """Its `config.json`, which has to be of the family."""
     try:
         facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -288,7 +307,7 @@ def _facts(folder: Path, name: str) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read: {error}.") from None
     found = facts.get("model_type") if isinstance(facts, dict) else None
-    if found != name:
+    if found not in types:
         raise UserError(f"{folder} holds a model of the type {found}, not {name}.")
     return dict(facts)
 

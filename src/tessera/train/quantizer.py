@@ -234,8 +234,10 @@ def _with_quantizer(
         found = find_tokenizer(settings.trained, config.kind)
         if isinstance(found, Published):
             say(found.notice)
-            shape = _usual_length(signals("train"), found.config)
-            return vocabulary.add_media(replace(found, shape=shape))
+            if config.kind == "audio":
+                return vocabulary.add_media(replace(found, shape=_usual_length(signals("train"), found.config)))
+            shape = commonest(film.shape[:-1] for film in signals("train"))
+            return vocabulary.add_media(replace(found, shape=shape, layout=replace(found.layout, per_second=settings.per_second)))
         return vocabulary.add_media(replace(found, per_second=settings.per_second) if config.kind == "video" else found)
 
     def tell(event: dict[str, Any]) -> None:
