@@ -19,7 +19,8 @@ from typing import Any
 from common import facts, result_path, store
 from reinforce import DATA, cold_start, quiet
 
-PROBED = 8
+PROBED, SKIPPED = 24, 4
+"""Steps to know what one costs, and those of them that also pay for what is made once."""
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
                 given = {name: json.loads(value) for name, value in more.items()}
                 with tempfile.TemporaryDirectory(dir=place) as runs:
                     probe = learn(Path(runs) / "probe", kind, cold, seed, options, PROBED, given | {"exam_tasks": 4})
-                    steps = max(PROBED, round(options.seconds / probe["process_seconds"] * PROBED))
+                    steps = round(options.seconds / probe["step_seconds"])
                     found[kind] = learn(Path(runs) / kind, kind, cold, seed, options, steps, given)
                 print(f"seed {seed}, {kind}: {words(found[kind])}", flush=True)
             result["seeds"].append(found)
@@ -69,16 +70,16 @@ def learn(
         **{"exam_tasks": options.exam_tasks, **given},
     )  # fmt: skip
     reinforce.prepare(wish, path, quiet)
-    spent, mark, exams = 0.0, time.process_time(), []
+    each, mark, exams = list[float](), time.process_time(), list[dict[str, Any]]()
 
     def watch(event: dict[str, Any]) -> None:
-        nonlocal spent, mark
+        nonlocal mark
         now = time.process_time()
         if event["event"] == "step":
-            spent += now - mark
+            each.append(now - mark)
         if event["event"] == "exam":
             names = ("step", "pass_at_1", "standard_error", "pass_at_k", "tasks")
-            exams.append({"process_seconds": round(spent, 2), **{name: event[name] for name in names}})
+            exams.append({"process_seconds": round(sum(each), 2), **{name: event[name] for name in names}})
         mark = now
 
     reinforce.tune(path, False, lambda folder: [watch], quiet)
@@ -86,7 +87,8 @@ def learn(
     names = ("step", "reward", "entropy", "length", "level", "value_loss", "explained_variance", "clipped", "grad_norm")
     return {
         "steps": steps,
-        "process_seconds": spent,
+        "process_seconds": sum(each),
+        "step_seconds": sum(each[SKIPPED:]) / max(1, len(each) - SKIPPED),
         "exams": exams,
         "best": max(exam["pass_at_1"] for exam in exams),
         "curve": [{n: round(e[n], 4) for n in names if n in e} for e in taken[:: -(-len(taken) // 40)]],

@@ -147,18 +147,18 @@ def ppo(
     reward_model: RewardModelOption = None,
     budget: RunBudgetOption = None,
     steps: StepsOption = None,
-    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 4]")] = None,
-    groups: Annotated[int | None, typer.Option(help="Tasks in a batch of rollouts.  [default: 32]")] = None,
+    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
+    groups: Annotated[int | None, typer.Option(help="Tasks in a batch of rollouts.  [default: 16]")] = None,
     max_tokens: MaxTokensOption = None,
     effort: EffortOption = None,
     rate: RateOption = None,
     critic_rate: Annotated[float | None, typer.Option(help="Of the critic; by default by the model's width.")] = None,
     critic_warmup: Annotated[
-        int | None, typer.Option(help="Batches of rollouts from which the critic learns alone.  [default: 10]")
+        int | None, typer.Option(help="Batches of rollouts from which the critic learns alone.  [default: 5]")
     ] = None,
     gamma: Annotated[float | None, typer.Option(help="Of a reward, one token earlier.  [default: 1]")] = None,
     gae_lambda: Annotated[
-        float | None, typer.Option(help="1: the critic is a baseline; less: it also stands for what came after.  [default: 0.95]")
+        float | None, typer.Option(help="1: the critic is a baseline; less: it also stands for what came after.  [default: 1]")
     ] = None,
     whiten: Annotated[
         bool | None, typer.Option("--whiten/--raw", help="Advantages of a batch to mean 0, deviation 1.", show_default=False)
@@ -167,7 +167,7 @@ def ppo(
     exam_tasks: ExamTasksOption = None,
     exam_samples: ExamSamplesOption = None,
     level: LevelOption = None,
-    passes: Annotated[int | None, typer.Option(help="Over each batch of rollouts.  [default: 2]")] = None,
+    passes: Annotated[int | None, typer.Option(help="Over each batch of rollouts.  [default: 1]")] = None,
     updates: Annotated[int | None, typer.Option(help="In each pass.  [default: 1]")] = None,
     punish_truncated: PunishOption = None,
     clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.  [default: 0.2]")] = None,

@@ -59,7 +59,7 @@ def critic_of(run: Path, step: int) -> dict[str, np.ndarray]:
 
 def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path, tasks: str, tmp_path: Path, ppo: Any) -> None:
     run = tmp_path / "run"
-    more = ("--steps", "40", "--rate", "0.01", "--critic-rate", "0.003", "--critic-warmup", "2", "--groups", "8")
+    more = ("--steps", "40", "--rate", "0.01", "--critic-rate", "0.003", "--critic-warmup", "2", "--groups", "8", "--passes", "2")
     code, said = ppo(*words(starter, tasks, run, *more))
     assert code == 0, said
     exams, steps = events(run, "exam"), events(run, "step")
@@ -80,7 +80,7 @@ def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path,
 
 def test_a_killed_run_goes_on_to_the_bit(starter: Path, tasks: str, tmp_path: Path, ppo: Any) -> None:
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    more = ("--updates", "2", "--kl", "0.05", "--rate", "0.01", "--critic-warmup", "1", "--steps", "30")
+    more = ("--updates", "2", "--passes", "2", "--kl", "0.05", "--rate", "0.01", "--critic-warmup", "1", "--steps", "30")
     assert ppo(*words(starter, tasks, unbroken, *more))[0] == 0
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tessera", "posttrain", "ppo", *words(starter, tasks, killed, *more)]
@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_to_the_bit(starter: Path, tasks: str, tmp_path: Pa
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    code, said = ppo(*words(starter, tasks, killed, *more, "--gae-lambda", "1"), "--resume")
-    assert code == 2 and "--gae-lambda is 1.0 here and 0.95" in said
+    code, said = ppo(*words(starter, tasks, killed, *more, "--gae-lambda", "0.9"), "--resume")
+    assert code == 2 and "--gae-lambda is 0.9 here and 1.0" in said
     code, said = ppo(*words(starter, tasks, killed, *more), "--resume")
     assert code == 0 and "resumed from" in said, said
     for kind, names in (

@@ -35,7 +35,7 @@ class Settings:
     """
 
     gamma: float = 1.0
-    lam: float = 0.95
+    lam: float = 1.0
     kl: float = 0.0
     whiten: bool = True
     warmup: int = 0

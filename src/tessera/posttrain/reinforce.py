@@ -58,10 +58,12 @@ become surer, for which the last norm has to grow (docs/LOG.md, 2026-11-29, "Rei
 ADAMW_RATE = 5e-5
 """Where AdamW is chosen for all weights; the same at width 128."""
 CRITIC_RATE = 1e-3
-"""Of the critic's AdamW at width 128, half of it at twice the width."""
-CLIP, PASSES, CRITIC_WARMUP, REWARD_KL = 0.2, 2, 10, 0.05
-"""Of `ppo`: how far ratios and values count, passes over a batch of rollouts, and batches from which the critic learns alone. Of
-both: how much the KL counts where a reward model pays, which can be fooled far from the start."""
+"""Of the critic's AdamW at width 128, half of it at twice the width; 0.15 to 2.5 times that explained as much (docs/LOG.md,
+2026-11-30, "A critic")."""
+CLIP, CRITIC_WARMUP = 0.2, 5
+"""Of `ppo`: how far ratios and values count, and batches from which the critic learns alone."""
+REWARD_KL = 0.05
+"""Where a reward model pays, which can be fooled far from the start."""
 WARMUP = 20
 """Steps; Muon's momentum averages over as many, and before it does its updates are mostly noise."""
 SHORT_ANSWER = 32
@@ -112,8 +114,8 @@ class Wish(plans.Asked):
     verifier: str | None = None
     budget: str | None = None
     steps: int | None = None
-    group: int | None = None
-    groups: int | None = None
+    group: int = 8
+    groups: int = 16
     max_tokens: int | None = None
     efforts: tuple[str, ...] = ()
     rate: float | None = None
@@ -122,7 +124,7 @@ class Wish(plans.Asked):
     level: int = 0
     refills: int = 2
     updates: int = 1
-    passes: int | None = None
+    passes: int = 1
     std: bool = False
     punish_truncated: bool | None = None
     clip_low: float | None = None
@@ -137,7 +139,7 @@ class Wish(plans.Asked):
     kind: Kind = "grpo"
     reward_model: str | None = None
     gamma: float = 1.0
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     whiten: bool = True
     value_clip: float = CLIP
     critic_rate: float | None = None
@@ -172,8 +174,8 @@ class Wish(plans.Asked):
 
     @property
     def sampling(self) -> Sampling:
-        """How rollouts are made; nothing may be left to a rule."""
-        assert self.max_tokens and self.group and self.groups and self.passes
+        """How rollouts are made; `max_tokens` has to be known."""
+        assert self.max_tokens is not None
         return Sampling(
             self.group, self.groups, self.max_tokens, self.refills, self.updates, self.passes, self.std,
             bool(self.punish_truncated), self.seed, self.efforts,
@@ -197,9 +199,6 @@ class Wish(plans.Asked):
         ppo, judged = self.kind == "ppo", self.reward_model is not None
         rules: dict[str, Any] = {
             "verifier": None if judged else "exact",
-            "group": 4 if ppo else 8,
-            "groups": 32 if ppo else 16,
-            "passes": PASSES if ppo else 1,
             "clip_low": CLIP if ppo else None,
             "clip_high": CLIP if ppo else None,
             "kl": REWARD_KL if judged else 0.0,
@@ -356,7 +355,6 @@ def assemble(
         loss = policy.objective(wish.policy, player.blocked(), recipe.train.recompute)
     mixed = None
     if wish.ptx is not None:
-        assert wish.groups
         rows = max(1, wish.groups)
         mixed = Loader(open_shards(path / "tokens"), recipe.data, context, rows, wish.seed)
 
@@ -479,7 +477,6 @@ def _plan(
     wish: Wish, wanted: Recipe, shape: DecoderConfig, machine: Machine, peak: float, longest: int, steps: int, why: str
 ) -> rules.Plan:
     """Every setting with its reason."""
-    assert wish.group and wish.groups
     values: dict[str, tuple[Any, str]] = {
         "context": (-(-longest // ROW_UNIT) * ROW_UNIT, "the longest task and --max-tokens"),
         "batch_rows": (wish.group * wish.groups, f"{wish.groups} groups of {wish.group} answers"),
