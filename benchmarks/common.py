@@ -171,8 +171,10 @@ def environment(threads: int, allocator: bool = False) -> dict[str, str]:
     from tessera.device import PROCESS_SETTINGS
 
     count = str(threads)
+    # Whoever develops may keep Python from storing what it compiled; then every start compiles again (docs/LOG.md, 2026-11-30).
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         **(PROCESS_SETTINGS if allocator else {}),
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,

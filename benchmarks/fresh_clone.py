@@ -48,12 +48,9 @@ def measure(folder: Path, scratch: Path, arguments: list[str]) -> dict[str, Any]
         exit: code of the quickstart. seconds: of cloning and quickstart together. set_up_seconds: of these, until the packages
         stood. output: what the quickstart printed.
     """
-    home = scratch / "home"
-    home.mkdir()
-    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "TESSERA_DATA", "TESSERA_CACHE", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
-    environment = {**{k: v for k, v in os.environ.items() if k not in hidden}, "HOME": str(home)}
+    environment = of_a_fresh_machine(scratch)
     begin, ready, lines = time.perf_counter(), None, []
-    subprocess.run(["git", "clone", "-q", str(HERE.parent), str(folder)], check=True, env=environment)
+    clone(folder, environment)
     process = subprocess.Popen(
         ["./tessera", "quickstart", *arguments],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -66,6 +63,19 @@ def measure(folder: Path, scratch: Path, arguments: list[str]) -> dict[str, Any]
             ready = time.perf_counter() - begin
     code = process.wait()
     return {"exit": code, "seconds": time.perf_counter() - begin, "set_up_seconds": ready, "output": lines}
+
+
+def of_a_fresh_machine(scratch: Path) -> dict[str, str]:
+    """An environment with an empty home, below `scratch`, and no caches."""
+    home = scratch / "home"
+    home.mkdir()
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "TESSERA_DATA", "TESSERA_CACHE", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
+    return {**{k: v for k, v in os.environ.items() if k not in hidden}, "HOME": str(home)}
+
+
+def clone(folder: Path, environment: dict[str, str]) -> None:
+    """This checkout's commit into a new folder."""
+    subprocess.run(["git", "clone", "-q", str(HERE.parent), str(folder)], check=True, env=environment)
 
 
 if __name__ == "__main__":

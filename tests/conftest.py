@@ -58,3 +58,41 @@ def tiny_corpus_folder(tmp_path: Path) -> Path:
     (folder / "add.py").write_text('def add(a, b):\n    """The sum of a and b."""\n    return a + b\n', encoding="utf-8")
     (folder / "greet.py").write_text("def greet(name):\n    return f'Grüße, {name}!'\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of small published codecs with random weights, in their real layout, by family; 4,000 samples in a second each."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    made = {
+        "mimi": transformers.MimiConfig(
+            sampling_rate=4000, hidden_size=16, num_filters=4, upsampling_ratios=[4, 5, 4], codebook_size=16, codebook_dim=8,
+            vector_quantization_hidden_dimension=8, num_quantizers=4, num_hidden_layers=1, intermediate_size=16,
+            num_attention_heads=2, num_key_value_heads=2, upsample_groups=16, sliding_window=4, frame_rate=25.0,
+        ),
+        "encodec": transformers.EncodecConfig(
+            sampling_rate=4000, hidden_size=8, num_filters=4, upsampling_ratios=[5, 4, 4], codebook_size=16,
+            target_bandwidths=[0.4, 0.6], num_lstm_layers=1,
+        ),
+        "dac": transformers.DacConfig(
+            sampling_rate=4000, encoder_hidden_size=4, downsampling_ratios=[2, 5, 8], decoder_hidden_size=32, n_codebooks=3,
+            codebook_size=16, codebook_dim=4,
+        ),
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("codecs")
+    for seed, (family, config) in enumerate(made.items()):
+        torch.manual_seed(seed)
+        network = getattr(transformers, type(config).__name__.replace("Config", "Model"))(config).eval()
+        with torch.no_grad():
+            for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+                # Codebooks begin as zeros, in which all codes are one.
+                if "codebook" in name and tensor.is_floating_point() and tensor.ndim == 2:
+                    tensor.normal_()
+            if family == "encodec":
+                # Its first book is of what there is to tell apart, which all lies near one place.
+                network.quantizer.layers[0].codebook.embed.copy_(network.encoder(torch.randn(1, 1, 16 * 80))[0].T)
+        network.save_pretrained(folder / family)
+        (folder / family / "README.md").write_text("---\nlicense: cc-by-4.0\ntags:\n- audio\n---\n# A codec\n")
+    return {family: folder / family for family in made}

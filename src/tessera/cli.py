@@ -356,7 +356,7 @@ def train_tokenizer(
 
 @tokenizers.command("inspect")
 def inspect_tokenizer(
-    model: Annotated[str, typer.Argument(help="Folder of a run, a model or a tokenizer.")],
+    model: Annotated[str, typer.Argument(help="Folder of a run, a model or a tokenizer, or published:FAMILY:PLACE.")],
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -378,13 +378,18 @@ def bench(
 
 @app.command()
 def report(run_folder: Annotated[str, typer.Argument(help="A run's folder, or that of a chain of them.")]) -> None:
-    """Write a run's report anew, also while it is running; of a chain the model's card."""
+    """Write a run's report anew, also while it is running; of a chain the page that links its stages, and the model's card."""
     from pathlib import Path
 
-    from tessera.report import CHAIN, write_card, write_report
+    from tessera.report import CHAIN, write_card, write_chain_report, write_report
 
     folder = Path(run_folder)
-    typer.echo(write_card(folder) if (folder / CHAIN).is_file() else write_report(folder))
+    if not (folder / CHAIN).is_file():
+        typer.echo(write_report(folder))
+        return
+    if (folder / "model").is_dir():
+        typer.echo(write_card(folder))
+    typer.echo(write_chain_report(folder))
 
 
 def main() -> None:

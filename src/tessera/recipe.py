@@ -183,10 +183,11 @@ class Sounds(Part):
 
     quantizer: SoundQuantizer = SoundQuantizer()
     trained: str | None = None
-    """Folder of `tessera tokenizer train --of sounds`, a run or a model, whose quantizer is taken; left out: one is trained as
-    `quantizer` says."""
+    """Folder of `tessera tokenizer train --of sounds`, a run or a model, whose quantizer is taken, or `published:mimi:FOLDER`
+    (docs/published.md); left out: one is trained as `quantizer` says."""
     per_second: int = Field(8000, ge=1000, le=48_000)
-    """Samples in a second that recordings are brought to; half of it is the highest tone that is kept."""
+    """Samples in a second that recordings are brought to; half of it is the highest tone that is kept. With `trained`: as many as
+    that takes."""
     most_seconds: float = Field(2.0, gt=0)
     """Longer recordings are left out, since their words belong to all of them; those without words are cut into several."""
     tasks: SoundTasks = SoundTasks()
@@ -353,6 +354,14 @@ class Later(Part):
     """Of `grpo`: examples to learn from besides."""
     settings: tuple[str, ...] = ()
     """`key=value` of the stage's own recipe."""
+
+    @model_validator(mode="after")
+    def _of_its_stage(self) -> Later:
+        stages = {"replay": ("sft",), "efforts": ("grpo",), "ptx": ("grpo",), "rate": ("dpo", "grpo")}
+        for name, known in stages.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.stage not in known:
+                raise ValueError(f"`{name}` says nothing to the stage {self.stage}, but to {' and '.join(known)}")
+        return self
 
 
 class Recipe(Part):

@@ -26,15 +26,16 @@ class Step:
 
     Args:
         name: of it, for files and records.
-        title: what a button says.
+        title: what a button says, and a measurement is called.
         kind: how it is asked.
         prompt: what is asked, or before a gap; empty where it differs from seed to seed.
         needs: fields of `/v1/models` that have to be true of a model that can do it.
         suffix: what is behind a gap.
-        effort: how much to think first.
+        effort: how much to think first; `none`: it answers at once, also where it would think if nothing were said.
         size: of a picture that is to be drawn, WIDTHxHEIGHT.
         temperature: at which it is asked; media are drawn at 1, as they are guided.
         max_tokens: of an answer in words, beside its thought.
+        card: what the button says, where several steps share one, as they ask the same.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Step:
     size: str = ""
     temperature: float = 1.0
     max_tokens: int = 64
+    card: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Asking:
 
 _CALM = 0.2
 """Temperature of words: a little, so that twenty answers to one question are not the same answer twenty times."""
+
+_SUM = "37 + 58 with low and high effort"
 
 STEPS = (
     Step(
@@ -88,27 +92,37 @@ STEPS = (
     ),
     Step(
         "sum-low",
-        "37 + 58, thinking a little",
+        "37 + 58 with low effort",
         "chat",
         "What is 37 + 58?",
         ("dialogue", "thinking"),
         effort="low",
         temperature=_CALM,
+        card=_SUM,
     ),
     Step(
         "sum-high",
-        "37 + 58, thinking longer",
+        "37 + 58 with high effort",
         "chat",
         "What is 37 + 58?",
         ("dialogue", "thinking"),
         effort="high",
         temperature=_CALM,
+        card=_SUM,
     ),
     Step("draw", "Draw a seven", "draw", "a seven", ("pictures",), size="8x8"),
-    Step("look", "What is in this picture?", "look", needs=("pictures",), temperature=_CALM),
+    Step("look", "What is in this picture?", "look", needs=("pictures",), effort="none", temperature=_CALM),
     Step("film", "A red ball bounces to the left", "film", "a red ball bounces to the left", ("films",)),
     Step("play", "Play C E G", "play", "C E G", ("sounds",)),
-    Step("judge", "Which of the two answers is better?", "judge", needs=("dialogue",), temperature=_CALM, max_tokens=8),
+    Step(
+        "judge",
+        "Which of the two answers is better?",
+        "judge",
+        needs=("dialogue",),
+        effort="none",
+        temperature=_CALM,
+        max_tokens=8,
+    ),
 )
 """In the order in which they are shown. The two functions do what `data.builtin_functions` teaches."""
 

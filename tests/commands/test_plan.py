@@ -39,6 +39,8 @@ def test_the_commit_is_noted_only_of_our_own_checkout(monkeypatch: pytest.Monkey
 
     answer("abc1234\nsrc/tessera/commands/\n")
     assert train.commit() == "abc1234"
+    answer("src/tessera/commands/\nabc1234\n")
+    assert train.commit() == "abc1234", "other versions of git print the prefix first"
     answer("abc1234\n.venv/lib/python3.12/site-packages/tessera/commands/\n")
     assert train.commit() is None
 

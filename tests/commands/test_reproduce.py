@@ -57,11 +57,14 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     chain = json.loads((out / "chain.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in chain["stages"]] == ["base", "sft", "dpo", "grpo"]
     assert all(stage["seconds"] > 0 for stage in chain["stages"])
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert all(f'href="{name}/report.html"' in report for name in ("base", "sft", "dpo", "grpo"))
     for name, before in (("sft", "base"), ("dpo", "sft"), ("grpo", "dpo")):
         info = json.loads((out / name / "run.json").read_text(encoding="utf-8"))
         assert Path(info["init"]) == out / before / "model"
     base = json.loads((out / "base" / "run.json").read_text(encoding="utf-8"))
-    assert "the run is finished" not in done.stderr and base["init"] is None
+    assert "the run is finished" not in done.stderr and "stages come after this training" not in done.stderr
+    assert base["init"] is None
     with safe_open(out / "model" / "model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
     vocabulary = Vocabulary.load(out / "model", weights.read_config(out / "model").vocab_size)
@@ -71,6 +74,9 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     measured = {(row["suite"], row["measure"]) for row in rows}
     assert {("bits", "bits per byte"), ("bits", "bits per pixel")} <= measured
     assert any(suite == "arithmetic" for suite, _ in measured) and all(row["of"] == "little" and row["n"] > 1 for row in rows)
+
+    card = (out / "CARD.md").read_text(encoding="utf-8")
+    assert "| base | train |" in card and "| arithmetic | pass@1" in card and str(out) not in card
 
     # As if it had been killed within the last stage, and before the first of its files was there.
     stamp = (out / "dpo" / "model" / "model.safetensors").stat().st_mtime_ns
@@ -121,6 +127,8 @@ def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:
         with pytest.raises(UserError, match=said):
             reproduce(str(page), None, then, str(tmp_path / "c"), resume=False)
         assert not (tmp_path / "c").exists(), "told before anything is made"
+    with pytest.raises(UserError, match="`replay` says nothing to the stage dpo, but to sft"):
+        load(str(page), ["then=[{stage: dpo, share: 0.1, data: a, replay: 0.2}]"])
     with pytest.raises(UserError, match="leave nothing of the budget"):
         reproduce(str(page), None, ["then=[{stage: dpo, share: 0.9, data: a}, {stage: dpo, share: 0.2, data: a}]"], None, False)
     assert names_of(load(str(page), ["then=[{stage: sft, share: 0.1, data: a}, {stage: sft, share: 0.2, data: a}]"])) == [

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,14 +23,12 @@ from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.posttrain import supervised
 from tessera.tokens.vocabulary import Vocabulary
 
-from .conftest import Corner
-
 
 def write_chain(folder: Path, **shape: int) -> Path:
     """What a chain leaves, with an untrained model that knows the turns of a dialogue."""
     vocabulary = Vocabulary.train(["def add(a, b):\n    return a + b\n" * 20], 280)
     size = {"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_size": 16, "mlp_width": 48, "context": 96} | shape
-    decoder = Decoder(DecoderConfig(vocabulary.size, **size))
+    decoder = Decoder(DecoderConfig(vocabulary.size, **size))  # type: ignore[arg-type]
     decoder.initialise(0)
     special = weights.SpecialIds(end=(vocabulary.end_id, vocabulary.end_turn_id), pad=vocabulary.pad_id)
     weights.save(decoder, folder / "model", special=special, companions=vocabulary.save)
@@ -121,7 +120,7 @@ def test_tuning_begins_from_it(box: Path) -> None:
     assert info["init"] == str((box / "model").resolve()) and info["dialogue"]
 
 
-def test_training_begins_from_it(box: Path, corner: Corner) -> None:
+def test_training_begins_from_it(box: Path, corner: Any) -> None:
     code, said = corner.call(*corner.words(Path("runs/code").resolve(), budget="4ktok"), "--init", "starter")
     assert code == 0, said
     assert (Path("runs/code/model") / "model.safetensors").is_file()

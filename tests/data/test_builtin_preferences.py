@@ -59,5 +59,5 @@ def test_an_address_is_a_file_that_is_written_once(tmp_path: Path) -> None:
     assert write("builtin:preferences?count=30&seed=4", tmp_path / "new").read_text() == "kept\n"
     assert len(write("builtin:answers?count=7", tmp_path).read_text().splitlines()) == 7
     for address in ("builtin:nothing", "builtin:preferences?count=x", "builtin:answers?seed"):
-        with pytest.raises(UserError, match="none of builtin:answers, builtin:dialogues, builtin:hierarchy, builtin:preferences"):
+        with pytest.raises(UserError, match="none of builtin:answers, builtin:assistant, builtin:dialogues, builtin:hierarchy, "):
             write(address, tmp_path)

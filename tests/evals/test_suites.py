@@ -148,7 +148,7 @@ def test_the_command_prints_every_number_with_its_settings(
     assert all({"n", "standard_error", "chance", "baseline", "settings", "seconds"} <= row.keys() for row in rows)
     monkeypatch.setenv(suites.DATA_VARIABLE, str(tmp_path))
     for asked, words in (
-        ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, infill, blimp"),
+        ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, infill, digits"),
         ({"names": ["counting"], "shots": "x"}, "separated by commas"),
         ({"names": ["counting"], "lengths": "5-2"}, "lengths rise"),
         ({"names": ["gsm8k"]}, "set TESSERA_DATA"),
@@ -156,4 +156,4 @@ def test_the_command_prints_every_number_with_its_settings(
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(folder), **asked)  # type: ignore[arg-type]
-    assert len(NAMES) == 25
+    assert len(NAMES) == 29

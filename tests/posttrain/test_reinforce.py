@@ -33,6 +33,12 @@ def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path,
     assert code == 0, said
     exams = events(run, "exam")
     assert exams[0]["step"] == 0 and exams[0]["pass_at_1"] < 0.7 and max(e["pass_at_1"] for e in exams) > 0.9, exams
+    for exam in exams:
+        answers = exam["answers"]
+        assert 6 <= len(answers) <= 7 and all({"prompt", "wanted", "answer", "right"} <= answer.keys() for answer in answers)
+        assert all(answer["right"] == (answer["answer"] == "b" and answer["ended"]) for answer in answers)
+        # One of either kind is there, unless all answers to all tasks are of one.
+        assert len({answer["right"] for answer in answers}) == 2 or exam["pass_at_1"] in (0, 1) or len(answers) == 6
     assert "held-out pass@1" in said and "the best on what is held out" in said
     step = events(run, "step")[0]
     names = (

@@ -35,6 +35,12 @@ def test_both_stages_of_reason_make_one_model_that_thinks_and_go_on_where_they_s
     assert budgets_of(str(whole)) == {"low": 3, "medium": 7, "high": 11}
     exam = next(event for event in RunFolder(whole).events() if event["event"] == "exam")
     assert {"pass_at_1_low", "pass_at_1_medium", "pass_at_1_high"} <= exam.keys()
+    # The marks of a thought are two tokens more.
+    assert 2 <= exam["thought_length_low"] <= 5 and exam["thought_length_high"] <= 13 and exam["standard_error_low"] is not None
+    assert {answer["effort"] for answer in exam["answers"]} == {"low", "medium", "high"}
+    step = next(event for event in RunFolder(whole).events() if event["event"] == "step")
+    assert 2 <= step["thought_length"] < step["length"]
+    assert 'href="cold/report.html"' in (whole / "report.html").read_text()
 
     # Stopped between the stages: the cold start is finished, the reinforcement not begun.
     def stop(*ignored: Any) -> None:

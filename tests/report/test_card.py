@@ -41,7 +41,10 @@ EVALUATIONS = [
     }
     | {"documents": 90, "tokens": 9000, "bytes": 30000, "of": "code"},
     score("starter", "arithmetic", 0.91, chance=0.01, baseline=0.25, baseline_is="the first number"),
+    score("starter", "tour", 0.95, n=20, chance=0.1, measure="draw a seven"),
+    score("starter", "tour", 0.55, n=20, chance=0.1, measure="what is in this picture"),
     score("starter", "blimp", 0.503, chance=0.5, n=67000),
+    score("starter", "sorting", 0.3, baseline=0.28),
     score("starter", "over-refusal", 0.04),
     score("starter", "hierarchy", 0.95, error=None, n=1),
 ]
@@ -82,7 +85,12 @@ def chain(tmp_path: Path) -> Path:
         {"name": "sft", "kind": "sft", "folder": "sft", "seconds": 60.0, "asked": asked},
         {"name": "dpo", "kind": "dpo", "folder": "dpo", "seconds": 30.0},
     ]
-    page: dict[str, Any] = {"recipe": "starter", "budget": "2h", "commit": "abc123", "command": "tessera reproduce starter"}
+    page: dict[str, Any] = {
+        "recipe": "starter",
+        "budget": "2h",
+        "commit": "abc123",
+        "command": "tessera reproduce starter --out /somewhere/runs/starter",
+    }
     page |= {"versions": {"torch": "2.11"}, "machine": {"cpu": "a CPU", "threads": 2}, "stages": stages}
     (tmp_path / "chain.json").write_text(json.dumps(page))
     (tmp_path / "evaluations.json").write_text(json.dumps(EVALUATIONS))
@@ -109,16 +117,19 @@ def test_it_says_what_the_records_say(chain: Path) -> None:
     assert "4.2M parameters" in card and "| layers | 6 |" in part["Shape"]
     assert "| arithmetic | pass@1, 0-shot | **0.91 ± 0.02** | 100 | 0.01 | 0.25 (the first number) |" in part["Measured"]
     assert "**1.321 ± 0.011** | 90 | &ndash; | &ndash; | 1.201 ± 0.012 (code)" in part["Measured"]
+    assert "| draw a seven | **0.95 ± 0.02** | 20 | 0.1 |" in part["The tour"] and "tour" not in part["Measured"]
     assert "over-refusal" in part["Safety"] and "over-refusal" not in part["Measured"]
     assert "2.450" in part["Forecast and verdict"] and "inside the 50% interval" in part["Forecast and verdict"]
     assert "| base | train | 1 h 0 m | 100k | 2.4321 |" in part["How it was made"]
-    assert "tessera reproduce starter" in part["Make it again"] and "abc123" in part["Make it again"]
+    assert "tessera reproduce starter --out runs/starter" in part["Make it again"] and "abc123" in part["Make it again"]
 
 
 def test_limits_follow_from_the_measurements(chain: Path) -> None:
     limits = sections(write_card(chain).read_text())["Limits"]
     assert "512 tokens" in limits
-    assert "No better than guessing, within two standard errors: blimp" in limits and "arithmetic" not in limits
+    assert "what is in this picture: right 55% of the time" in limits and "draw a seven" not in limits
+    assert "No better than chance or the baseline, within two standard errors: blimp, pass@1, 0-shot; sorting" in limits
+    assert "arithmetic" not in limits and "over-refusal" not in limits
     assert "behind a specialist: bits, bits per byte: 1.321" in limits
     assert "The licence of files:somebody/novels is not known" in limits
 
@@ -187,6 +198,7 @@ def test_addresses_are_shown_without_folders(uri: str, shown: str, licence: str)
     assert licence_of(uri).startswith(licence)
 
 
-def test_measurements_know_whether_they_beat_chance(chain: Path) -> None:
+def test_measurements_know_whether_they_beat_guessing(chain: Path) -> None:
     rows = {row.suite: row for row in read_measured(chain / "evaluations.json") if row.of == "starter"}
-    assert rows["arithmetic"].beats_chance and rows["blimp"].beats_chance is False and rows["bits"].beats_chance is None
+    assert rows["arithmetic"].beats_guessing and rows["bits"].beats_guessing is None
+    assert rows["blimp"].beats_guessing is False and rows["sorting"].beats_guessing is False

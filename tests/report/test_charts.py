@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tessera.report.charts import Band, Series, legend, line_chart
+from tessera.report.charts import Band, Series, legend, line_chart, short
 
 
 def test_powers_of_ten_stand_equally_far_apart_on_a_logarithmic_axis() -> None:
@@ -23,3 +23,10 @@ def test_a_band_widens_the_axes_and_is_closed() -> None:
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", drawn[1])]
     assert all(0 < y < 340 for y in heights)
     assert '<i class="band"></i>90 %' in legend([*line, band])
+
+
+def test_ticks_over_many_decades_do_not_crowd_and_small_numbers_stay_short() -> None:
+    chart = line_chart([Series("mismatch", [1.0, 2.0], [2e-7, 1e-3])], "step", "nats", log_y=True)
+    ticks = re.findall(r'text-anchor="end">([^<]+)</text>', chart)
+    assert ticks == ["1e-6", "1e-5", "1e-4", "0.001"]
+    assert [short(value) for value in (0.05, 2.5e-4, 1e-3, -4e-7, 0.0)] == ["0.05", "2.5e-4", "0.001", "-4e-7", "0"]

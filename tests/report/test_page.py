@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from tessera import recipe
 from tessera.errors import UserError
 from tessera.report import read_run, write_report
 from tessera.report.charts import MOST_POINTS, Series, bar_chart, line_chart
+
+Parsed = Callable[[Path], Any]
 
 
 def step(number: int, **changed: Any) -> dict[str, Any]:
@@ -86,38 +88,7 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Balance(HTMLParser):
-    """Fails on tags that are not closed in order, and collects the text and the addresses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.tags: set[str] = set()
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.addresses += [value or "" for name, value in attrs if name in {"src", "href"}]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def parsed(folder: Path) -> Balance:
-    page = Balance()
-    page.feed(write_report(folder).read_text(encoding="utf-8"))
-    page.close()
-    assert not page.open
-    return page
-
-
-def test_a_finished_run_shows_every_section(finished: Path) -> None:
+def test_a_finished_run_shows_every_section(finished: Path, parsed: Parsed) -> None:
     page = parsed(finished)
     titles = (
         "Loss",
@@ -149,7 +120,7 @@ def test_a_finished_run_shows_every_section(finished: Path) -> None:
         assert fact in page.text, fact
 
 
-def test_the_page_is_one_light_file_that_fetches_and_runs_nothing(finished: Path) -> None:
+def test_the_page_is_one_light_file_that_fetches_and_runs_nothing(finished: Path, parsed: Parsed) -> None:
     page = parsed(finished)
     assert not page.addresses
     assert not page.tags & {"script", "link", "img", "iframe", "object"}
@@ -158,7 +129,7 @@ def test_the_page_is_one_light_file_that_fetches_and_runs_nothing(finished: Path
     assert not list(finished.glob("*.part"))
 
 
-def test_generated_html_is_shown_and_not_obeyed(finished: Path) -> None:
+def test_generated_html_is_shown_and_not_obeyed(finished: Path, parsed: Parsed) -> None:
     assert "<script>alert(1)</script>" in parsed(finished).text
 
 
@@ -167,18 +138,18 @@ def test_a_long_run_stays_small(finished: Path) -> None:
     assert write_report(finished).stat().st_size < 200_000
 
 
-def test_a_run_without_any_step_has_a_report(tmp_path: Path) -> None:
+def test_a_run_without_any_step_has_a_report(tmp_path: Path, parsed: Parsed) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe.load("code").to_yaml())
     assert "not started" in parsed(tmp_path).text
 
 
-def test_a_run_killed_while_writing_a_line_has_a_report(finished: Path) -> None:
+def test_a_run_killed_while_writing_a_line_has_a_report(finished: Path, parsed: Parsed) -> None:
     write_lines(finished / "metrics.jsonl", [step(s) for s in range(1, 41)], tail='{"event": "step", "step": 41, "lo')
     page = parsed(finished)
     assert "not finished: 40% of its tokens" in page.text
 
 
-def test_a_resumed_run_counts_repeated_steps_once(finished: Path) -> None:
+def test_a_resumed_run_counts_repeated_steps_once(finished: Path, parsed: Parsed) -> None:
     lost = [step(s, loss=99.0) for s in range(61, 71)]
     first = [*(step(s) for s in range(1, 61)), evaluation(60, 1.5), *lost, evaluation(70, 9.9)]
     write_lines(finished / "metrics.jsonl", first, tail='{"event"\n')
@@ -191,7 +162,9 @@ def test_a_resumed_run_counts_repeated_steps_once(finished: Path) -> None:
     assert "1 resume from" in parsed(finished).text
 
 
-def test_skipped_steps_and_values_that_are_not_numbers_are_named_and_left_out_of_the_curve(finished: Path) -> None:
+def test_skipped_steps_and_values_that_are_not_numbers_are_named_and_left_out_of_the_curve(
+    finished: Path, parsed: Parsed
+) -> None:
     events = [step(s, peak_share=None) for s in range(1, 101)]
     events[6] |= {"loss": float("nan"), "grad_norm": float("inf"), "skipped": True}
     write_lines(finished / "metrics.jsonl", [*events, {**evaluation(100, 1.0), "loss": None, "bits_per_byte": "?"}])
@@ -201,7 +174,7 @@ def test_skipped_steps_and_values_that_are_not_numbers_are_named_and_left_out_of
     assert not re.search(r'd="[^"]*(nan|inf)', (finished / "report.html").read_text())
 
 
-def test_damaged_side_files_cost_their_section_only(finished: Path) -> None:
+def test_damaged_side_files_cost_their_section_only(finished: Path, parsed: Parsed) -> None:
     for name in ("run.json", "baselines.json", "completions.json"):
         (finished / name).write_text("[[[")
     page = parsed(finished)

@@ -8,7 +8,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ COLOURS = np.array([[v, v, 255 - v] for v in range(0, 250, 50)], np.uint8)
 
 def make_model(
     folder: Path, tuned: bool = True, seed: int = 0, context: int = CONTEXT, draws: bool = False, films: bool = False,
-    speaks: bool = False,
+    speaks: bool = False, thinking: Mapping[str, int] | None = None,
 ) -> Path:  # fmt: skip
     """A random model with a byte-level vocabulary, whose distributions are far from uniform."""
     vocabulary = Vocabulary.train(["a byte is enough"], 256)
@@ -63,7 +63,7 @@ def make_model(
         for parameter in decoder.parameters():
             parameter.normal_(float(parameter.ndim == 1), 0.3, generator=generator)
     ends = (vocabulary.end_id, vocabulary.end_turn_id) if tuned else (vocabulary.end_id,)
-    weights.save(decoder, folder, special=weights.SpecialIds(end=ends), companions=vocabulary.save)
+    weights.save(decoder, folder, special=weights.SpecialIds(end=ends, thinking=thinking or {}), companions=vocabulary.save)
     return folder
 
 

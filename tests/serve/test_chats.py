@@ -11,7 +11,7 @@ import pytest
 
 from tessera.scaling import ledger
 from tessera.serve.app import Settings
-from tessera.serve.turns import before, way
+from tessera.serve.turns import before, pairs, text_of, way
 from tests.serve.conftest import Running, serving
 
 
@@ -93,6 +93,43 @@ def test_a_way_through_the_tree_shows_what_was_picked_and_each_model_remembers_i
     assert [e.turn["id"] for e in way(turns, {"a1": "a1", "a2": "a1", "b1": "b1"})] == ["q", "s"]
     assert [t["id"] for t in before(turns, turns[4], "a")] == ["q", "a2", "r"]
     assert [t["id"] for t in before(turns, turns[4], "b")] == ["q", "b1", "r"]
+
+
+def test_answers_of_one_model_with_two_efforts_stand_side_by_side() -> None:
+    asked = {"id": "q", "role": "user", "after": []}
+    answers = [
+        {"id": id, "role": "assistant", "after": ["q"], "model": "a", "effort": effort}
+        for id, effort in (("l", "low"), ("h", "high"), ("m", "low"))
+    ]
+    (exchange,) = way([asked, *answers], {})
+    assert {voice: [turn["id"] for turn in there] for voice, there in exchange.answers.items()} == {
+        ("a", "low"): ["l", "m"],
+        ("a", "high"): ["h"],
+    }
+    assert [turn["id"] for turn in exchange.shown({"m": "l"})] == ["l", "h"]
+
+
+def test_a_gap_is_filled_where_it_is_and_goes_on_as_part_of_the_text() -> None:
+    def turn(role: str, text: str, **more: Any) -> dict[str, Any]:
+        return {"id": text, "role": role, "text": text, "after": [], "model": "a", "rating": None, **more}
+
+    asked, filled = turn("user", "one <gap> three"), turn("assistant", "two")
+    assert text_of([asked]) == ("one ", " three")
+    assert text_of([asked, filled, turn("user", ", four")]) == ("one two three, four", None)
+    assert text_of([turn("user", "no gap"), turn("assistant", " <gap>")]) == ("no gap <gap>", None)
+    rated = [turn("assistant", text, after=[asked["id"]], rating=rating) for text, rating in (("two", "up"), ("2", "down"))]
+    assert pairs([asked, *rated], asked, "complete") == []
+
+
+def test_films_and_sounds_are_kept_with_a_turn_and_nothing_else_is_taken_for_one(http: httpx.Client) -> None:
+    chat = http.post("/tessera/chats", json={"mode": "film"}).json()["id"]
+    asked = say(http, chat, "user", "a ball")
+    film = "data:video/mp4;base64,AAAA"
+    body = {"role": "assistant", "text": "", "after": [asked["id"]], "model": "tiny", "effort": "low", "media": [film]}
+    kept = http.post(f"/tessera/chats/{chat}/turns", json=body).json()
+    assert kept["media"] == [film] and kept["effort"] == "low" and http.get(f"/tessera/chats/{chat}").json()["turns"][-1] == kept
+    for wrong in ("data:text/html;base64,AAAA", "https://example.org/film.mp4", "data:video/mp4,AAAA"):
+        assert http.post(f"/tessera/chats/{chat}/turns", json=body | {"media": [wrong]}).status_code == 400
 
 
 def test_curves_follow_a_run_that_is_going_on_and_one_that_was_resumed(tmp_path: Path, model_folder: Path) -> None:

@@ -166,6 +166,8 @@ def test_decisions_are_the_models_probabilities(client: OpenAI, decoder: Decoder
 
 def test_models_are_listed_and_found(client: OpenAI) -> None:
     assert sorted(model.id for model in client.models.list()) == ["base", "tiny"]
+    can = {"pictures": False, "films": False, "sounds": False, "fills": True, "thinking": {}}
+    assert client.models.retrieve("tiny").model_extra.items() >= can.items()  # type: ignore[union-attr]
     model = client.models.retrieve("tiny")
     assert model.object == "model" and model.owned_by == "tessera" and model.created == 1_700_000_000
     with pytest.raises(openai.NotFoundError):

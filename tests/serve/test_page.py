@@ -30,7 +30,7 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Three models behind a key, one that knows dialogue, one that only goes on, one that draws; a run beside them."""
+    """Four models behind a key: one knows dialogue, one only goes on, one draws, one does all; a run beside them."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "one").mkdir()
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
@@ -39,7 +39,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
     keys = (Key(sha256(_KEY.encode()).digest(), "me", operator=True),)
     settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
     painter = make_model(tmp_path_factory.mktemp("models") / "painter", tuned=False, draws=True)
-    with serving(settings, model_folder, base_folder, painter) as running:
+    able = make_model(
+        tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
+    )
+    with serving(settings, model_folder, base_folder, painter, able) as running:
         yield running
 
 
@@ -221,7 +224,8 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     assert inside.get_by_label("Thumb up").count() == 0
     inside.keyboard.press("Control+Shift+o")
     inside.get_by_text("What shall be drawn?").wait_for()
-    inside.get_by_role("button", name="Draw").click()
+    inside.locator(".pill", has_text="Draw").click()
+    inside.get_by_role("menuitem", name="Chat").click()
     (tmp_path / "drawn.png").write_bytes(base64.b64decode(str(shown).partition(",")[2]))
     with inside.expect_file_chooser() as chooser:
         inside.get_by_label("Add a picture").click()
@@ -231,6 +235,80 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     ask(inside, "What is this?")
     inside.locator(".answer .speed").wait_for()
     assert inside.locator(".question img").count() == 1
+
+
+def choose(page: Any, *names: str) -> None:
+    """These models instead of the first one."""
+    page.get_by_label("Models").click()
+    for name in (*names, "tiny"):
+        page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+
+
+def test_the_tour_offers_what_a_model_can_and_each_card_is_answered_in_its_way(inside: Any, api: httpx.Client) -> None:
+    cards = inside.locator(".card-idea")
+    titles = ("Complete this function", "Fill in this gap", "Which of the two answers is better?")
+    assert [text.partition("\n")[2] for text in cards.all_inner_texts()] == list(titles)
+    choose(inside, "able")
+    inside.wait_for_function("document.querySelectorAll('.card-idea').length === 8")
+    inside.get_by_role("button", name="Fill in this gap").click()
+    inside.locator(".tour-on").wait_for()
+    head, behind = inside.locator(".document .prompt").all_inner_texts()
+    assert head.startswith("def answer(values)") and behind.strip() == "return max(found, default=0)"
+    assert inside.locator(".document").inner_text().startswith(head) and "<gap>" not in inside.locator(".thread").inner_text()
+    inside.get_by_role("button", name="Next: 37 + 58").click()
+    inside.wait_for_function("document.querySelectorAll('.side .answer .speed').length === 2")
+    assert inside.locator(".answer .who").all_inner_texts() == ["able, effort low", "able, effort high"]
+    inside.wait_for_function("document.querySelectorAll('.side .thought').length === 2")
+    inside.get_by_role("button", name="Next: Draw a seven").click()
+    inside.locator(".answer img").wait_for()
+    inside.locator(".tour-on").wait_for()
+    assert inside.locator(".answer img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [8, 8]
+    inside.get_by_role("button", name="Next: What is in this picture?").click()
+    inside.locator(".question img.drawn").wait_for()
+    inside.locator(".tour-on").wait_for()
+    shown = inside.locator(".question img.drawn")
+    assert shown.evaluate("image => image.naturalWidth") == 8 and shown.bounding_box()["width"] > 150
+    inside.get_by_role("button", name="Next: A red ball").click()
+    inside.wait_for_function("document.querySelector('.answer video')?.readyState > 1")
+    film = inside.locator(".answer video")
+    assert film.evaluate("v => [v.loop, v.muted, v.error, v.videoWidth, getComputedStyle(v).imageRendering]") == [
+        True, True, None, 8, "pixelated",
+    ]  # fmt: skip
+    assert api.get("/v1/videos").json()["data"] == []  # what is in the chat is kept nowhere else
+    inside.get_by_role("button", name="Next: Play C E G").click()
+    inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
+    assert inside.locator(".answer audio").evaluate("a => [a.controls, a.error, a.duration > 0]") == [True, None, True]
+    inside.reload()
+    inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
+    assert inside.locator(".tour-on").count() == 0
+
+
+def test_what_a_card_sets_ends_with_its_chat(inside: Any) -> None:
+    settings(inside, temperature=0.7)
+    inside.get_by_role("button", name="Complete this function").click()
+    inside.locator(".tour-on").wait_for()
+    inside.get_by_label("Settings").click()
+    assert inside.get_by_label("Temperature").input_value() == "0.2"
+    inside.keyboard.press("Escape")
+    inside.get_by_role("button", name="All to try").click()
+    inside.get_by_text("What shall we talk about?").wait_for()
+    inside.get_by_label("Settings").click()
+    assert inside.get_by_label("Temperature").input_value() == "0.7" and not inside.get_by_label("Most tokens").input_value()
+
+
+def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> None:
+    choose(inside, "able")
+    inside.locator(".pill", has_text="Chat").click()
+    inside.get_by_role("menuitem", name="Film").click()
+    # What is sent before the server has heard of the mode is a message.
+    inside.locator(".pill", has_text="Film").wait_for()
+    ask(inside, "a ball")
+    film = inside.locator(".answer video")
+    # Not until it is visible: that is asked frame by frame, and a film that starts again and again leaves few of them.
+    film.wait_for(state="attached")
+    assert film.bounding_box()["width"] > 100
+    assert inside.locator(".bubble").inner_text() == "a ball" and server.idle()
 
 
 def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tessera.model import weights
 from tessera.serve.app import Settings
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -23,9 +22,7 @@ ENDLESS = {str(VOCABULARY.control(name)): -100 for name in ("<|/think|>", "<|end
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    folder = make_model(tmp_path_factory.mktemp("models") / "thinker")
-    special = weights.SpecialIds(end=weights.read_special(folder).end, thinking=BUDGETS)
-    weights.save(weights.load(folder), folder, special=special, companions=VOCABULARY.save)
+    folder = make_model(tmp_path_factory.mktemp("models") / "thinker", thinking=BUDGETS)
     with serving(Settings(tmp_path_factory.mktemp("data")), folder) as server:
         yield server.client()
 

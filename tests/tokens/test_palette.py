@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tessera.errors import UserError
+from tessera.tokens.beside import media_tokenizer
 from tessera.tokens.palette import Palette, psnr
-from tessera.tokens.vocabulary import media_tokenizer
 
 GREYS = Palette(np.repeat(np.arange(0, 256, 15, dtype=np.uint8)[:, None], 3, 1), (8, 8))
 

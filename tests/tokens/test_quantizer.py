@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tessera.errors import UserError
+from tessera.tokens.beside import media_tokenizer
 from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig
-from tessera.tokens.vocabulary import Vocabulary, media_tokenizer
+from tessera.tokens.vocabulary import Vocabulary
 
 CONFIG = QuantizerConfig("video", (5, 4, 3), stride=4, time_stride=2, width=12, encoder_layers=1, decoder_layers=2)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tessera.errors import UserError
+from tessera.tokens.beside import media_tokenizer
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig, as_sound
 from tessera.tokens.sounds import to_listen, to_speak
 from tessera.tokens.spectrum import bands, magnitudes, magnitudes_of, samples_of, spectra, window_of
-from tessera.tokens.vocabulary import Vocabulary, media_tokenizer
+from tessera.tokens.vocabulary import Vocabulary
 
 CONFIG = QuantizerConfig("audio", (5, 4), stride=80, time_stride=4, width=12, encoder_layers=1, decoder_layers=2, books=3)
 STEP, TAIL = 320, 256 - 80

@@ -21,6 +21,7 @@ SCRIPTS = {
     "kills": "kill_resume.py",
     "checkpoints": "checkpoint_cost.py",
     "fresh": "fresh_clone.py",
+    "box": "box.py",
     "tokenizer": "tokenizer.py",
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",

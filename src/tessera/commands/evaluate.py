@@ -25,7 +25,9 @@ from tessera.errors import UserError
 from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents
 from tessera.evals.digits import digits
+from tessera.evals.films import films
 from tessera.evals.infill import infill
+from tessera.evals.melodies import melodies
 from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
@@ -41,10 +43,12 @@ from tessera.tokens.document import Document
 _STAND_IN = "builtin:stdlib"
 READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 """Suites that only read."""
+MAKING = {"digits": digits, "films": films, "melodies": melodies}
+"""Suites of what is made by a caption and told of."""
 NAMES = (
     "bits",
     "infill",
-    "digits",
+    *MAKING,
     *READING,
     *(name + beyond for name in suites.GENERATED for beyond in ("", "-beyond")),
     *taught.TAUGHT,
@@ -98,7 +102,7 @@ def evaluate(
             raise UserError("--suite moderation measures a model of another kind; measure it by itself.")
         _moderation(model, sources, as_json)
         return
-    apart = {"bits", "infill", "digits", "tour", *READING}
+    apart = {"bits", "infill", "tour", *MAKING, *READING}
     chosen = {name: _suite(name, _span(lengths)) for name in names if name not in apart}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
@@ -124,8 +128,9 @@ def evaluate(
             _bits(engine, model, sources, samples if len(names) == 1 and samples else tasks or 100, as_json)
         elif name == "infill":
             _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
-        elif name == "digits":
-            _report(model, lambda: digits(engine, tasks or 100, settings.seed), as_json)
+        elif name in MAKING:
+            make = MAKING[name]
+            _report(model, lambda: make(engine, tasks or 100, settings.seed), as_json)  # noqa: B023
         elif name == "tour":
             assert sandbox is not None, "it was opened above"
             guided = frozenset(weights.read_special(weights.resolve_model(model)).guided)

@@ -5,6 +5,8 @@
     model/           the last one's model in bf16, with the tokenizers of all media
     chain.json       what was asked for and how long each part took
     evaluations.json what the model is worth; samples.json, samples/: what it made in the tour
+    CARD.md          the model card, from all of these records
+    report.html      links the reports of the stages
 
 What is finished is kept: whatever stops it, `--resume` goes on with the part that was under way.
 """
@@ -33,9 +35,9 @@ from tessera.commands.train import commit, say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import curriculum, stages, supervised
 from tessera.recipe import Budget, Later, Recipe
+from tessera.report import CHAIN, write_card, write_chain_report
 from tessera.run import disk_may_be_full, write_text
 
-CHAIN = "chain.json"
 BASE = "base"
 
 
@@ -69,14 +71,16 @@ def reproduce(
             for name, run in _parts(intent, path, recipe, budget, overrides, forecast).items():
                 if name not in [stage["name"] for stage in chain["stages"]]:
                     _run(path, chain, name, run)
+                    write_chain_report(path)
             if not (path / "model").is_dir():
                 export_model(str(path / names_of(intent)[-1]), "hf", str(path / "model"), "bf16")
             if not (path / SCORES).is_file():
                 scorecard(path, path / BASE, intent.name, say)
+            card, report = write_card(path), write_chain_report(path)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
     took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])
-    say(f"the chain is finished: {took}; model {path / 'model'}")
+    say(f"the chain is finished: {took}; model {path / 'model'}, card {card}, report {report}")
     return path
 
 
@@ -173,7 +177,9 @@ def _parts(
     own = 1 - sum(later.share for later in intent.then)
 
     def base(resume: bool) -> object:
-        return training.train(recipe, share_of(intent.budget, own), overrides, None, str(path / BASE), resume, forecast)
+        return training.train(
+            recipe, share_of(intent.budget, own), [*overrides, "then=[]"], None, str(path / BASE), resume, forecast
+        )
 
     parts: dict[str, Callable[[bool], object]] = {BASE: base}
     before = path / BASE

@@ -29,7 +29,9 @@ from tessera.engine.thinking import budgets_of
 from tessera.errors import UserError
 from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
 from tessera.evals.digits import digits
+from tessera.evals.films import films
 from tessera.evals.infill import infill
+from tessera.evals.melodies import melodies
 from tessera.evals.score import Score
 from tessera.evals.tour import Model, Trial, measure_tour
 from tessera.model import weights
@@ -89,8 +91,9 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
     if turns.dialogue:
         for name, make in safety.SAFETY.items():
             add(name, lambda: answers.measure(engine, make(), turns))  # noqa: B023
-    if any(source.pictures for source in corpus.sources):
-        add("digits", lambda: digits(engine, TASKS, 0))
+    for medium, made, measure in (("image", "digits", digits), ("video", "films", films), ("audio", "melodies", melodies)):
+        if medium in engine.vocabulary.media:
+            add(made, lambda: measure(engine, TASKS, 0))  # noqa: B023
 
     trials: list[Trial] = []
 

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from tessera.data import media
 from tessera.data.corpus import Split, gather
 from tessera.data.film_tasks import config_of
 from tessera.data.films import fitted_film
-from tessera.data.sound_tasks import sound_quantizer_config
+from tessera.data.sound_tasks import sound_config_of
 from tessera.data.sources import Skipped, documents
 from tessera.device import cache_folder
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.run import write_bytes, writing
+from tessera.tokens.beside import Coder, find_tokenizer
 from tessera.tokens.document import Kind
-from tessera.tokens.quantizer import Quantizer, find_quantizer
+from tessera.tokens.published import PREFIX, Published, find_published
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.quantizer import MEASURED, in_words, measure
 from tessera.train.quantizer import train_quantizer as fit_quantizer
@@ -110,7 +112,7 @@ def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], ou
     live = LiveLine(chosen.quantizer.steps)
     observers = (live, lambda event: lines.append(json.dumps(event)))
     if isinstance(chosen, recipes.Sounds):
-        config = sound_quantizer_config(chosen)
+        config = sound_config_of(chosen.quantizer)
     else:
         config = config_of("video" if of == "films" else "image", chosen.quantizer)
     per_second = 0.0 if of == "pictures" else chosen.per_second
@@ -132,15 +134,19 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
     """Prints how many ids of which kind a vocabulary has, and how it cuts a text.
 
     Args:
-        model: a folder with a tokenizer: of a run, of a Hugging Face model, or from `tokenizer train`.
+        model: a folder with a tokenizer: of a run, of a Hugging Face model, or from `tokenizer train`; or
+            `published:FAMILY:PLACE`.
         text: to be cut; `-` reads standard input; None: none.
 
     Raises:
         UserError: no tokenizer in the folder.
     """
+    if model.startswith(PREFIX):
+        _inspect_coder(find_published(model), as_json)
+        return
     alone = [kind for kind in MEDIA.values() if (Path(model) / f"{kind}_tokenizer.json").is_file()]
     if alone and not (Path(model) / "tokenizer.json").is_file():
-        _inspect_quantizer(find_quantizer(model, alone[0]), as_json)
+        _inspect_coder(find_tokenizer(model, alone[0]), as_json)
         return
     vocabulary = Vocabulary.load(_folder(model))
     facts: dict[str, object] = {
@@ -166,18 +172,23 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
     print(" ".join(pieces))
 
 
-def _inspect_quantizer(quantizer: Quantizer, as_json: bool) -> None:
-    """What a quantizer that lies by itself is made of."""
+def _inspect_coder(quantizer: Coder, as_json: bool) -> None:
+    """What a quantizer that lies by itself is made of, or a published one."""
+    if isinstance(quantizer, Published):
+        own = {**asdict(quantizer.config), "source": quantizer.source, "licence": quantizer.licence or "not named"}
+    else:
+        own = {"weights": sum(p.numel() for p in quantizer.network.parameters()), **quantizer.config.facts}
     facts = {
         "kind": quantizer.kind, "ids": quantizer.size, "expects": quantizer.expects, "shape": list(quantizer.shape),
         "ids_of_that_shape": math.prod(quantizer.grid(quantizer.shape)),
         "ids_for_a_second" if quantizer.kind == "audio" else "ids_for_a_pixel": quantizer.rate,
-        "weights": sum(p.numel() for p in quantizer.network.parameters()), **quantizer.config.facts,
-        "hash": quantizer.fingerprint,
+        **own, "hash": quantizer.fingerprint,
     }  # fmt: skip
     if as_json:
         print(json.dumps(facts))
         return
+    if isinstance(quantizer, Published):
+        print(quantizer.notice)
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<20} {f'{value:,}' if isinstance(value, int) else value}")
 

@@ -42,12 +42,12 @@ from tessera.commands.foretell import (
 )
 from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
-from tessera.data.film_tasks import least_film_context, quantizer_config
+from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
 from tessera.data.media import texts, with_pictures
 from tessera.data.picture_tasks import least_context
 from tessera.data.shards import Shards, open_shards, tokenise
-from tessera.data.sound_tasks import least_sound_context, sound_quantizer_config
+from tessera.data.sound_tasks import at_its_rate, least_sound_context, sound_cut
 from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
@@ -56,8 +56,8 @@ from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
+from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document, Kind
-from tessera.tokens.quantizer import find_quantizer
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
@@ -109,7 +109,10 @@ def train(
             "leave --resume, --init and --no-forecast out."
         )
     path = Path(out or f"runs/{intent.name}")
-    if resume:
+    _say_later(intent)
+    if not resume:
+        intent = at_its_rate(intent)
+    else:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
         refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
@@ -140,6 +143,13 @@ def train(
 def load(recipe: str, budget: str | None, overrides: list[str]) -> Recipe:
     """The recipe with what the command line sets."""
     return recipes.load(recipe, overrides + ([f"budget={json.dumps(budget)}"] if budget is not None else []))
+
+
+def _say_later(intent: Recipe) -> None:
+    """That a recipe has stages which are not run here."""
+    if intent.then:
+        shares = ", ".join(f"{later.stage} {later.share:.0%}" for later in intent.then)
+        say(f"stages come after this training ({shares} of the budget), which tessera reproduce runs too.")
 
 
 def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
@@ -183,7 +193,8 @@ def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool | None = None) -> None:
     """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
-    intent = load(recipe, budget, overrides)
+    intent = at_its_rate(load(recipe, budget, overrides))
+    _say_later(intent)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, _seconds(intent))
     peak = devices.matmul_peak(machine)
@@ -426,9 +437,9 @@ def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Fa
     if data.pictures is not None and corpus.pictures:
         ids, context = data.pictures.colours, least_context(documents(), data.pictures)
     if data.films is not None and corpus.films:
-        ids, context = ids + quantizer_config(data.films).size, max(context, least_film_context(documents(), data.films))
+        ids, context = ids + film_cut(data.films).size, max(context, least_film_context(documents(), data.films))
     if data.sounds is not None and corpus.sounds:
-        ids += sound_quantizer_config(data.sounds).size
+        ids += sound_cut(data.sounds).size
         context = max(context, least_sound_context(documents(), data.sounds))
     # Bytes of captions do not say how much there is to learn from.
     return replace(facts, media_ids=ids, least_context=context) if ids else replace(facts, train_bytes=corpus.train_bytes)
@@ -529,7 +540,7 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
         if medium is not None:
             settings += f" {medium.model_dump_json()} {recipe.data.seed}"
             if trained := getattr(medium, "trained", None):
-                settings += find_quantizer(trained, kind).fingerprint
+                settings += find_tokenizer(trained, kind).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
     if (kept / "vocabulary.json").is_file():
         return Vocabulary.load(kept)
@@ -589,6 +600,7 @@ def commit() -> str | None:
         asked = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    # Installed packages may lie within the checkout of something else.
-    commit, _, prefix = asked.stdout.partition("\n")
-    return commit if prefix.strip() == "src/tessera/commands/" else None
+    # In either order, as versions of git have it. Installed packages may lie within the checkout of something else.
+    found = set(asked.stdout.split())
+    prefix = "src/tessera/commands/"
+    return next(iter(found - {prefix}), None) if prefix in found else None

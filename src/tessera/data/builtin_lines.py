@@ -23,8 +23,8 @@ from tessera.data import (
 from tessera.errors import UserError
 
 LINES: dict[str, tuple[Callable[[int, int], Iterator[dict[str, Any]]], int]] = {
-    "assistant": (builtin_assistant.examples, builtin_assistant.ASSISTANT),
     "answers": (builtin_preferences.examples, 2 * builtin_preferences.PAIRS),
+    "assistant": (builtin_assistant.examples, builtin_assistant.ASSISTANT),
     "dialogues": (builtin_dialogues.examples, builtin_dialogues.DIALOGUES),
     "hierarchy": (builtin_hierarchy.examples, builtin_hierarchy.EXAMPLES),
     "judgements": (builtin_assistant.pairs, builtin_assistant.PAIRS),

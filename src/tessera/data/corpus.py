@@ -24,7 +24,7 @@ import numpy as np
 from tessera import recipe
 from tessera.data.captions import NOT_ASKED, Medium
 from tessera.data.dedup import Deduplicator
-from tessera.data.film_tasks import quantizer_config
+from tessera.data.film_tasks import film_cut
 from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
@@ -368,7 +368,7 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
     if settings is None:
         yield from documents
         return
-    config = quantizer_config(settings)
+    cut = film_cut(settings)
     for document in documents:
         found = film_parts(document)
         if found is None:
@@ -376,8 +376,8 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
             continue
         parts, per_second = found
         frames = resampled(parts.signal, per_second, settings.per_second)
-        frames = fitted_film(frames, settings.most_pixels, config.stride)
-        for film in cut_film(frames, settings.most_frames, config.time_stride):
+        frames = fitted_film(frames, settings.most_pixels, cut.stride)
+        for film in cut_film(frames, settings.most_frames, cut.time_stride):
             yield captioned_film(film, parts.caption, settings.per_second, document.source)
 
 

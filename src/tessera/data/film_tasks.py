@@ -15,28 +15,30 @@ from tessera import recipe
 from tessera.data.films import film_parts
 from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, content_rng, views_of
 from tessera.data.pictures import Parts
+from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document
 from tessera.tokens.films import QUESTION, Geometry, to_film, to_tell, tokens_of_film
-from tessera.tokens.quantizer import QuantizerConfig, find_quantizer
+from tessera.tokens.media import Cut
+from tessera.tokens.quantizer import QuantizerConfig
 
 
-def quantizer_config(settings: recipe.Films) -> QuantizerConfig:
-    """Of the quantizer that a recipe asks for."""
-    return find_quantizer(settings.trained).config if settings.trained else config_of("video", settings.quantizer)
+def film_cut(settings: recipe.Films) -> Cut:
+    """How the tokenizer that a recipe asks for cuts a film; UserError as `find_tokenizer`."""
+    return find_tokenizer(settings.trained, "video").config if settings.trained else config_of("video", settings.quantizer)
 
 
 def config_of(kind: Literal["image", "video"], q: recipe.Quantizer) -> QuantizerConfig:
-    """The same of a quantizer that is to be trained."""
+    """Of a quantizer that is to be trained."""
     time_stride = q.time_stride if kind == "video" else 1
     return QuantizerConfig(kind, q.levels, q.stride, time_stride, q.width, q.encoder_layers, q.decoder_layers)
 
 
 def least_film_context(documents: Iterable[Document], settings: recipe.Films) -> int:
     """T that holds any task made of these documents, a multiple of 32; 0 where there is no film."""
-    longest, config = 0, quantizer_config(settings)
+    longest, cut = 0, film_cut(settings)
     for document in documents:
         if (found := film_parts(document)) is not None:
-            longest = max(longest, _tokens(*found, config, bool(settings.tasks.tell)))
+            longest = max(longest, _tokens(*found, cut, bool(settings.tasks.tell)))
     return -(-longest // 32) * 32
 
 
@@ -78,9 +80,9 @@ def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Ite
             yield Document(to_tell(parts.signal, per_second, [(QUESTION, parts.caption)]), document.source)
 
 
-def _tokens(parts: Parts, per_second: float, config: QuantizerConfig, told: bool) -> int:
+def _tokens(parts: Parts, per_second: float, cut: Cut, told: bool) -> int:
     """Of the longest task, roughly and on the high side."""
     frames, height, width = parts.signal.shape[:3]
-    grid = config.grid((frames, height, width))
+    grid = cut.grid((frames, height, width))
     asked = len(parts.caption) + (len(QUESTION) if told else 0)
     return tokens_of_film(grid, Geometry(frames, height, width, per_second)) + round(asked / CHARACTERS_PER_TOKEN) + 4

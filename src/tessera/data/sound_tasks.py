@@ -14,8 +14,11 @@ from tessera import recipe
 from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, content_rng, views_of
 from tessera.data.pictures import Parts
 from tessera.data.sounds import sound_parts
+from tessera.errors import UserError
+from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document
-from tessera.tokens.quantizer import QuantizerConfig, find_quantizer
+from tessera.tokens.media import Cut
+from tessera.tokens.quantizer import QuantizerConfig
 from tessera.tokens.sounds import QUESTION, QUESTIONS, to_listen, to_speak, tokens_of_sound
 
 MOST_VIEWS = 16
@@ -26,17 +29,38 @@ _LATER = 0.04
 """Seconds of silence before it at most: more than a step, so that a step sees any part of it."""
 
 
-def sound_quantizer_config(settings: recipe.Sounds) -> QuantizerConfig:
-    """Of the quantizer that a recipe asks for."""
-    if settings.trained:
-        return find_quantizer(settings.trained, "audio").config
-    q = settings.quantizer
+def sound_cut(settings: recipe.Sounds) -> Cut:
+    """How the tokenizer that a recipe asks for cuts sound; UserError as `find_tokenizer`."""
+    return find_tokenizer(settings.trained, "audio").config if settings.trained else sound_config_of(settings.quantizer)
+
+
+def at_its_rate(intent: recipe.Recipe) -> recipe.Recipe:
+    """The recipe with as many samples in a second as the tokenizer of sound takes that it names.
+
+    Raises:
+        UserError: it names another number itself; as `find_tokenizer`.
+    """
+    sounds = intent.data.sounds
+    if sounds is None or not sounds.trained:
+        return intent
+    wanted = round(find_tokenizer(sounds.trained, "audio").per_second)
+    if "per_second" in sounds.model_fields_set and sounds.per_second != wanted:
+        raise UserError(
+            f"data.sounds.per_second is {sounds.per_second}, and {sounds.trained} takes {wanted} samples in a second; "
+            "set it to that or leave it out."
+        )
+    data = intent.data.model_copy(update={"sounds": sounds.model_copy(update={"per_second": wanted})})
+    return intent.model_copy(update={"data": data})
+
+
+def sound_config_of(q: recipe.SoundQuantizer) -> QuantizerConfig:
+    """Of a quantizer that is to be trained."""
     return QuantizerConfig("audio", q.levels, q.stride, q.time_stride, q.width, q.encoder_layers, q.decoder_layers, q.books)
 
 
 def least_sound_context(documents: Iterable[Document], settings: recipe.Sounds) -> int:
     """T that holds any task made of these documents, a multiple of 32; 0 where there is no recording."""
-    longest, config = 0, sound_quantizer_config(settings)
+    longest, cut = 0, sound_cut(settings)
     for document in documents:
         if (found := sound_parts(document)) is not None:
             parts = found[0]
@@ -45,7 +69,7 @@ def least_sound_context(documents: Iterable[Document], settings: recipe.Sounds) 
                 samples = round(samples / (1 - _SPEED) + _LATER * settings.per_second)
             asked = len(parts.caption) + sum(len(q) + len(a) for q, a in parts.questions)
             words = round(asked / CHARACTERS_PER_TOKEN) + max(map(len, QUESTIONS))
-            longest = max(longest, tokens_of_sound(config.grid((samples,))) + words + 4)
+            longest = max(longest, tokens_of_sound(cut.grid((samples,))) + words + 4)
     return -(-longest // 32) * 32
 
 

@@ -17,10 +17,10 @@ from tessera.engine.pictures import Reader, Steps, run
 from tessera.engine.request import Completion, Guidance, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.tokens.beside import Coder
 from tessera.tokens.document import Document
 from tessera.tokens.films import FRAME, QUESTION, VIDEO_END, Geometry, film_head, to_tell
 from tessera.tokens.pictures import GUIDED, given
-from tessera.tokens.quantizer import Quantizer
 
 GUIDANCE = 2.0
 """Where none is asked for (docs/LOG.md, 2026-11-29, "Films")."""
@@ -63,10 +63,10 @@ class Film:
     completion: Completion
 
 
-def quantizer_of(reader: Reader) -> Quantizer:
+def quantizer_of(reader: Reader) -> Coder:
     """What turns films into the model's ids; UserError where it knows none."""
     tokenizer = reader.vocabulary.media_tokenizer("video")
-    assert isinstance(tokenizer, Quantizer)
+    assert isinstance(tokenizer, Coder)
     return tokenizer
 
 
@@ -124,7 +124,7 @@ def long_film(reader: Reader, wish: FilmWish, given: np.ndarray, total: int, par
     return replace(film, frames=frames[:total])
 
 
-def half(quantizer: Quantizer) -> int:
+def half(quantizer: Coder) -> int:
     """Frames that are new when a film is gone on with: half of what the model has learned, in whole steps."""
     stride = quantizer.config.time_stride
     return max(stride, (quantizer.shape[0] - 1) // 2 // stride * stride)
@@ -150,7 +150,7 @@ def tell(engine: Engine, films: Sequence[np.ndarray], question: str, params: Sam
     return engine.generate(prompts, params)
 
 
-def _known(quantizer: Quantizer, wish: FilmWish) -> np.ndarray:
+def _known(quantizer: Coder, wish: FilmWish) -> np.ndarray:
     """(T', h, w): the ids of the beginning, -1 behind it."""
     shape = wish.shape or tuple(quantizer.shape)
     if wish.beginning is not None and (wish.beginning.shape[1:3] != shape[1:] or len(wish.beginning) > shape[0]):

@@ -18,9 +18,9 @@ from tessera.engine.pictures import MOST_WORDS, Reader, Steps, run
 from tessera.engine.request import Completion, Guidance, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
+from tessera.tokens.beside import Coder
 from tessera.tokens.document import Document
 from tessera.tokens.pictures import GUIDED, given
-from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.sounds import AUDIO_END, QUESTION, sound_head, to_listen, tokens_of_sound
 
 GUIDANCE = 2.0
@@ -64,10 +64,10 @@ class Sound:
     completion: Completion
 
 
-def sound_quantizer_of(reader: Reader) -> Quantizer:
+def sound_quantizer_of(reader: Reader) -> Coder:
     """What turns sound into the model's ids; UserError where it knows none."""
     tokenizer = reader.vocabulary.media_tokenizer("audio")
-    assert isinstance(tokenizer, Quantizer)
+    assert isinstance(tokenizer, Coder)
     return tokenizer
 
 

@@ -7,12 +7,19 @@ it lies best.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from tessera.data.builtin_films import DARK, ROOM, SIZE, STYLES, THINGS, WHITE, Scene, outline
+from tessera.data.builtin_films import DARK, MOTIONS, ROOM, SIDE, SIZE, STYLES, THINGS, WHITE, Scene, outline, scene
 from tessera.data.builtin_pictures import COLOURS
+from tessera.engine.engine import Engine
+from tessera.engine.films import FilmWish, make_films, quantizer_of, tell
+from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
+from tessera.evals.score import Score
+from tessera.posttrain.verifiers.measures import mean_and_error
 
 _HOPS, _STILL = 5, 2
 """Pixels that a thing that hops goes up and down at least, and one that goes straight at most sideways."""
@@ -40,6 +47,31 @@ class Seen:
     def agrees(self, scene: Scene) -> dict[str, bool]:
         """What is as a scene has it."""
         return {part: getattr(self, part) == getattr(scene, part) for part in ("thing", "colour", "motion", "style")}
+
+
+def films(engine: Engine, count: int, seed: int) -> list[Score]:
+    """Films made by captions that no source need hold: how many show all that was said, and each part of it; and how many drawn
+    films are told in the words of their caption.
+
+    Raises:
+        UserError: the model knows no films, or makes them of another size than the checker reads.
+    """
+    if (shape := quantizer_of(engine).shape[1:]) != (SIDE, SIDE):
+        raise UserError(f"its films are {shape[0]} x {shape[1]}, and the checker reads {SIDE} x {SIDE}.")
+    rng = np.random.Generator(np.random.PCG64([77, seed]))
+    scenes = [scene(rng) for _ in range(count)]
+    made = make_films(engine, [FilmWish(s.caption) for s in scenes], SamplingParams(max_tokens=1, seed=seed))
+    marks = [see(film.frames).agrees(s) for film, s in zip(made, scenes, strict=True)]
+    told = tell(engine, [s.film() for s in scenes], "", SamplingParams(max_tokens=32, temperature=0))
+    chances = {"thing": len(THINGS), "colour": len(COLOURS), "motion": len(MOTIONS), "style": len(STYLES)}
+    guess = 1 / math.prod(chances.values())
+    found = {"all as the caption says": ([all(m.values()) for m in marks], guess)}
+    found |= {f"{part} as the caption says": ([m[part] for m in marks], 1 / ways) for part, ways in chances.items()}
+    found["told rightly"] = ([c.text.strip() == s.caption for c, s in zip(told, scenes, strict=True)], guess)
+    return [
+        Score("films", name, *mean_and_error([float(mark) for mark in each]), count, chance, None, "", {"seed": seed})
+        for name, (each, chance) in found.items()
+    ]
 
 
 def see(frames: np.ndarray) -> Seen:

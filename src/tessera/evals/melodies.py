@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tessera.data.builtin_sounds import NOTES, TEMPI
+from tessera.data.builtin_sounds import NOTES, PER_SECOND, TEMPI, melody
+from tessera.engine.engine import Engine
+from tessera.engine.sampling import SamplingParams
+from tessera.engine.sounds import SoundWish, listen, make_sounds, sound_quantizer_of
+from tessera.errors import UserError
+from tessera.evals.score import Score
+from tessera.posttrain.verifiers.measures import mean_and_error
 
 _MOST_NOTES = 4
 _OFF = 0.5
@@ -24,6 +30,29 @@ _LATE = 0.06
 _ANOTHER = 0.01
 """What one more note has to make purer; less than the seconds by which melodies of one note more differ."""
 UNKNOWN = "?"
+
+
+def melodies(engine: Engine, count: int, seed: int) -> list[Score]:
+    """Melodies played by captions, of which all notes have to be right; and played ones that are written down rightly.
+
+    Raises:
+        UserError: the model knows no sound, or has another rate than the checker reads.
+    """
+    if (rate := round(sound_quantizer_of(engine).per_second)) != PER_SECOND:
+        raise UserError(f"its sounds have {rate} samples a second, and the checker reads {PER_SECOND}.")
+    rng = np.random.Generator(np.random.PCG64([78, seed]))
+    wanted = [melody(rng) for _ in range(count)]
+    played = make_sounds(engine, [SoundWish(m.caption) for m in wanted], SamplingParams(max_tokens=1, seed=seed))
+    written = listen(engine, [m.sound(rng) for m in wanted], "", SamplingParams(max_tokens=16, temperature=0))
+    chance = float(np.mean([1 / (_MOST_NOTES * len(NOTES) ** len(m.notes)) for m in wanted]))
+    found = {
+        "played as the caption says": [heard(s.samples, rate) == m.notes for s, m in zip(played, wanted, strict=True)],
+        "written down rightly": [c.text.strip() == m.words for c, m in zip(written, wanted, strict=True)],
+    }
+    return [
+        Score("melodies", name, *mean_and_error([float(mark) for mark in marks]), count, chance, None, "", {"seed": seed})
+        for name, marks in found.items()
+    ]
 
 
 def heard(samples: np.ndarray, per_second: int) -> tuple[str, ...]:

@@ -208,7 +208,8 @@ def _made(model: Model, step: Step, asked: Sequence[Asking], first: int) -> list
             for sound in make_sounds(engine, [SoundWish(one.prompt, distilled="audio" in model.guided) for one in asked], params)
         ]
     prompts = [_prompt(model, step, one) for one in asked]
-    think = thought(engine.vocabulary, model.budgets, step.effort) if step.effort else None
+    effort = _effort(step)
+    think = thought(engine.vocabulary, model.budgets, effort) if effort else None
     tokens = step.max_tokens + (think.tokens if think else 0)
     stop = STOP if step.kind == "complete" else ()
     requests = [
@@ -231,9 +232,13 @@ def _prompt(model: Model, step: Step, asking: Asking) -> list[int]:
             return seeing(model.engine, asking.picture, asking.prompt)
     if not model.dialogue:
         raise UserError("this model knows no dialogue; tune it first (docs/tuning.md).")
-    if step.effort and step.effort not in model.budgets:
-        raise UserError(refusal(model.budgets, step.effort))
+    if (effort := _effort(step)) and effort not in model.budgets:
+        raise UserError(refusal(model.budgets, effort))
     pictures = () if asking.picture is None else (asking.picture,)
     turns = [chat.Message("user", asking.prompt, pictures=pictures)]
-    ids: list[int] = vocabulary.encode(chat.render(turns, add_generation_prompt=True, effort=step.effort)).ids.tolist()
+    ids: list[int] = vocabulary.encode(chat.render(turns, add_generation_prompt=True, effort=effort)).ids.tolist()
     return ids
+
+
+def _effort(step: Step) -> str:
+    return "" if step.effort == "none" else step.effort

@@ -35,13 +35,14 @@ from tessera.model import weights
 from tessera.model.checksum import checksum
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.posttrain import critic, plans
+from tessera.posttrain.alarms import Alarms
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
+from tessera.posttrain.exam import exam
 from tessera.posttrain.examples import in_sight, read_examples
 from tessera.posttrain.preference import RewardModel, reward_folder
 from tessera.posttrain.rollouts import ROW_UNIT, Grade, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
 from tessera.posttrain.verifiers import load as load_verifier
-from tessera.posttrain.watch import Alarms, exam
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules

@@ -47,9 +47,11 @@ def replayed(run: RunFolder, tokens: int, longest: int, seed: int) -> Iterator[T
     given = [source.weight for source in run.recipe.data.sources]
     shares = np.array([weight or source.tokens / shards.train_tokens for weight, source in zip(given, sources, strict=True)])
     rng = np.random.Generator(np.random.PCG64([seed, 7]))
-    taken = 0
-    while taken < tokens:
-        source = sources[int(rng.choice(len(sources), p=shares / shares.sum()))]
+    taken = np.zeros(len(sources))
+    while taken.sum() < tokens:
+        # The source that is furthest behind: shares are of tokens, and some have longer documents than others.
+        behind = int(np.argmin((taken + 1) / shares))
+        source = sources[behind]
         at = int(rng.integers(source.tokens))
         number = int(np.searchsorted(source.offsets, at, "right")) - 1
         start, end = (int(place) for place in source.offsets[number : number + 2])
@@ -58,4 +60,4 @@ def replayed(run: RunFolder, tokens: int, longest: int, seed: int) -> Iterator[T
             end = start + longest
         learn = np.ones(end - start, np.bool_) if source.learn is None else source.learn[start:end]
         yield TokenRecord(source.ids[start:end].astype(np.int32), np.array(learn))
-        taken += end - start
+        taken[behind] += end - start

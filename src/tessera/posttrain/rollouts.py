@@ -23,7 +23,7 @@ from tessera.data.loader import Batch, Batches
 from tessera.engine.engine import Engine, Limits
 from tessera.engine.request import Completion, Request
 from tessera.engine.sampling import SamplingParams
-from tessera.engine.thinking import thought
+from tessera.engine.thinking import THINK, THOUGHT, thought
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder, join_weights
 from tessera.posttrain.curriculum import Curriculum, Pool
@@ -158,9 +158,22 @@ class Player:
 
     def answer(self, completion: Completion) -> str:
         """The text that a verifier judges: without control tokens and thinking."""
+        return self.said(completion)[1]
+
+    def said(self, completion: Completion) -> tuple[str, str]:
+        """The thought and the answer, without control tokens."""
         if not self.dialogue:
-            return completion.text
-        return chat.parse(self.vocabulary.decode(completion.ids)).content
+            return "", completion.text
+        message = chat.parse(self.vocabulary.decode(completion.ids))
+        return message.reasoning, message.content
+
+    def thought_tokens(self, completion: Completion) -> int:
+        """How many ids of a completion are its thought, the marks included."""
+        opening, closing = (self.vocabulary.controls.get(name, -1) for name in (THINK, THOUGHT))
+        ids = completion.ids
+        if not len(ids) or ids[0] != opening:
+            return 0
+        return int(np.argmax(ids == closing)) + 1 if closing in ids else len(ids)
 
     def graded_by(self, judge: Judge) -> Grade:
         """Rewards the texts of answers."""
@@ -338,6 +351,7 @@ class Rollouts:
             "dead_groups": dead,
             "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
             "length": tokens / len(done),
+            **({"thought_length": sum(map(self.player.thought_tokens, done)) / len(done)} if sampling.efforts else {}),
             "level": level,
             "rollouts": len(done),
             "rollout_tokens_per_second": tokens / seconds,

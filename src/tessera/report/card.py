@@ -23,13 +23,17 @@ from typing import Any
 import yaml
 
 from tessera.errors import UserError
+from tessera.model import starter
 from tessera.report.charts import duration, short
 from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
 from tessera.report.measured import Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
+from tessera.report.stages import CHAIN
 
-CARD, CHAIN = "CARD.md", "chain.json"
+CARD = "CARD.md"
+TOUR = "tour"
+"""The suite of what the page opens with."""
 _SAFETY = re.compile(r"hierarchy|refus|inject|moderation|jailbreak")
 """Of the names of suites that stand under safety."""
 _ASKED_DATA = ("data", "examples", "pairs", "ptx")
@@ -165,7 +169,8 @@ def _what(chain: Chain) -> str:
         f"A model of {short(chain.parameters)} parameters, made{took} by `tessera reproduce {chain.name}` from nothing: {made}. "
         "Nobody wrote this page: it is what the run recorded of itself."
     )
-    use = f"tessera serve {chain.name}\ntessera chat {chain.name}\ntessera train code --init {chain.name} --budget 20m"
+    model = chain.name if chain.name == starter.NAME else f"runs/{chain.name}"
+    use = f"tessera serve {model}\ntessera chat {model}\ntessera train code --init {model} --budget 20m"
     return f"{summary}\n\n{said}\n\n{_code(use, 'sh')}"
 
 
@@ -197,7 +202,7 @@ def _making(chain: Chain) -> str:
             str(stage.get("name")),
             str(stage.get("kind") or ""),
             duration(seconds) if math.isfinite(seconds) else _MISSING,
-            short(tokens) if math.isfinite(tokens) else _MISSING,
+            short(tokens) if tokens > 0 else _MISSING,
             f"{loss:.4f}" if math.isfinite(loss) else _MISSING,
             ", ".join(f"{key} {_value(value)}" for key, value in chain.asked(number).items() if _worth_telling(key, value)),
         ))  # fmt: skip
@@ -220,7 +225,7 @@ def _data(chain: Chain) -> str:
             stage,
             f"`{named(address)}`",
             f"{share:.0%}" if isinstance(share, float) else _MISSING,
-            _whole(number_of(source, "documents")),
+            _whole(number_of(source, "documents") or math.nan),
             f"{size / 1e6:,.1f} MB" if size > 0 else _MISSING,
             licence_of(address),
         ))  # fmt: skip
@@ -249,8 +254,16 @@ def _forecast(chain: Chain) -> str:
     return _section("Forecast and verdict", said or "No forecast was made before this run.")
 
 
+def _tour(chain: Chain) -> str:
+    cells = [
+        (row.measure, f"**{_with_error(row)}**", _whole(row.n), _figure(row.chance)) for row in chain.own if row.suite == TOUR
+    ]
+    text = "What the page opens with, asked with other seeds; a checker judges each answer, and chance is a blind guess."
+    return _section("The tour", f"{text}\n\n{_table(('step', 'right', 'n', 'chance'), cells, right=(1, 2, 3))}") if cells else ""
+
+
 def _measurements(chain: Chain) -> str:
-    rows = [row for row in chain.own if not _SAFETY.search(row.suite)]
+    rows = [row for row in chain.own if row.suite != TOUR and not _SAFETY.search(row.suite)]
     text = (
         "± is one standard error over n. A specialist is the recipe named in brackets, trained from nothing with an equal budget."
     )
@@ -269,7 +282,7 @@ def _rows(chain: Chain, rows: Iterable[Measured]) -> str:
         others = [other for other in chain.measured if other.what == row.what and other.of not in (chain.name, "")]
         cells.append((
             row.suite,
-            row.measure + (f", {told(row.on)}" if row.on else ""),
+            row.measure + (f", {told(row.on)}" if row.on else "") + (" (lower is better)" if row.less_is_better else ""),
             f"**{_with_error(row)}**",
             _whole(row.n),
             _figure(row.chance),
@@ -301,7 +314,7 @@ def _sample(sample: dict[str, Any]) -> str:
 
 def _limits(chain: Chain) -> str:
     """What it cannot do, as far as the measurements say so."""
-    guesses = [row for row in chain.own if row.beats_chance is False]
+    guesses = [f"{row.suite}, {row.measure}" for row in chain.own if row.suite != TOUR and row.beats_guessing is False]
     behind = []
     for row in chain.own:
         for other in chain.measured:
@@ -311,7 +324,13 @@ def _limits(chain: Chain) -> str:
     lines = [
         f"It reads {_whole(number_of(chain.config, 'max_position_embeddings'))} tokens at once and forgets what came before."
     ]
-    lines += [f"No better than guessing, within two standard errors: {row.suite}, {row.measure}." for row in guesses]
+    lines += [
+        f"Of the tour, {row.measure}: right {row.value:.0%} of the time."
+        for row in chain.own
+        if row.suite == TOUR and row.value < 0.9
+    ]
+    if guesses:
+        lines.append(f"No better than chance or the baseline, within two standard errors: {'; '.join(guesses)}.")
     lines += [f"Clearly behind a specialist: {said}." for said in behind]
     lines += [f"The licence of {source} is not known to this card: ask before you pass the weights on." for source in unknown]
     return _section("Limits", "\n".join(f"- {line}" for line in lines))
@@ -328,11 +347,11 @@ def _again(chain: Chain) -> str:
     facts = [(key, chain.page.get(key)) for key in ("commit", "budget", "seed")]
     versions = ", ".join(f"{name} {version}" for name, version in mapping_of(chain.page.get("versions")).items())
     rows = [(key, _value(value)) for key, value in [*facts, ("versions", versions)] if value not in (None, "")]
-    command = str(chain.page.get("command") or f"tessera reproduce {chain.name}")
+    command = told(str(chain.page.get("command") or f"tessera reproduce {chain.name}"))
     return _section("Make it again", f"{_code(command, 'sh')}\n\n{_table(('', ''), rows)}")
 
 
-_SECTIONS = (_what, _shape, _measurements, _safety, _limits, _samples, _forecast, _making, _data, _again)
+_SECTIONS = (_what, _tour, _shape, _measurements, _safety, _limits, _samples, _forecast, _making, _data, _again)
 
 
 def _section(title: str, body: str) -> str:

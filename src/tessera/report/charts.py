@@ -150,12 +150,15 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], unit: str, width: int = 86
 
 
 def short(value: float) -> str:
-    """A number for people: 1.2M, 30k, 0.05."""
+    """A number for people: 1.2M, 30k, 0.05, 2e-5."""
     if abs(value) >= 1e15:
         return f"{value:.2g}".replace("e+", "e")
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size * 0.99995:
             return f"{value / size:.3g}{unit}"
+    if 0 < abs(value) < 0.00099995:
+        power = math.floor(math.log10(abs(value) * 1.0001))
+        return f"{value / 10.0**power:.3g}e{power}"
     return f"{value:.3g}"
 
 
@@ -215,6 +218,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
     """Round numbers for a logarithmic axis: 1, 2, 5 where it spans decades, else enough to read it by."""
     if high / low < 3:
         return _ticks(low, high, 5)
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 30 else (1, 2, 5)
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 30 else (1, 2, 5) if high / low < 1e3 else (1,)
     decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
     return [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]

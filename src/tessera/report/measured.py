@@ -52,11 +52,12 @@ class Measured:
         return any(word in self.measure for word in ("bits", "nats", "perplexity"))
 
     @property
-    def beats_chance(self) -> bool | None:
-        """By more than two standard errors; None where chance or error is not known."""
-        if math.isnan(self.chance) or math.isnan(self.error):
+    def beats_guessing(self) -> bool | None:
+        """Better than chance and than the baseline by more than two standard errors; None where that is not known."""
+        known = [value for value in (self.chance, self.baseline) if math.isfinite(value)]
+        if not known or math.isnan(self.error):
             return None
-        gain = self.chance - self.value if self.less_is_better else self.value - self.chance
+        gain = min(known) - self.value if self.less_is_better else self.value - max(known)
         return gain > 2 * self.error
 
 

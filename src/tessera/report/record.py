@@ -23,8 +23,8 @@ class RunRecord:
         folder: the run's folder.
         recipe: `recipe.yaml`, resolved.
         about: `run.json`: command, commit, versions, machine, data, sizes.
-        steps, evaluations, samples, checkpoints, derived, notes: the events of `metrics.jsonl` of that kind, in order; steps
-            that were done again after a resume stand once.
+        steps, evaluations, exams, rollouts, samples, checkpoints, derived, notes: the events of `metrics.jsonl` of that kind,
+            in order; steps that were done again after a resume stand once.
         resumes: how often the run was taken up again at an earlier step.
         baselines: `baselines.json`: bits per byte of other models on the same held-out documents.
         completions: `completions.json`.
@@ -32,6 +32,8 @@ class RunRecord:
         skipped: `skipped.jsonl`: files that were not read, and why.
         forecast: `forecast.json`: what was foretold before the run.
         verdict: `verdict.json`: what became of it.
+        probes: `probes.json`: how many bad answers fool a reward model.
+        stages: `stages.json`: what was asked of all stages of which this run is the last.
     """
 
     folder: Path
@@ -39,6 +41,8 @@ class RunRecord:
     about: dict[str, Any] = field(default_factory=dict)
     steps: list[Event] = field(default_factory=list)
     evaluations: list[Event] = field(default_factory=list)
+    exams: list[Event] = field(default_factory=list)
+    rollouts: list[Event] = field(default_factory=list)
     samples: list[Event] = field(default_factory=list)
     checkpoints: list[Event] = field(default_factory=list)
     derived: list[Event] = field(default_factory=list)
@@ -50,6 +54,8 @@ class RunRecord:
     skipped: list[Event] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Any] = field(default_factory=dict)
 
 
 def read_run(run_folder: Path) -> RunRecord:
@@ -70,10 +76,14 @@ def read_run(run_folder: Path) -> RunRecord:
         skipped=_read_lines(run_folder / "skipped.jsonl"),
         forecast=mapping_of(read_json(run_folder / "forecast.json")),
         verdict=mapping_of(read_json(run_folder / "verdict.json")),
+        probes=mapping_of(read_json(run_folder / "probes.json")),
+        stages=mapping_of(read_json(run_folder / "stages.json")),
     )
     kinds = {
         "step": run.steps,
         "evaluation": run.evaluations,
+        "exam": run.exams,
+        "rollouts": run.rollouts,
         "sample": run.samples,
         "checkpoint": run.checkpoints,
         "derived": run.derived,
@@ -83,7 +93,7 @@ def read_run(run_folder: Path) -> RunRecord:
     for event in _read_lines(run_folder / "metrics.jsonl"):
         if event.get("event") == "step" and run.steps and number_of(event, "step") <= number_of(run.steps[-1], "step"):
             resumes += 1
-            for kind in (run.steps, run.evaluations, run.samples):
+            for kind in (run.steps, run.evaluations, run.exams, run.rollouts, run.samples):
                 kind[:] = [old for old in kind if number_of(old, "step") < number_of(event, "step")]
         if isinstance(kind_of := event.get("event"), str) and kind_of in kinds:
             kinds[kind_of].append(event)

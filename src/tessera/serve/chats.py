@@ -30,6 +30,7 @@ _MOST_TURNS = 10_000
 
 Text = Annotated[str, StringConstraints(max_length=4 << 20)]
 Picture = Annotated[str, StringConstraints(pattern=r"^data:image/[a-z+.-]{1,20};base64,")]
+Media = Annotated[str, StringConstraints(pattern=r"^data:(video/mp4|image/gif|audio/wav);base64,")]
 Name = Annotated[str, StringConstraints(max_length=200)]
 
 
@@ -43,19 +44,21 @@ class Settings(Body):
 
 class Create(Settings):
     """The body of `POST /tessera/chats`. In the mode `complete` there are no turns of a dialogue, only text that goes on; in the
-    mode `draw` each turn of the user is a caption, and the answers are pictures."""
+    modes `draw`, `film` and `play` each turn of the user is a caption, and the answers are pictures, films and sounds."""
 
-    mode: Literal["chat", "complete", "draw"] = "chat"
+    mode: Literal["chat", "complete", "draw", "film", "play"] = "chat"
 
 
 class NewTurn(Body):
-    """The body of `POST /tessera/chats/ID/turns`."""
+    """The body of `POST /tessera/chats/ID/turns`. `media` are films and sounds; `effort` is what was asked for by name."""
 
     role: Literal["user", "assistant"]
     after: Annotated[list[Name], Field(max_length=16)] = []
     text: Text
     images: Annotated[list[Picture], Field(max_length=16)] = []
+    media: Annotated[list[Media], Field(max_length=16)] = []
     model: Name = ""
+    effort: Name = ""
     reasoning: Text = ""
     finish_reason: Literal["stop", "length", "stopped"] = "stop"
     tokens: Annotated[int, Field(ge=0, lt=2**40)] = 0

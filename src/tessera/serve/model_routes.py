@@ -36,6 +36,10 @@ async def delete(model: str, here: Here) -> dict[str, Any]:
     return {"id": model, "object": "model", "deleted": True}
 
 
+_NONE = {"pictures": False, "films": False, "sounds": False, "fills": False, "thinking": {}}
+"""Of a model that was kept before its abilities were."""
+
+
 def _shown(model: Served | Kept) -> dict[str, Any]:
     return {
         "id": model.name,
@@ -44,6 +48,7 @@ def _shown(model: Served | Kept) -> dict[str, Any]:
         "owned_by": model.owner or "tessera",
         "context_length": model.context,
         "dialogue": model.tuned,
-        "pictures": model.draws,
         "moderation": model.moderates is not None,
+        **_NONE,
+        **model.abilities,
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tessera.engine.constraints import Grammars
 from tessera.engine.moderation import Head, read_head
@@ -65,6 +66,11 @@ class Served:
         return "image" in self.vocabulary.media
 
     @property
+    def abilities(self) -> dict[str, Any]:
+        """What it can do beside going on with a text."""
+        return abilities_of(self.vocabulary, self.thinking)
+
+    @property
     def end_of_answer(self) -> int:
         """The id that closes what the model says."""
         return self.vocabulary.end_turn_id if self.tuned else self.vocabulary.end_id
@@ -77,7 +83,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Kept:
-    """A model on disk that is loaded when somebody asks for it; fields as in `Served`."""
+    """A model on disk that is loaded when somebody asks for it; fields and abilities as in `Served`."""
 
     name: str
     folder: Path
@@ -85,7 +91,7 @@ class Kept:
     created: int
     context: int
     tuned: bool
-    draws: bool = False
+    abilities: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def moderates(self) -> Head | None:
@@ -174,6 +180,18 @@ class Models:
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
+
+
+def abilities_of(vocabulary: Vocabulary, thinking: Mapping[str, int]) -> dict[str, Any]:
+    """What `/v1/models` tells of a model: the media that it has learned, whether it has tokens for gaps, its efforts
+    with their tokens of thought."""
+    return {
+        "pictures": "image" in vocabulary.media,
+        "films": "video" in vocabulary.media,
+        "sounds": "audio" in vocabulary.media,
+        "fills": "<|fim_middle|>" in vocabulary.controls,
+        "thinking": dict(thinking),
+    }
 
 
 def now() -> int:

@@ -25,7 +25,7 @@ from tessera.serve.context import Server, in_thread, wholly
 from tessera.serve.errors import invalid
 from tessera.serve.files import keep
 from tessera.serve.methods import NAMES, SPLITS, TASKS, Kind, best_step, check_files, told, used, write_wish
-from tessera.serve.models import Kept, Served, now
+from tessera.serve.models import Kept, Served, abilities_of, now
 from tessera.serve.store import Record, new_id
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
@@ -250,7 +250,7 @@ class Work:
             "created": now(),
             "context": weights.read_config(folder).context,
             "dialogue": speaks_dialogue(str(folder), vocabulary),
-            "pictures": "image" in vocabulary.media,
+            "abilities": abilities_of(vocabulary, weights.read_special(folder).thinking),
             "folder": str(folder.relative_to(self._server.data)),
         }
         self._server.store.put(self._owner, MODEL, body)
@@ -340,8 +340,8 @@ def forget_model(server: Server, model: Served | Kept) -> None:
 def _kept(server: Server, record: Record) -> Kept:
     """A model as the store has it."""
     body = record.body
-    folder, draws = server.data / body["folder"], body.get("pictures", False)
-    return Kept(body["name"], folder, record.owner, body["created"], body["context"], body["dialogue"], draws)
+    folder, abilities = server.data / body["folder"], body.get("abilities", {"pictures": body.get("pictures", False)})
+    return Kept(body["name"], folder, record.owner, body["created"], body["context"], body["dialogue"], abilities)
 
 
 def _csv(kind: Kind, steps: list[dict[str, Any]], measured: dict[int, dict[str, Any]]) -> Iterator[bytes]:

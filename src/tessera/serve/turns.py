@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 Turn = Mapping[str, Any]
+Voice = tuple[str, str]
+"""Who answers: a model, and the effort that it was asked for by name, if any. Several may answer side by side."""
+GAP = "<gap>"
+"""In a text that is to go on: what belongs here is asked for, and not what follows."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,15 @@ class Exchange:
     Args:
         turn: of the user.
         siblings: all turns that stand at its place, itself among them, oldest first.
-        answers: per model, in the order in which they first answered, all its answers, oldest first.
+        answers: per voice, in the order in which they first answered, all its answers, oldest first.
     """
 
     turn: Turn
     siblings: tuple[Turn, ...]
-    answers: dict[str, tuple[Turn, ...]]
+    answers: dict[Voice, tuple[Turn, ...]]
 
     def shown(self, picked: Mapping[str, str]) -> list[Turn]:
-        """One answer per model: the one that was picked, else the last."""
+        """One answer per voice: the one that was picked, else the last."""
         return [_pick(answers, picked) for answers in self.answers.values()]
 
 
@@ -43,14 +47,19 @@ def way(turns: Sequence[Turn], picked: Mapping[str, str]) -> list[Exchange]:
     here = [turn for turn in turns if turn["role"] == "user" and not turn["after"]]
     while here:
         turn = _pick(here, picked)
-        answers: dict[str, tuple[Turn, ...]] = {}
+        answers: dict[Voice, tuple[Turn, ...]] = {}
         for answer in turns:
             if answer["role"] == "assistant" and turn["id"] in answer["after"]:
-                answers[answer["model"]] = (*answers.get(answer["model"], ()), answer)
+                answers[voice(answer)] = (*answers.get(voice(answer), ()), answer)
         exchanges.append(Exchange(turn, tuple(here), answers))
         shown = {answer["id"] for answer in exchanges[-1].shown(picked)}
         here = [turn for turn in turns if turn["role"] == "user" and shown & set(turn["after"])]
     return exchanges
+
+
+def voice(answer: Turn) -> Voice:
+    """Who gave an answer."""
+    return answer["model"], answer.get("effort", "")
 
 
 def pick(siblings: Iterable[Turn], chosen: str) -> dict[str, str]:
@@ -84,9 +93,16 @@ def messages(turns: Iterable[Turn], instructions: str = "") -> list[dict[str, An
     return said
 
 
-def text_of(turns: Iterable[Turn]) -> str:
-    """Turns as one text that a model without dialogue goes on with."""
-    return "".join(turn["text"] for turn in turns)
+def text_of(turns: Iterable[Turn]) -> tuple[str, str | None]:
+    """Turns as one text that goes on: what is before the place where that is, and behind it, where the last turn has a gap.
+
+    A gap that was filled already is part of the text.
+    """
+    text, behind = "", None
+    for turn in turns:
+        head, gap, rest = turn["text"].partition(GAP) if turn["role"] == "user" else (turn["text"], "", "")
+        text, behind = text + head + (behind or ""), rest if gap else None
+    return text, behind
 
 
 def pairs(turns: Sequence[Turn], asked: Turn, mode: str, instructions: str = "") -> list[tuple[Turn, Turn, dict[str, Any]]]:
@@ -94,16 +110,18 @@ def pairs(turns: Sequence[Turn], asked: Turn, mode: str, instructions: str = "")
 
     Returns:
         the liked answer, the disliked one, and the row of a preference job: `prompt`, `chosen`, `rejected`. They are lists of
-        messages for a dialogue and plain texts for a completion.
+        messages for a dialogue and plain texts for a completion. What fills a gap makes no pair: a job learns what follows.
     """
     answers = [turn for turn in turns if turn["role"] == "assistant" and asked["id"] in turn["after"]]
-    found = []
+    found: list[tuple[Turn, Turn, dict[str, Any]]] = []
+    if mode == "complete" and GAP in asked["text"]:
+        return found
     for liked in (turn for turn in answers if turn["rating"] == "up"):
         history = before(turns, asked, liked["model"])
         for disliked in (turn for turn in answers if turn["rating"] == "down" and turn["text"] != liked["text"]):
             row: dict[str, Any]
             if mode == "complete":
-                row = {"prompt": text_of(history), "chosen": liked["text"], "rejected": disliked["text"]}
+                row = {"prompt": text_of(history)[0], "chosen": liked["text"], "rejected": disliked["text"]}
             else:
                 row = {"prompt": messages(history, instructions), "chosen": messages([liked]), "rejected": messages([disliked])}
             found.append((liked, disliked, row))

@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from torch.nn import functional as F
 
 from tessera.errors import UserError
 from tessera.tokens.document import Kind
-from tessera.tokens.media import StreamingDecoder
+from tessera.tokens.media import Steps, StreamingDecoder, grid_of
 from tessera.tokens.spectrum import bins_of, magnitudes_of, samples_of, spectra, window_of
 
 CHANNELS = 3
@@ -83,23 +82,8 @@ class QuantizerConfig:
         return {key: value for key, value in asdict(self).items() if key != "books" or value != 1}
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a signal's ids: of (height, width) pixels, (frames, height, width), or (samples,), which are filled up to
-        whole steps with silence: (h, w), (T', h, w), or (T', books).
-
-        Raises:
-            UserError: it cannot be cut into whole patches.
-        """
-        if self.kind == "audio":
-            if len(shape) != 1 or shape[0] < 1:
-                raise UserError("sound without samples cannot be cut into steps.")
-            return -(-shape[0] // self.step), self.books
-        frames, height, width = shape if len(shape) == 3 else (1, *shape)
-        if frames < 1 or (frames - 1) % self.time_stride:
-            raise UserError(f"a film of {frames} frames cannot be cut; it has to have k x {self.time_stride} + 1.")
-        if height < 1 or width < 1 or height % self.stride or width % self.stride:
-            raise UserError(f"{height} x {width} pixels cannot be cut; the sides have to be multiples of {self.stride}.")
-        found = (frames - 1) // self.time_stride + 1, height // self.stride, width // self.stride
-        return found if self.kind == "video" else found[1:]
+        """The shape of a signal's ids; UserError as `media.grid_of`."""
+        return grid_of(self, shape)
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of a training step for one patch, as of a decoder for one token: 6 for each weight."""
@@ -323,7 +307,7 @@ class Quantizer:
         return hashlib.sha256(head + self._weights).hexdigest()
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a signal's ids; UserError as `QuantizerConfig.grid`."""
+        """The shape of a signal's ids; UserError as `media.grid_of`."""
         return self.config.grid(shape)
 
     def encode(self, signal: np.ndarray) -> np.ndarray:
@@ -373,7 +357,9 @@ class Quantizer:
     def stream(self, shape: tuple[int, ...]) -> StreamingDecoder:
         """Gives whole frames of a (frames, height, width) film, a (height, width) picture when its last id has come, or samples
         that no later id changes."""
-        return _Steps(self, self.grid(shape))
+        # The next windows of sound reach back over the last one.
+        held = window_of(self.config.stride) - self.config.stride if self.kind == "audio" else 0
+        return Steps(self.decode, self.config, self.grid(shape), held)
 
     def _floats(self, signals: np.ndarray) -> Tensor:
         """What the network takes; of sound the spectra, with silence behind it to whole steps."""
@@ -399,54 +385,6 @@ class Quantizer:
     @cached_property
     def _weights(self) -> bytes:
         return save({name: tensor.detach().float().contiguous() for name, tensor in self.network.state_dict().items()})
-
-
-class _Steps:
-    """Decodes what has come as often as a step is whole; what comes later changes nothing of what was given."""
-
-    def __init__(self, quantizer: Quantizer, grid: tuple[int, ...]) -> None:
-        self._quantizer = quantizer
-        self._grid = grid
-        self._come = np.empty(0, np.int64)
-        self._given = 0
-
-    def feed(self, ids: np.ndarray) -> np.ndarray:
-        self._come = np.concatenate([self._come, np.asarray(ids, np.int64).ravel()])
-        if len(self._come) > math.prod(self._grid):
-            raise UserError(f"these are {len(self._come) - math.prod(self._grid)} ids more than the signal has.")
-        picture, config = self._quantizer.kind == "image", self._quantizer.config
-        whole = len(self._come) // (math.prod(self._grid) if picture else math.prod(self._grid[1:]))
-        if not whole:
-            side = tuple(n * config.stride for n in self._grid[-2:])
-            return np.empty(0, np.int16) if config.kind == "audio" else np.empty((0, *side, CHANNELS), np.uint8)
-        shape = self._grid if picture else (whole, *self._grid[1:])
-        frames = self._quantizer.decode(self._come[: math.prod(shape)].reshape(shape))
-        frames = frames[None] if picture else frames
-        if config.kind == "audio" and whole < self._grid[0]:
-            # The next windows reach back over the last one.
-            frames = frames[: max(self._given, len(frames) - window_of(config.stride) + config.stride)]
-        new, self._given = frames[self._given :], len(frames)
-        return new[0] if picture and len(new) else new
-
-
-def find_quantizer(folder: str | Path, kind: Kind = "video") -> Quantizer:
-    """The quantizer for a medium that lies in a folder: of `tessera tokenizer train`, of a run, or of a model.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    for place in (Path(folder), Path(folder) / "model", Path(folder) / "tokenizer"):
-        path = place / f"{kind}_tokenizer.json"
-        if not path.is_file():
-            continue
-        try:
-            page = json.loads(path.read_text(encoding="utf-8"))
-            if page["name"] != Quantizer.name:
-                raise ValueError(f"a {page['name']}, not a quantizer")
-            return Quantizer.from_json(page)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error!r}.") from None
-    raise UserError(f"{folder} has no quantizer for {kind} ({kind}_tokenizer.json); train one by `tessera tokenizer train`.")
 
 
 def as_frames(pixels: np.ndarray) -> Tensor:

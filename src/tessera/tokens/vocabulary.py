@@ -25,13 +25,12 @@ import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
 
 from tessera.errors import UserError
+from tessera.tokens.beside import media_file, put_weights, read_media
 from tessera.tokens.chat import chat_template
 from tessera.tokens.document import Document, Kind, Segment, TokenRecord
 from tessera.tokens.films import encode_film, is_film
 from tessera.tokens.media import MediaTokenizer
-from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import encode_picture, is_picture
-from tessera.tokens.quantizer import Quantizer
 from tessera.tokens.sounds import encode_sound, is_sound
 from tessera.tokens.text import BYTES, ascii_splitter, byte_alphabet, scalar_text, train_bpe
 
@@ -155,7 +154,7 @@ class Vocabulary:
         # With blocks the padding has its place already: they begin after it.
         if not vocabulary.blocks:
             vocabulary = replace(vocabulary, base_size=rows)
-        return replace(vocabulary, media=_read_media(folder, vocabulary.blocks))
+        return replace(vocabulary, media=read_media(folder, {block.kind: block.fingerprint for block in vocabulary.blocks}))
 
     def save(self, folder: str | Path, context: int | None = None) -> None:
         """Writes the files that transformers, vLLM and llama.cpp read, and our `vocabulary.json`, each aside and renamed.
@@ -178,8 +177,9 @@ class Vocabulary:
         if context is not None:
             config = json.loads(files.get("tokenizer_config.json", "{}")) | {"model_max_length": context}
             files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False)
-        for kind, tokenizer in self.media.items():
-            files[_media_file(kind)] = json.dumps(tokenizer.to_json())
+        for tokenizer in self.media.values():
+            files[media_file(tokenizer.kind)] = json.dumps(tokenizer.to_json())
+        put_weights(folder, self.media)
         for name, text in (files | {_OURS: json.dumps(ours, indent=2)}).items():
             aside = folder / f".{name}.{os.getpid()}"
             aside.write_text(text, encoding="utf-8")
@@ -249,7 +249,7 @@ class Vocabulary:
         """
         block = self.block(kind)
         if kind not in self.media:
-            raise UserError(f"the tokenizer {block.name} for {kind} does not lie beside the model ({_media_file(kind)}).")
+            raise UserError(f"the tokenizer {block.name} for {kind} does not lie beside the model ({media_file(kind)}).")
         return self.media[kind]
 
     @property
@@ -520,37 +520,6 @@ def _from_ours(ours: dict[str, Any], files: Mapping[str, str], folder: Path) -> 
     if vocabulary.hash != ours["hash"]:
         raise UserError(f"tokenizer.json and {_OURS} in {folder} do not belong together; one of them was changed.")
     return vocabulary
-
-
-def media_tokenizer(page: dict[str, Any]) -> MediaTokenizer:
-    """The tokenizer that a JSON page from `to_json` describes; ValueError where there is no such one."""
-    if page.get("name") == Palette.name:
-        return Palette.from_json(page)
-    if page.get("name") == Quantizer.name:
-        return Quantizer.from_json(page)
-    raise ValueError(f"a media tokenizer of the kind {page.get('name')!r}, which this version does not know")
-
-
-def _media_file(kind: str) -> str:
-    """Of the tokenizer of a medium, beside the weights."""
-    return f"{kind}_tokenizer.json"
-
-
-def _read_media(folder: Path, blocks: tuple[Block, ...]) -> dict[str, MediaTokenizer]:
-    """The tokenizers that lie in a folder, for the blocks of its vocabulary."""
-    found: dict[str, MediaTokenizer] = {}
-    for block in blocks:
-        path = folder / _media_file(block.kind)
-        if not path.is_file():
-            continue
-        try:
-            tokenizer = media_tokenizer(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error!r}.") from None
-        if tokenizer.fingerprint != block.fingerprint:
-            raise UserError(f"{path} and {_OURS} do not belong together; one of them was changed.")
-        found[block.kind] = tokenizer
-    return found
 
 
 def _from_imported(files: Mapping[str, str], folder: Path) -> Vocabulary:

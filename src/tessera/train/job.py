@@ -22,7 +22,7 @@ from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.recipe import Recipe
 from tessera.run import RunFolder
-from tessera.tokens.quantizer import Quantizer
+from tessera.tokens.beside import Coder
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint
 from tessera.train.growing import grow
@@ -115,7 +115,7 @@ def _seconds(vocabulary: Vocabulary, size: int) -> np.ndarray | None:
     for kind in ("video", "audio"):
         if kind in vocabulary.media:
             quantizer = vocabulary.media_tokenizer(kind)
-            assert isinstance(quantizer, Quantizer)
+            assert isinstance(quantizer, Coder)
             ids = vocabulary.ids_of(kind)
             seconds = quantizer.shape[0] / quantizer.per_second
             found[ids.start : ids.stop] = seconds / math.prod(quantizer.grid(quantizer.shape))

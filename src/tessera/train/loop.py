@@ -47,11 +47,11 @@ class Exam:
     """What decides which checkpoint is the best, in place of the held-out loss.
 
     Args:
-        take: measures the present weights.
+        take: measures the present weights; what is no number among its measures is recorded with them.
         decides: which of its measures; more is better.
     """
 
-    take: Callable[[], Mapping[str, float]]
+    take: Callable[[], Mapping[str, Any]]
     decides: str
 
 

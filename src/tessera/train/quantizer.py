@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 from tessera import recipe as recipes
 from tessera.data.corpus import Corpus, Split
-from tessera.data.film_tasks import quantizer_config
+from tessera.data.film_tasks import config_of
 from tessera.data.loader import Batch, Batches
 from tessera.data.media import films, sounds
-from tessera.data.sound_tasks import sound_quantizer_config
+from tessera.data.sound_tasks import sound_config_of
 from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder
-from tessera.tokens.quantizer import FULL_SCALE, Autoencoder, Quantizer, QuantizerConfig, as_sound, commonest, find_quantizer
+from tessera.tokens.beside import find_tokenizer
+from tessera.tokens.media import Cut
+from tessera.tokens.published import Published
+from tessera.tokens.quantizer import FULL_SCALE, Autoencoder, Quantizer, QuantizerConfig, as_sound, commonest
 from tessera.tokens.spectrum import FLOOR, bands, magnitudes, spectra
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
@@ -208,7 +211,9 @@ def with_films(
     """
     if data.films is None or not corpus.films:
         return vocabulary
-    return _with_quantizer(vocabulary, quantizer_config(data.films), data.films, lambda s: films(corpus, s), data, machine, say)
+    return _with_quantizer(
+        vocabulary, config_of("video", data.films.quantizer), data.films, lambda s: films(corpus, s), data, machine, say
+    )
 
 
 def with_sounds(
@@ -217,7 +222,7 @@ def with_sounds(
     """The same for the recordings of a corpus."""
     if data.sounds is None or not corpus.sounds:
         return vocabulary
-    config = sound_quantizer_config(data.sounds)
+    config = sound_config_of(data.sounds.quantizer)
     return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say)
 
 
@@ -226,7 +231,11 @@ def _with_quantizer(
     signals: Callable[[Split], Iterator[np.ndarray]], data: recipes.Data, machine: Machine, say: Callable[[str], None],
 ) -> Vocabulary:  # fmt: skip
     if settings.trained:
-        found = find_quantizer(settings.trained, config.kind)
+        found = find_tokenizer(settings.trained, config.kind)
+        if isinstance(found, Published):
+            say(found.notice)
+            shape = _usual_length(signals("train"), found.config)
+            return vocabulary.add_media(replace(found, shape=shape))
         return vocabulary.add_media(replace(found, per_second=settings.per_second) if config.kind == "video" else found)
 
     def tell(event: dict[str, Any]) -> None:
@@ -344,11 +353,12 @@ def _sampled(signals: Iterable[np.ndarray], most: int, seed: int) -> list[np.nda
     return kept
 
 
-def _usual_length(signals: list[np.ndarray], config: QuantizerConfig) -> tuple[int, ...]:
+def _usual_length(signals: Iterable[np.ndarray], cut: Cut) -> tuple[int, ...]:
     """(samples,) in whole steps: the median; UserError where there is nothing."""
-    if not signals:
+    lengths = [len(signal) for signal in signals]
+    if not lengths:
         raise UserError("there is nothing to make a quantizer from.")
-    return (config.grid((int(np.median([len(signal) for signal in signals])),))[0] * config.step,)
+    return (cut.grid((int(np.median(lengths)),))[0] * cut.step,)
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""An answer while it comes: fetched in one task, shown ten times a second at most, kept when it ends."""
+"""An answer while it comes: fetched in one task, shown ten times a second at most, kept when it ends. And what it may hold beside
+words: pictures, films, sounds."""
 
 from __future__ import annotations
 
@@ -11,8 +12,11 @@ from nicegui import ui
 
 from tessera.serve.page.client import Client, Refused
 from tessera.serve.page.markdown import Blocks
+from tessera.serve.turns import Voice
 
 THOUGHT = "Thought before it answered"
+_NOTHING = 0, 0, "", "", None
+"""Of an answer is shown."""
 
 
 class Answering:
@@ -23,10 +27,12 @@ class Answering:
         path: of the route that answers.
         body: of the request.
         asked: id of the turn that is answered.
+        effort: that was asked for by name, if any.
     """
 
-    def __init__(self, client: Client, path: str, body: Mapping[str, Any], asked: str) -> None:
+    def __init__(self, client: Client, path: str, body: Mapping[str, Any], asked: str, effort: str = "") -> None:
         self.model: str = body["model"]
+        self.voice: Voice = self.model, effort
         self.asked = asked
         self.failure = ""
         self._client = client
@@ -35,7 +41,9 @@ class Answering:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._picture = ""
-        self._shown = 0, 0, ""
+        self._media = ""
+        self._percent: int | None = None
+        self._shown: tuple[Any, ...] = _NOTHING
         self._finish_reason = "stopped"
         self._tokens: int | None = None
         self._pieces = 0
@@ -51,7 +59,7 @@ class Answering:
             return True
         self._task = asyncio.ensure_future(self._fetch())
         await asyncio.wait({self._task})
-        return bool(self._text or self._reasoning or self._picture) or not self.failure
+        return bool(self._text or self._reasoning or self._picture or self._media) or not self.failure
 
     def stop(self) -> None:
         """What came so far is the answer."""
@@ -66,7 +74,9 @@ class Answering:
             "after": [self.asked],
             "text": "".join(self._text),
             "images": [self._picture] if self._picture else [],
+            "media": [self._media] if self._media else [],
             "model": self.model,
+            "effort": self.voice[1],
             "reasoning": "".join(self._reasoning),
             "finish_reason": self._finish_reason,
             "tokens": self._pieces if self._tokens is None else self._tokens,
@@ -75,23 +85,30 @@ class Answering:
 
     def show(self, view: LiveView) -> None:
         """From now on it is shown there."""
-        self._view, self._shown = view, (0, 0, "")
+        self._view, self._shown = view, _NOTHING
         self.flush()
 
     def flush(self) -> None:
         """Shows what came since the last time."""
-        if self._view is None or (len(self._text), len(self._reasoning), self._picture) == self._shown:
+        come = len(self._text), len(self._reasoning), self._picture, self._media, self._percent
+        if self._view is None or come == self._shown:
             return
-        seen, thought, painted = self._shown
-        self._shown = len(self._text), len(self._reasoning), self._picture
+        seen, thought, painted, played, percent = self._shown
+        self._shown = come
         if self._picture != painted:
             self._view.paint(self._picture)
+        if self._media != played:
+            self._view.play(self._media)
+        elif self._percent != percent:
+            self._view.tell(self._percent)
         self._view.feed("".join(self._text[seen:]), "".join(self._reasoning[thought:]))
 
     async def _fetch(self) -> None:
         try:
             async for delta in self._client.answer(self._path, self._body):
                 self._picture = delta.picture or self._picture
+                self._media = delta.media or self._media
+                self._percent = self._percent if delta.percent is None else delta.percent
                 if delta.text or delta.reasoning or delta.picture:
                     self._first = self._first or time.perf_counter()
                     self._pieces += 1
@@ -110,6 +127,19 @@ def drawn(url: str) -> ui.element:
     picture = ui.element("img").props('alt="drawn picture"').classes("picture drawn")
     picture.props["src"] = url
     return picture
+
+
+def played(url: str) -> ui.element:
+    """A film that goes round and round, or a sound with its player."""
+    if url.startswith("data:audio/"):
+        sound = ui.element("audio").props('controls aria-label="sound"').classes("sound")
+        sound.props["src"] = url
+        return sound
+    if url.startswith("data:image/"):
+        return drawn(url)
+    film = ui.element("video").props('autoplay loop muted playsinline aria-label="film"').classes("picture drawn")
+    film.props["src"] = url
+    return film
 
 
 class LiveView:
@@ -135,6 +165,8 @@ class LiveView:
             self._open = ui.html().classes("text")
         self._painted: ui.element | None = None
         self._easel = ui.element("div")
+        self._made = ui.label().classes("dim")
+        self._made.set_visibility(False)
         self._wait = ui.html('<span class="wait"><i></i><i></i><i></i></span>', sanitize=False)
 
     def paint(self, url: str) -> None:
@@ -147,11 +179,24 @@ class LiveView:
             self._painted.props["src"] = url
             self._painted.update()
 
+    def play(self, url: str) -> None:
+        """Shows a film or a sound."""
+        with self._easel:
+            played(url)
+        self._made.set_visibility(False)
+        self._wait.set_visibility(False)
+
+    def tell(self, percent: int | None) -> None:
+        """How much is made."""
+        self._made.text = f"{percent} % made" if percent else "Begun"
+        self._made.set_visibility(True)
+
     def feed(self, text: str, reasoning: str) -> None:
         """Adds what came."""
         self._all += text
         self._thought += reasoning
-        self._wait.set_visibility(not self._all and self._painted is None)
+        if text or reasoning:
+            self._wait.set_visibility(not self._all and self._painted is None)
         if reasoning:
             self._fold.set_visibility(True)
             self._reasoning.text = self._thought

@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import background_tasks, ui
 
-from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn, played
 from tessera.serve.page.client import Refused
-from tessera.serve.page.composer import Composer
+from tessera.serve.page.composer import EFFORTS, Composer
 from tessera.serve.page.markdown import to_html
-from tessera.serve.turns import Exchange, Turn, before, messages, pick, text_of, way
+from tessera.serve.page.tour import Card, draw_cards, offered
+from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, messages, pick, text_of, voice, way
 
 if TYPE_CHECKING:
     from tessera.serve.page.view import Page
 
 _FLUSH_SECONDS = 0.1
 _TITLE = 60
-_GREETINGS = {"chat": "What shall we talk about?", "complete": "Begin a text", "draw": "What shall be drawn?"}
-_PARTIAL_PICTURES = 3
-_IDEAS = {
-    "chat": ("Explain how tides work", "Write a Python function that reverses a list", "What is $e^{i\\pi}$?"),
-    "draw": ("a seven", "a large red circle", "a smiling face"),
-    "complete": ("def fibonacci(n):\n", "Once upon a time", "The three laws of"),
+_GREETINGS = {
+    "chat": "What shall we talk about?",
+    "complete": "Begin a text",
+    "draw": "What shall be drawn?",
+    "film": "What shall the film show?",
+    "play": "What shall be heard?",
 }
+_PARTIAL_PICTURES = 3
+_MAKES = {"draw": "pictures", "film": "films", "play": "sounds"}
+"""Mode -> what a model has to have learned for it."""
+_ABILITIES = {"pictures": "draws and sees pictures", "films": "makes films", "sounds": "plays and listens", "thinking": "thinks"}
 
 
 class ChatPanel:
@@ -45,6 +50,7 @@ class ChatPanel:
         self._picked: dict[str, str] = {}
         self._running: list[Answering] = []
         self._editing = ""
+        self._card: Card | None = None
         with ui.element("div").classes("talk"):
             self._column = ui.element("div").classes("thread").props('role=log aria-label="Conversation"')
         self.composer = Composer(self)
@@ -67,19 +73,28 @@ class ChatPanel:
 
     @property
     def mode(self) -> str:
-        """`chat`; where a model knows no dialogue and nobody said otherwise, `draw` if all of them do that, or `complete`."""
+        """`chat`; where a model knows no dialogue and nobody said otherwise, what all of them make, or `complete`."""
         if self._chat:
             return str(self._chat["mode"])
         if self.composer.mode:
             return self.composer.mode
-        if self._all("dialogue"):
+        if self.can("dialogue"):
             return "chat"
-        return "draw" if self._all("pictures") else "complete"
+        return next((mode for mode, what in _MAKES.items() if self.can(what)), "complete")
 
     @property
     def modes(self) -> list[str]:
         """That there are for these models."""
-        return ["chat", "complete", *(["draw"] if self._all("pictures") else [])]
+        return ["chat", "complete", *(mode for mode, what in _MAKES.items() if self.can(what))]
+
+    def can(self, what: str) -> bool:
+        """Whether all models that are chosen have a field of `/v1/models` that says yes."""
+        return bool(self.models) and all(self._page.model(name).get(what) for name in self.models)
+
+    @property
+    def longest_thought(self) -> int:
+        """Tokens that a model of those chosen may think, marks included."""
+        return max((2 + most for name in self.models for most in self._page.model(name).get("thinking", {}).values()), default=0)
 
     def show(self) -> None:
         """The tab is looked at."""
@@ -88,9 +103,10 @@ class ChatPanel:
     def begin(self) -> None:
         """An empty chat, which is kept once something is said."""
         self._leave()
-        self._chat, self._turns, self._picked = {}, [], {}
-        self._moved()
-        self.composer.reset("")
+        self._chat, self._turns, self._picked, self._card = {}, [], {}, None
+        with self._column:  # what was clicked may be gone once it is drawn anew
+            self.composer.reset("")
+            self._moved()
 
     async def open(self, chat_id: str) -> None:
         """Shows a chat that is kept."""
@@ -100,12 +116,14 @@ class ChatPanel:
             self._page.say(refused.message)
             return
         self._leave()
-        self._turns = chat.pop("turns")
+        self._card, self._turns = None, chat.pop("turns")
         self._chat, self._picked = chat, dict(chat["picked"])
         self.composer.reset(chat["instructions"])
         last = self._way()
-        if last and (names := [name for name in self._page.in_order(last[-1].answers) if self._page.model(name)]):
-            self._page.select.value = names
+        if last:
+            models = {model for model, _ in last[-1].answers}
+            if names := [name for name in self._page.in_order(models) if self._page.model(name)]:
+                self._page.select.value = names
         self._moved()
         ui.run_javascript("toEnd(true)")
 
@@ -127,6 +145,13 @@ class ChatPanel:
             return False
         return await self._say(text, images, after)
 
+    async def try_out(self, card: Card) -> None:
+        """Begins a chat with a card of the tour."""
+        self.begin()
+        self._card = card
+        with self._column:
+            await self.composer.show(card.steps[0], card.mode, *card.content())
+
     async def stop(self) -> None:
         """What comes, ends here."""
         for answering in self._running:
@@ -141,10 +166,9 @@ class ChatPanel:
                 self._greet()
             for number, exchange in enumerate(exchanges):
                 self._exchange(exchange, number == len(exchanges) - 1)
+            if exchanges and self._card is not None and not self._running:
+                self._go_on(self._card)
         self.composer.running(bool(self._running))
-
-    def _all(self, can: str) -> bool:
-        return all(self._page.model(name).get(can) for name in self.models)
 
     def _way(self) -> list[Exchange]:
         return way(self._turns, self._picked)
@@ -182,28 +206,43 @@ class ChatPanel:
             return False
         self._turns.append(said)
         self._picked |= pick((t for t in self._turns if t["role"] == "user" and t["after"] == said["after"]), said["id"])
-        self._ask(said, self.models)
+        efforts = [step.effort for step in self._card.steps] if self._card and not after else [""]
+        self._ask(said, [(model, self._effort(model, effort)) for model in self.models for effort in efforts])
         ui.run_javascript("toEnd(true)")
         return True
 
-    def _ask(self, asked: Turn, models: Sequence[str]) -> None:
+    def _effort(self, model: str, asked: str = "") -> str:
+        """The effort to ask a model for: what the card or else the dial says, where the model thinks at all."""
+        thinks = self.mode == "chat" and self._page.model(model).get("thinking")
+        return asked or self.composer.effort if thinks else ""
+
+    def _ask(self, asked: Turn, voices: Sequence[Voice]) -> None:
         """Lets models answer a turn, all at once."""
-        self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.model not in models]
+        self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.voice not in voices]
         begun = []
-        for model in models:
-            history = before(self._turns, asked, model)
-            body = {"model": model, **self.composer.settings(self.mode)}
-            if self.mode == "chat":
-                path, body["messages"] = "/v1/chat/completions", messages(history, self._chat["instructions"])
-            elif self.mode == "draw":
-                path, body["prompt"], body["partial_images"] = "/v1/images/generations", asked["text"], _PARTIAL_PICTURES
-            else:
-                path, body["prompt"] = "/v1/completions", text_of(history)
-            begun.append(Answering(self._page.client, path, body, asked["id"]))
+        for model, effort in voices:
+            path, body = self._request(asked, model)
+            body |= {"model": model} | ({"reasoning_effort": effort} if effort else {})
+            begun.append(Answering(self._page.client, path, body, asked["id"], effort))
         self._running += begun
         self.draw()
         for answering in begun:
             background_tasks.create(self._follow(answering, self.chat_id))
+
+    def _request(self, asked: Turn, model: str) -> tuple[str, dict[str, Any]]:
+        """Where a model is asked, and what."""
+        history, body = before(self._turns, asked, model), self.composer.settings(self.mode)
+        match self.mode:
+            case "chat":
+                return "/v1/chat/completions", body | {"messages": messages(history, self._chat["instructions"])}
+            case "draw":
+                return "/v1/images/generations", body | {"prompt": asked["text"], "partial_images": _PARTIAL_PICTURES}
+            case "film":
+                return "/v1/videos", body | {"prompt": asked["text"]}
+            case "play":
+                return "/v1/audio/speech", body | {"input": asked["text"]}
+        text, behind = text_of(history)
+        return "/v1/completions", body | {"prompt": text} | ({} if behind is None else {"suffix": behind})
 
     async def _follow(self, answering: Answering, chat_id: str) -> None:
         came = await answering.run()
@@ -217,7 +256,7 @@ class ChatPanel:
             return
         if came:
             self._turns.append(turn)
-            siblings = (t for t in self._turns if t["after"] == turn["after"] and t["model"] == turn["model"])
+            siblings = (t for t in self._turns if t["after"] == turn["after"] and voice(t) == voice(turn))
             self._picked |= pick(siblings, turn["id"])
             self._running = [other for other in self._running if other is not answering]
         with self._column:
@@ -264,33 +303,44 @@ class ChatPanel:
             for name in self.models:
                 model = self._page.model(name)
                 kind = "knows dialogue" if model.get("dialogue") else "goes on with any text"
-                kind += ", draws and sees pictures" * bool(model.get("pictures"))
+                kind = ", ".join([kind, *(says for what, says in _ABILITIES.items() if model.get(what))])
                 ui.label(f"{name}: {kind}, reads {model.get('context_length', 0):,} tokens").classes("dim")
-            with ui.element("div").classes("ideas"):
-                for idea in _IDEAS[self.mode]:
-                    ui.button(idea.strip(), on_click=lambda idea=idea: self.composer.write(idea), color=None).props(
-                        "outline no-caps"
-                    ).classes("idea")
+            draw_cards(offered(self.can), self.try_out)
+
+    def _go_on(self, card: Card) -> None:
+        """The way on through the tour."""
+        there = offered(self.can)
+        at = there.index(card) + 1 if card in there else 0
+        with ui.element("div").classes("tour-on"):
+            if at < len(there):
+                on = ui.button(f"Next: {there[at].title}", on_click=lambda: self.try_out(there[at]), color=None)
+                on.props("outline no-caps icon-right=arrow_forward").classes("idea")
+            ui.button("All to try", on_click=self.begin, color=None).props("flat no-caps").classes("quiet")
 
     def _exchange(self, exchange: Exchange, last: bool) -> None:
         running = [a for a in self._running if a.asked == exchange.turn["id"]]
-        names = self._page.in_order({*exchange.answers, *(a.model for a in running)})
+        voices = [*exchange.answers, *(a.voice for a in running if a.voice not in exchange.answers)]
+        models = self._page.in_order({model for model, _ in voices})
+        voices.sort(key=lambda one: (models.index(one[0]), EFFORTS.index(one[1]) if one[1] in EFFORTS else 0))
         if self.mode != "complete":
             self._question(exchange, not running)
         elif self._editing == exchange.turn["id"]:
             self._editor(exchange.turn)
-        with ui.element("div").classes("answers" + (" side" if len(names) > 1 else "")):
-            for name in names:
-                shown = next((turn for turn in exchange.shown(self._picked) if turn["model"] == name), None)
-                coming = next((a for a in running if a.model == name), None)
+        with ui.element("div").classes("answers" + (" side" if len(voices) > 1 else "")):
+            for one in voices:
+                shown = next((turn for turn in exchange.shown(self._picked) if voice(turn) == one), None)
+                coming = next((a for a in running if a.voice == one), None)
+                name = one[0] + (f", effort {one[1]}" if one[1] not in ("", "none") else "")
                 with ui.element("div").classes("answer").props(f'role=article aria-label="Answer of {name}"'):
                     ui.label(name).classes("who")
-                    self._answer(exchange, name, shown, coming)
-        if last and not names:
+                    self._answer(exchange, one, shown, coming)
+        if last and not voices:
+
+            def ask_all() -> None:
+                self._ask(exchange.turn, [(model, self._effort(model)) for model in self.models])
+
             with ui.element("div").classes("answers"):
-                again = ui.button(
-                    "Ask for an answer", icon="refresh", on_click=lambda: self._ask(exchange.turn, self.models), color=None
-                )
+                again = ui.button("Ask for an answer", icon="refresh", on_click=ask_all, color=None)
                 again.props("flat no-caps dense").classes("quiet")
 
     def _question(self, exchange: Exchange, idle: bool) -> None:
@@ -319,48 +369,57 @@ class ChatPanel:
                 again = ui.button("Send", on_click=lambda: self._say_again(turn, field.value), color=None)
                 again.props("unelevated no-caps dense").classes("primary")
 
-    def _answer(self, exchange: Exchange, name: str, shown: Turn | None, coming: Answering | None) -> None:
+    def _answer(self, exchange: Exchange, one: Voice, shown: Turn | None, coming: Answering | None) -> None:
         plain = self.mode == "complete"
+        head, _, behind = exchange.turn["text"].partition(GAP)
         if coming is not None and coming.failure:
             with ui.element("div").classes("failure").props("role=alert"):
                 ui.icon("error_outline", size="20px")
                 ui.label(coming.failure)
-            self._tools(exchange, name, None)
+            self._tools(exchange, one, None)
         elif coming is not None:
             with ui.element("div").classes("document" if plain else ""):
                 if plain:
-                    ui.label(exchange.turn["text"]).classes("prompt")
+                    ui.label(head).classes("prompt")
                 coming.show(LiveView(plain))
+                if behind and plain:
+                    ui.label(behind).classes("prompt")
         elif shown is not None:
             if shown["reasoning"]:
                 with ui.expansion(THOUGHT, icon="psychology").classes("thought"):
                     ui.label(shown["reasoning"]).classes("thought-text")
             if plain:
                 with ui.element("div").classes("document"):
-                    ui.label(exchange.turn["text"]).classes("prompt")
+                    ui.label(head).classes("prompt")
                     ui.label(shown["text"]).classes("made")
+                    if behind:
+                        ui.label(behind).classes("prompt")
             else:
+                made = shown.get("media", [])
                 for url in shown["images"]:
                     drawn(url)
-                if shown["text"] or not shown["images"]:
+                for url in made:
+                    played(url)
+                if shown["text"] or not (shown["images"] or made):
                     ui.html(to_html(shown["text"])).classes("text")
-            self._tools(exchange, name, shown)
+            self._tools(exchange, one, shown)
 
-    def _tools(self, exchange: Exchange, name: str, shown: Turn | None) -> None:
+    def _tools(self, exchange: Exchange, one: Voice, shown: Turn | None) -> None:
         with ui.element("div").classes("tools"):
             if self.mode == "complete":
                 self._branches(exchange.siblings, exchange.turn)
                 self._tool("edit", "Edit", lambda: self._edit(exchange.turn["id"]))
             if shown is not None:
-                self._branches(exchange.answers[name], shown)
+                self._branches(exchange.answers[one], shown)
                 if shown["text"]:
                     self._tool("content_copy", "Copy", lambda: _copy(shown["text"]))
-            if self._page.model(name):
-                self._tool("refresh", "Another answer", lambda: self._ask(exchange.turn, [name]))
+            if self._page.model(one[0]):
+                self._tool("refresh", "Another answer", lambda: self._ask(exchange.turn, [one]))
             if shown is None:
                 return
-            # Of pictures no pairs are made: a preference job learns from text.
-            for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")) if shown["text"] else ():
+            # Of pictures and gaps no pairs are made: a preference job learns from what is said or follows.
+            thumbs = shown["text"] and not (self.mode == "complete" and GAP in exchange.turn["text"])
+            for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")) if thumbs else ():
                 given = shown["rating"] == thumb
                 filled = "" if given else "o_"
                 button = self._tool(filled + icon, f"Thumb {thumb}", lambda thumb=thumb: self._rate(shown, thumb))

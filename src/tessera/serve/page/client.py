@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +30,18 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Delta:
     """What came of an answer. `tokens` is how many the whole of it has, where that is known already; `picture` is a `data:` URL
-    of all that is drawn so far."""
+    of all that is drawn so far, `media` one of a finished film or sound, and `percent` is how much of that is made."""
 
     text: str = ""
     picture: str = ""
+    media: str = ""
+    percent: int | None = None
     reasoning: str = ""
     finish_reason: str | None = None
     tokens: int | None = None
+
+
+_POLL_SECONDS = 0.5
 
 
 class Client:
@@ -100,11 +107,19 @@ class Client:
         await self._ask("DELETE", path)
 
     async def answer(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Delta]:
-        """The stream of a chat's or a text's completion, or of a picture. The server stops when it is closed.
+        """What comes of a chat's or a text's completion, of a picture, a film or a sound. The server stops when it is closed.
 
         Raises:
             Refused: before or while it came.
         """
+        if path == "/v1/videos":
+            async with aclosing(self._film(body)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        if path == "/v1/audio/speech":
+            yield Delta(media=_data_url(await self._ask("POST", path, json=body)), finish_reason="stop")
+            return
         body = {**body, "stream": True}
         if not path.startswith("/v1/images/"):
             body["stream_options"] = {"include_usage": True}
@@ -123,6 +138,21 @@ class Client:
         except httpx.HTTPError as error:
             raise Refused(f"The server did not answer ({type(error).__name__}).") from None
 
+    async def _film(self, body: Mapping[str, Any]) -> AsyncGenerator[Delta]:
+        """A film while it is made; its job is forgotten in any case, as the chat keeps what came of it."""
+        path = f"/v1/videos/{(await self.post('/v1/videos', body))['id']}"
+        try:
+            while (job := await self.get(path))["status"] in ("queued", "in_progress"):
+                yield Delta(percent=job["progress"])
+                await asyncio.sleep(_POLL_SECONDS)
+            if job["status"] != "completed":
+                raise Refused(job["error"]["message"])
+            yield Delta(media=_data_url(await self._ask("GET", f"{path}/content")), finish_reason="stop")
+        finally:
+            # Where the person has gone, there is nobody left to ask with.
+            with suppress(Refused, RuntimeError):
+                await self.delete(path)
+
     async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, path, **what)
@@ -131,6 +161,11 @@ class Client:
         if response.status_code >= 400:
             raise _refusal(response)
         return response
+
+
+def _data_url(response: httpx.Response) -> str:
+    """A file as an address that holds it."""
+    return f"data:{response.headers['content-type']};base64,{base64.b64encode(response.content).decode()}"
 
 
 def _deltas(event: Mapping[str, Any]) -> list[Delta]:

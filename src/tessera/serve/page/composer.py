@@ -6,18 +6,26 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from nicegui import events, ui
+from nicegui.elements.mixins.value_element import ValueElement
+
+from tessera.serve.turns import GAP
+from tessera.tour import Step
 
 if TYPE_CHECKING:
     from tessera.serve.page.chat import ChatPanel
 
-_EFFORTS = ("as the model likes", "none", "minimal", "low", "medium", "high", "xhigh", "max")
+EFFORTS = ("as the model likes", "none", "minimal", "low", "medium", "high", "xhigh", "max")
 _MOST_PICTURE_BYTES = 8 << 20
 _MOST_PICTURES = 8
+_ANY_VOICE = "alloy"
+"""One that no model has heard, which leaves it to the model."""
 
 _MODES = {
     "chat": ("Chat", "forum", "Message"),
     "complete": ("Complete", "notes", "Text to go on with"),
     "draw": ("Draw", "brush", "What shall be drawn"),
+    "film": ("Film", "movie", "What shall happen in the film"),
+    "play": ("Play", "music_note", "What shall be said or played"),
 }
 
 _SENDS = "(event) => { if (event.shiftKey || event.isComposing) return; event.preventDefault(); emit(event.target.value); }"
@@ -34,6 +42,7 @@ class Composer:
         self._panel = panel
         self._images: list[str] = []
         self._running = False
+        self._before: tuple[Any, ...] | None = None
         self.mode = ""
         with ui.element("div").classes("composer"), ui.element("div").classes("box"):
             self._pictures = ui.element("div").classes("pictures")
@@ -52,7 +61,8 @@ class Composer:
                     icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
                 )
                 self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
-                self._mode_button = ui.button(on_click=self._change_mode, color=None).props("flat dense no-caps").classes("pill")
+                with ui.button(color=None).props("flat dense no-caps").classes("pill") as self._mode_button:
+                    self._mode_menu = ui.menu()
                 with ui.button(color=None).props("flat dense no-caps icon=psychology").classes("pill") as self._effort_button:
                     self._effort_menu()
                 with ui.button(icon="tune", color=None).props('flat dense round aria-label="Settings"').classes("quiet"):
@@ -75,21 +85,42 @@ class Composer:
     def settings(self, mode: str) -> dict[str, Any]:
         """The fields of a request that say how to answer."""
         most = int(self._most.value or 0)
+        if mode == "film":
+            return {}
         given: dict[str, Any] = {"temperature": float(self._temperature.value), "top_p": float(self._top_p.value)}
         if mode == "draw":
-            return given
+            return given | ({"size": self._size.value} if self._size.value else {})
+        if mode == "play":
+            return given | {"voice": _ANY_VOICE, "response_format": "wav"}
         if mode == "complete":
             return given | {"max_tokens": most or 256}
-        if most:
-            given["max_completion_tokens"] = most
-        if self._effort.value:
-            given["reasoning_effort"] = _EFFORTS[int(self._effort.value)]
-        return given
+        return given | ({"max_completion_tokens": most} if most else {})
+
+    @property
+    def effort(self) -> str:
+        """How much to think, where that is said; empty: as the model likes."""
+        return EFFORTS[int(self._effort.value)] if self._effort.value else ""
+
+    async def show(self, step: Step, mode: str, text: str, images: list[str]) -> None:
+        """Puts a step of the tour here, and sends it; the dials are as they were in the next chat."""
+        self._before = self._before or tuple(dial.value for dial in self._dials)
+        self.mode = mode
+        thought = 0 if step.effort == "none" else self._panel.longest_thought
+        values = (step.temperature, 1.0, step.max_tokens + thought if mode in ("chat", "complete") else None, step.size)
+        for dial, value in zip(self._dials, values, strict=True):
+            dial.value = value
+        self.draw()
+        self._panel.draw()
+        self._field.value, self._images = text, images
+        self._show_pictures()
+        await self._send(text)
 
     def reset(self, instructions: str) -> None:
         """For another chat."""
         self._instructions.value = instructions
-        self.mode = ""
+        for dial, value in zip(self._dials, self._before or (), strict=False):
+            dial.value = value
+        self._before, self.mode = None, ""
         self.draw()
         self.focus()
 
@@ -115,6 +146,13 @@ class Composer:
         mode = self._panel.mode
         chats = mode == "chat"
         self._mode_button.text, icon, placeholder = _MODES[mode]
+        if mode == "complete" and self._panel.can("fills"):
+            placeholder += f"; {GAP} is filled in"
+        self._mode_menu.clear()
+        with self._mode_menu:
+            for other in self._panel.modes:
+                item = ui.menu_item(_MODES[other][0], on_click=lambda other=other: self._change_mode(other))
+                item.props("role=menuitem")
         self._mode_button.props(f"icon={icon}")
         self._mode_button.set_enabled(not self._panel.chat_id)
         self._effort_button.set_visibility(chats)
@@ -134,21 +172,20 @@ class Composer:
             self._field.value, self._images = text, images
             self._show_pictures()
 
-    def _change_mode(self) -> None:
-        modes = self._panel.modes
-        self.mode = modes[(modes.index(self._panel.mode) + 1) % len(modes)] if self._panel.mode in modes else modes[0]
+    def _change_mode(self, mode: str) -> None:
+        self.mode = mode
         self.draw()
         self._panel.draw()
 
     def _effort_menu(self) -> None:
         def show() -> None:
             level = int(self._effort.value)
-            self._effort_button.text = f"Effort: {_EFFORTS[level]}" if level else "Effort"
-            label.text = f"Thinks: {_EFFORTS[level]}"
+            self._effort_button.text = f"Effort: {EFFORTS[level]}" if level else "Effort"
+            label.text = f"Thinks: {EFFORTS[level]}"
 
         with ui.menu().classes("menu"):
             label = ui.label("Thinks: as the model likes").classes("card-title")
-            self._effort = ui.slider(min=0, max=len(_EFFORTS) - 1, value=0, on_change=show)
+            self._effort = ui.slider(min=0, max=len(EFFORTS) - 1, value=0, on_change=show)
             self._effort.props('snap markers aria-label="Effort"')
             ui.label("How long a model that thinks before it answers may do so.").classes("dim small")
         self._effort_button.text = "Effort"
@@ -162,6 +199,8 @@ class Composer:
             )
             self._top_p = ui.number("Top p", value=1.0, min=0.01, max=1, step=0.05).props("outlined dense").classes("wide")
             self._most = ui.number("Most tokens (empty: all that fit)", min=1, step=1).props("outlined dense").classes("wide")
+            self._size = ui.input("Size of pictures, 8x8 (empty: as learned)").props("outlined dense").classes("wide")
+        self._dials: tuple[ValueElement[Any], ...] = (self._temperature, self._top_p, self._most, self._size)
 
     async def _add(self, event: events.UploadEventArguments) -> None:
         kind = event.file.content_type or ""

@@ -18,7 +18,7 @@ _PATHS = ("/_nicegui/", "/_nicegui_ws/")
 
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
+    "img-src 'self' data: blob:; media-src data:; font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'self'; object-src 'none'"
 )
 """Nothing is fetched from elsewhere, whatever a model writes. The two `unsafe` are for Vue, which compiles in the browser."""

@@ -70,6 +70,15 @@ document.addEventListener("click", (event) => {
   if (button) copyText(button.closest(".code").querySelector("code").textContent, button);
 });
 
+// Pictures of a few pixels are shown as such, and large enough to be seen.
+document.addEventListener(
+  "load",
+  ({ target }) => {
+    if (target.classList?.contains("picture") && target.naturalWidth <= 64) target.classList.add("drawn");
+  },
+  true,
+);
+
 let atEnd = true;
 document.addEventListener(
   "scroll",
