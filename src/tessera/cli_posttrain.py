@@ -22,6 +22,34 @@ LoraOption = Annotated[
 PairBudgetOption = Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok. Instead of epochs.")]
 EpochsOption = Annotated[float | None, typer.Option(help="Passes over the prompts.  [default: 1]")]
 RateOption = Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")]
+TasksOption = Annotated[
+    str | None,
+    typer.Option("--data", help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8]."),
+]
+RewardModelOption = Annotated[str | None, typer.Option(help="Folder of a reward model, which judges instead of a verifier.")]
+RunBudgetOption = Annotated[str | None, typer.Option("--budget", help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok.")]
+StepsOption = Annotated[int | None, typer.Option(help="Updates, instead of a budget.  [default: 200]")]
+MaxTokensOption = Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")]
+EffortOption = Annotated[
+    str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
+]
+TasksForExamOption = Annotated[
+    str | None, typer.Option("--validation", help="File of tasks for the exam, instead of some of --data.")
+]
+ExamTasksOption = Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")]
+ExamSamplesOption = Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")]
+LevelOption = Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")]
+PunishOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--punish-truncated/--mask-truncated",
+        help="Answers that are cut off count as wrong, or as nothing; by default as wrong where right ones are short.",
+    ),
+]
+DualClipOption = Annotated[float | None, typer.Option(help="Bounds the loss of negative advantages; 3 is usual.")]
+PtxOption = Annotated[str | None, typer.Option(help="File of examples to learn from besides.")]
+PtxWeightOption = Annotated[float | None, typer.Option(help="Of their loss.  [default: 0.1]")]
+SampleSeedOption = Annotated[int | None, typer.Option(help="Of tasks and samples.")]
 HardenedOption = Annotated[
     bool | None,
     typer.Option("--hardened/--plain", help="Learn that empty, repeated, echoing, padded answers are worse.", show_default=False),
@@ -64,40 +92,33 @@ def sft(
 @posttrain.command()
 def grpo(
     model: ModelOption = None,
-    data: Annotated[
-        str | None, typer.Option(help="File of tasks, one JSON object a line, or arithmetic[:1-3], reversal[:2-6], dial[:3-8].")
-    ] = None,
+    data: TasksOption = None,
     verifier: VerifierOption = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 6m, 2h; 1e17 (FLOPs); 50Mtok.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of a budget.  [default: 200]")] = None,
+    reward_model: RewardModelOption = None,
+    budget: RunBudgetOption = None,
+    steps: StepsOption = None,
     group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
     groups: Annotated[int | None, typer.Option(help="Tasks in a batch.  [default: 16]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of an answer; by default as the tasks need.")] = None,
-    effort: Annotated[
-        str | None, typer.Option(help="low,medium,high or some of them: think before each answer (docs/reasoning.md).")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; by default by the model's width.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File of tasks for the exam, instead of some of --data.")] = None,
-    exam_tasks: Annotated[int | None, typer.Option(help="Tasks held out.  [default: 128]")] = None,
-    exam_samples: Annotated[int | None, typer.Option(help="Answers to each of them.  [default: 4]")] = None,
-    level: Annotated[int | None, typer.Option(help="Of the curriculum at the start, from 0.")] = None,
+    max_tokens: MaxTokensOption = None,
+    effort: EffortOption = None,
+    rate: RateOption = None,
+    validation: TasksForExamOption = None,
+    exam_tasks: ExamTasksOption = None,
+    exam_samples: ExamSamplesOption = None,
+    level: LevelOption = None,
     refills: Annotated[int | None, typer.Option(help="How often dead groups are replaced in a step.  [default: 2]")] = None,
     updates: Annotated[int | None, typer.Option(help="From one batch of rollouts.  [default: 1, on-policy]")] = None,
-    punish_truncated: Annotated[
-        bool | None,
-        typer.Option(
-            "--punish-truncated/--mask-truncated",
-            help="Answers that are cut off count as wrong, or as nothing; by default as wrong where right ones are short.",
-        ),
-    ] = None,
+    punish_truncated: PunishOption = None,
     std: Annotated[bool | None, typer.Option("--std", help="Divide advantages by the group's deviation.")] = None,
     clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.")] = None,
     clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.")] = None,
-    dual_clip: Annotated[float | None, typer.Option(help="Bounds the loss of negative advantages; 3 is usual.")] = None,
-    kl: Annotated[float | None, typer.Option(help="Factor of the KL to the starting model.  [default: 0]")] = None,
-    ptx: Annotated[str | None, typer.Option(help="File of examples to learn from besides.")] = None,
-    ptx_weight: Annotated[float | None, typer.Option(help="Of their loss.  [default: 0.1]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of tasks and samples.")] = None,
+    dual_clip: DualClipOption = None,
+    kl: Annotated[
+        float | None, typer.Option(help="Factor of the KL to the starting model.  [default: 0, or 0.05 with --reward-model]")
+    ] = None,
+    ptx: PtxOption = None,
+    ptx_weight: PtxWeightOption = None,
+    seed: SampleSeedOption = None,
     lora: LoraOption = None,
     settings: SetOption = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-grpo.")] = None,
@@ -108,14 +129,79 @@ def grpo(
     from tessera.commands.posttrain import reinforced as run
 
     asked = {
-        "model": model, "data": data, "verifier": verifier, "budget": budget, "steps": steps, "group": group, "groups": groups,
-        "max_tokens": max_tokens, "efforts": tuple(effort.split(",")) if effort else None, "rate": rate,
+        "model": model, "data": data, "verifier": verifier, "reward_model": reward_model, "budget": budget, "steps": steps,
+        "group": group, "groups": groups, "max_tokens": max_tokens, "efforts": _listed(effort), "rate": rate,
         "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level,
         "refills": refills, "updates": updates, "punish_truncated": punish_truncated, "std": std,
         "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip,
         "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed, "settings": _settings(settings, lora),
     }  # fmt: skip
-    run(_given(asked), out, resume)
+    run("grpo", _given(asked), out, resume)
+
+
+@posttrain.command()
+def ppo(
+    model: ModelOption = None,
+    data: TasksOption = None,
+    verifier: VerifierOption = None,
+    reward_model: RewardModelOption = None,
+    budget: RunBudgetOption = None,
+    steps: StepsOption = None,
+    group: Annotated[int | None, typer.Option(help="Answers to one task.  [default: 8]")] = None,
+    groups: Annotated[int | None, typer.Option(help="Tasks in a batch of rollouts.  [default: 16]")] = None,
+    max_tokens: MaxTokensOption = None,
+    effort: EffortOption = None,
+    rate: RateOption = None,
+    critic_rate: Annotated[float | None, typer.Option(help="Of the critic; by default by the model's width.")] = None,
+    critic_warmup: Annotated[
+        int | None, typer.Option(help="Batches of rollouts from which the critic learns alone.  [default: 5]")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Of a reward, one token earlier.  [default: 1]")] = None,
+    gae_lambda: Annotated[
+        float | None, typer.Option(help="1: the critic is a baseline; less: it also stands for what came after.  [default: 1]")
+    ] = None,
+    whiten: Annotated[
+        bool | None, typer.Option("--whiten/--raw", help="Advantages of a batch to mean 0, deviation 1.", show_default=False)
+    ] = None,
+    validation: TasksForExamOption = None,
+    exam_tasks: ExamTasksOption = None,
+    exam_samples: ExamSamplesOption = None,
+    level: LevelOption = None,
+    passes: Annotated[int | None, typer.Option(help="Over each batch of rollouts.  [default: 1]")] = None,
+    updates: Annotated[int | None, typer.Option(help="In each pass.  [default: 1]")] = None,
+    punish_truncated: PunishOption = None,
+    clip_low: Annotated[float | None, typer.Option(help="Ratios below 1 - this are clipped.  [default: 0.2]")] = None,
+    clip_high: Annotated[float | None, typer.Option(help="Ratios above 1 + this are clipped.  [default: 0.2]")] = None,
+    value_clip: Annotated[
+        float | None, typer.Option(help="How far a batch may move a value; 0: as far as it likes.  [default: 0.2]")
+    ] = None,
+    dual_clip: DualClipOption = None,
+    kl: Annotated[
+        float | None,
+        typer.Option(help="What a token costs for each nat above the starting model.  [default: 0, or 0.05 with --reward-model]"),
+    ] = None,
+    ptx: PtxOption = None,
+    ptx_weight: PtxWeightOption = None,
+    seed: SampleSeedOption = None,
+    lora: LoraOption = None,
+    settings: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; by default runs/MODEL-ppo.")] = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Reinforcement learning with a critic, which says of each token what it changed; rewards by a verifier or a reward model."""
+    stop_in_words()
+    from tessera.commands.posttrain import reinforced as run
+
+    asked = {
+        "model": model, "data": data, "verifier": verifier, "reward_model": reward_model, "budget": budget, "steps": steps,
+        "group": group, "groups": groups, "max_tokens": max_tokens, "efforts": _listed(effort), "rate": rate,
+        "critic_rate": critic_rate, "critic_warmup": critic_warmup, "gamma": gamma, "gae_lambda": gae_lambda, "whiten": whiten,
+        "validation": validation, "exam_tasks": exam_tasks, "exam_samples": exam_samples, "level": level, "passes": passes,
+        "updates": updates, "punish_truncated": punish_truncated, "clip_low": clip_low, "clip_high": clip_high,
+        "value_clip": value_clip, "dual_clip": dual_clip, "kl": kl, "ptx": ptx, "ptx_weight": ptx_weight, "seed": seed,
+        "settings": _settings(settings, lora),
+    }  # fmt: skip
+    run("ppo", _given(asked), out, resume)
 
 
 @posttrain.command()
@@ -300,6 +386,11 @@ def distil_guidance(
 def _settings(settings: list[str] | None, lora: int | None) -> tuple[str, ...] | None:
     """What --set and --lora say together."""
     return (*(settings or ()), *((f"train.lora={lora}",) if lora is not None else ())) or None
+
+
+def _listed(words: str | None) -> tuple[str, ...] | None:
+    """Words with commas between them."""
+    return tuple(words.split(",")) if words else None
 
 
 def _given(asked: dict[str, Any]) -> dict[str, Any]:

@@ -16,57 +16,15 @@ from typing import Any
 import pytest
 
 from tessera import cli
-from tessera.posttrain import supervised
 from tessera.run import RunFolder
 
-ONE_THREAD = ("--set", "train.threads=1", "--set", "train.checkpoint_seconds=0.001")
-SMALL = ("--group", "4", "--groups", "4", "--exam-tasks", "6", "--steps", "8", "--max-tokens", "4")
-TASKS = [{"prompt": f"{n}: ", "answer": "b"} for n in range(40)]
-
-
-@pytest.fixture(scope="session")
-def starter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Answers a, b or c and ends, each about as often."""
-    folder = tmp_path_factory.mktemp("starter")
-    rows = [{"prompt": f"{n}: ", "completion": "abc"[n % 3]} for n in range(60)]
-    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ("train.threads=1", "train.context=8")
-    wish = supervised.Wish(
-        str(model),
-        str(folder / "examples.jsonl"),
-        validation_share=0,
-        epochs=12,
-        batch_size=16,
-        rate_multiplier=3,
-        settings=settings,
-    )
-    supervised.prepare(wish, folder / "run", lambda text: None)
-    supervised.tune(folder / "run", False, lambda folder: [], lambda text: None)
-    return folder / "run"
-
-
-@pytest.fixture
-def tasks(tmp_path: Path) -> str:
-    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in TASKS))
-    return str(tmp_path / "tasks.jsonl")
+from .conftest import events, weights_of, words
 
 
 @pytest.fixture
 def grpo(tessera: Callable[..., tuple[int, str]]) -> Callable[..., tuple[int, str]]:
     """Calls the command: its exit code and what it says."""
     return partial(tessera, "posttrain", "grpo")
-
-
-def words(starter: Path, tasks: str, out: Path, *more: str) -> tuple[str, ...]:
-    return ("--model", str(starter), "--data", tasks, "--out", str(out), *ONE_THREAD, *SMALL, *more)
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in RunFolder(run).events() if event["event"] == kind]
-
-
-def weights_of(run: Path) -> bytes:
-    return (run / "model" / "model.safetensors").read_bytes()
 
 
 def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:

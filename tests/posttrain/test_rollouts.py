@@ -63,7 +63,7 @@ def never(tasks: Any, answers: Any) -> list[list[float]]:
 def source(judge: Judge = first_letter_is_even, tell: Any = lambda event: None, **more: Any) -> Rollouts:
     player = Player(tiny(), VOCABULARY, False, torch.device("cpu"), torch.float32)
     sampling = Sampling(**{"group": 4, "groups": 6, "max_tokens": 12} | more)
-    return Rollouts(player, POOL, judge, sampling, Curriculum(2), tell)
+    return Rollouts(player, POOL, player.graded_by(judge), sampling, Curriculum(2), tell)
 
 
 def completion(ids: list[int], reason: FinishReason = "stop") -> Completion:

@@ -33,6 +33,7 @@ SCRIPTS = {
     "film-speed": "film_speed.py",
     "speak": "speak.py",
     "reinforce": "reinforce.py",
+    "ppo": "ppo.py",
     "safety": "safety.py",
     "thinking": "thinking.py",
     "few-shot": "few_shot.py",

@@ -53,21 +53,22 @@ def supervised(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path
     return path
 
 
-def reinforced(wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
+def reinforced(kind: reinforce.Kind, wanted: Mapping[str, Any], out: str | None, resume: bool) -> Path:
     """Trains a model by rewards; returns the run's folder.
 
     Args:
+        kind: `grpo` or `ppo`.
         wanted: fields of `reinforce.Wish` that somebody gave.
-        out: the run's folder; by default `runs/MODEL-grpo`.
+        out: the run's folder; by default `runs/MODEL-KIND`.
         resume: go on from the last checkpoint in that folder; what is wanted then must be what was.
 
     Raises:
         UserError, RunFailed, Interrupted: as `supervised`.
     """
     wanted = with_files(wanted)
-    path = _place(wanted, out, resume, "grpo", "a file of tasks, arithmetic or reversal")
+    path = _place(wanted, out, resume, kind, "a file of tasks, arithmetic or reversal")
     with _resumable(path):
-        result = _through(reinforce, wanted, path, resume)
+        result = _through(reinforce, {**wanted, "kind": kind}, path, resume)
         _say_reinforced(path)
         _say_where(path, result)
     return path
@@ -177,7 +178,10 @@ def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) 
 def _say_reinforced(path: Path) -> None:
     """The first and the best exam of a run of reinforcement."""
     exams = [event for event in RunFolder(path).events() if event["event"] == "exam"]
-    first, best = exams[0], max(exams, key=lambda event: event["pass_at_1"])
+    # The reward decides: that is pass@1, where rewards are 0 or 1.
+    first, best = exams[0], max(exams, key=lambda event: event["reward"])
+    if RunFolder(path).info["reinforce"].get("reward_model") is not None:
+        say(f"held-out reward {first['reward']:.3f} before and {best['reward']:.3f} after step {best['step']:,}")
     say(
         f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
         f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"

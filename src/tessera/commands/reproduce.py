@@ -200,4 +200,4 @@ def _stage(later: Later, model: Path, out: Path, budget: str, seed: int) -> Call
         return lambda resume: posttrain.preferred("dpo", {**wanted, **given}, str(out), resume)
     if later.ptx is not None:
         given |= {"ptx": later.ptx}
-    return lambda resume: posttrain.reinforced({**wanted, **given, "efforts": later.efforts}, str(out), resume)
+    return lambda resume: posttrain.reinforced("grpo", {**wanted, **given, "efforts": later.efforts}, str(out), resume)

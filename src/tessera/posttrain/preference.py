@@ -281,6 +281,14 @@ def reference_logprobs(decoder: Decoder, rows: Sequence[Row], pad: int) -> np.nd
     return np.concatenate(found)
 
 
+def reward_folder(model: str | Path) -> Path:
+    """The Hugging Face folder of a reward model; UserError where none is there."""
+    folder = weights.resolve_model(model)
+    if not (folder / REWARD).is_file():
+        raise UserError(f"{folder} is no reward model (no {REWARD}); make one by tessera posttrain reward.")
+    return folder
+
+
 class RewardModel:
     """Scores answers.
 
@@ -293,9 +301,7 @@ class RewardModel:
     """
 
     def __init__(self, model: str | Path, machine: Machine) -> None:
-        folder = weights.resolve_model(model)
-        if not (folder / REWARD).is_file():
-            raise UserError(f"{folder} is no reward model (no {REWARD}); make one by tessera posttrain reward.")
+        folder = reward_folder(model)
         about = json.loads((folder / REWARD).read_text(encoding="utf-8"))
         self.decoder = weights.load(folder, machine.torch_dtype).to(machine.torch_device)
         self.vocabulary = Vocabulary.load(folder, self.decoder.config.vocab_size)

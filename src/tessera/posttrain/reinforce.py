@@ -1,10 +1,13 @@
-"""Reinforcement learning with verifiable rewards: a model, tasks and a verifier -> a model that solves more of them.
+"""Reinforcement learning: a model, tasks and what rewards its answers -> a model that solves more of them.
 
-The default is the plain on-policy policy gradient of the GRPO family: an answer's advantage is its reward less the mean of its
-group, not divided by the standard deviation (arXiv 2503.20783); no KL; the loss is averaged over the tokens of the whole batch;
-groups without contrast are dropped and replaced by others, and answers that were cut off are not learned from (arXiv 2503.14476).
-`prepare` writes everything that was decided into a run's folder, `tune` trains what stands
-there, with the loop of all stages; the model that is kept is the best on tasks that were held out.
+Of the two kinds, `grpo` is the plain on-policy policy gradient of the GRPO family: an answer's advantage is its reward less the
+mean of its group, not divided by the standard deviation (arXiv 2503.20783); no KL; the loss is averaged over the tokens of the
+whole batch; groups without contrast are dropped and replaced by others, and answers that were cut off are not learned from
+(arXiv 2503.14476). `ppo` has a critic, whose values take the place of the group's mean (`posttrain.critic`), and makes several
+clipped updates from a batch. What rewards is a verifier, or a reward model of ours.
+
+`prepare` writes everything that was decided into a run's folder, `tune` trains what stands there, with the loop of all stages;
+the model that is kept is the best on tasks that were held out.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from tessera import device as devices
 from tessera.data.loader import Loader
@@ -28,20 +32,23 @@ from tessera.engine.engine import speaks_dialogue
 from tessera.engine.thinking import budgets_of, refusal
 from tessera.errors import UserError
 from tessera.model import weights
-from tessera.model.decoder import DecoderConfig
-from tessera.posttrain import plans
+from tessera.model.checksum import checksum
+from tessera.model.decoder import Decoder, DecoderConfig
+from tessera.posttrain import critic, plans
 from tessera.posttrain.alarms import Alarms
-from tessera.posttrain.answers import of_answers
 from tessera.posttrain.curriculum import BUILT_IN as TASKS
 from tessera.posttrain.curriculum import Curriculum, Pool, by_level, open_pool, read_tasks, with_held_out, write_tasks
+from tessera.posttrain.exam import exam
 from tessera.posttrain.examples import in_sight, read_examples
-from tessera.posttrain.rollouts import ROW_UNIT, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
+from tessera.posttrain.preference import RewardModel, reward_folder
+from tessera.posttrain.rollouts import ROW_UNIT, Grade, Judge, Player, Rollouts, Sampling, judged_by, prompt_ids, with_effort
 from tessera.posttrain.verifiers import load as load_verifier
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import rules
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop, policy
+from tessera.train.critic import Critic, actor_critic
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import World
@@ -51,6 +58,13 @@ RATE, EMBEDDING_TIMES = 2e-4, 10.0
 become surer, for which the last norm has to grow (docs/LOG.md, 2026-11-29, "Reinforcement")."""
 ADAMW_RATE = 5e-5
 """Where AdamW is chosen for all weights; the same at width 128."""
+CRITIC_RATE = 1e-3
+"""Of the critic's AdamW at width 128, half of it at twice the width; 0.15 to 2.5 times that explained as much (docs/LOG.md,
+2026-11-30, "A critic")."""
+CLIP, CRITIC_WARMUP = 0.2, 5
+"""Of `ppo`: how far ratios and values count, and batches from which the critic learns alone."""
+REWARD_KL = 0.05
+"""Where a reward model pays, which can be fooled far from the start."""
 WARMUP = 20
 """Steps; Muon's momentum averages over as many, and before it does its updates are mostly noise."""
 SHORT_ANSWER = 32
@@ -60,6 +74,7 @@ EXAMS = 10
 _SPARE_TOKENS = 8
 _MOST_TOKENS = 256
 
+Kind = Literal["grpo", "ppo"]
 Say = Callable[[str], None]
 
 
@@ -70,7 +85,9 @@ class Wish(plans.Asked):
     Args:
         model: a run's folder or a Hugging Face folder.
         data: tasks, as `curriculum.open_pool` names them.
-        verifier: name of one that is here, or MODULE:FUNCTION.
+        verifier: name of one that is here, or MODULE:FUNCTION; `exact`, where there is no reward model either.
+        reward_model: folder of a reward model, which rewards instead.
+        kind: `grpo`, the mean of a group is the baseline; `ppo`, a critic's values are.
         budget: time, FLOPs or tokens.
         steps: updates, instead of a budget.
         group, groups: answers to a task, tasks in a batch.
@@ -80,9 +97,14 @@ class Wish(plans.Asked):
         exam_tasks, exam_samples: tasks held out, answers to each.
         validation: file of tasks to hold the exam with, instead of some of `data`.
         level: of the curriculum at the start, counted from 0.
-        refills, updates, std: as in `rollouts.Sampling`.
+        refills, updates, passes, std: as in `rollouts.Sampling`.
         punish_truncated: its `punish`; None: where all answers are known and short.
-        clip_low, clip_high, dual_clip, kl: as in `policy.PolicySettings`.
+        clip_low, clip_high, dual_clip: as in `policy.PolicySettings`.
+        kl: as there; of `ppo`, as in `critic.Settings`.
+        gamma, gae_lambda, whiten: of `ppo`, as in `critic.Settings`.
+        value_clip: of `ppo`, as in `train.critic.value_losses`; 0: none.
+        critic_rate: of `ppo`, the critic's learning rate.
+        critic_warmup: of `ppo`, as `warmup` of `critic.Settings`.
         ptx: file of examples whose loss is learned besides, with the weight `ptx_weight`.
         seed: of tasks and samples.
         settings: `key=value` of the recipe.
@@ -90,7 +112,7 @@ class Wish(plans.Asked):
 
     model: str
     data: str
-    verifier: str = "exact"
+    verifier: str | None = None
     budget: str | None = None
     steps: int | None = None
     group: int = 8
@@ -103,32 +125,51 @@ class Wish(plans.Asked):
     level: int = 0
     refills: int = 2
     updates: int = 1
+    passes: int = 1
     std: bool = False
     punish_truncated: bool | None = None
     clip_low: float | None = None
     clip_high: float | None = None
     dual_clip: float | None = None
-    kl: float = 0.0
+    kl: float | None = None
     ptx: str | None = None
     ptx_weight: float = 0.1
     seed: int = 0
     settings: tuple[str, ...] = ()
     validation: str | None = None
+    kind: Kind = "grpo"
+    reward_model: str | None = None
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    whiten: bool = True
+    value_clip: float = CLIP
+    critic_rate: float | None = None
+    critic_warmup: int = CRITIC_WARMUP
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.steps is not None:
             raise UserError("give --budget or --steps: either says how long to train.")
+        if self.verifier is not None and self.reward_model is not None:
+            raise UserError("give --verifier or --reward-model: either rewards the answers.")
+        if self.efforts and self.reward_model is not None:
+            raise UserError("a reward model has seen no thoughts; leave --effort out, or give a --verifier.")
         for name, value, least in (
-            ("steps", self.steps, 1), ("group", self.group, 2), ("groups", self.groups, 1), ("max-tokens", self.max_tokens, 1),
+            ("steps", self.steps, 1), ("group", self.group, 2 if self.kind == "grpo" else 1), ("groups", self.groups, 1),
+            ("max-tokens", self.max_tokens, 1),
             ("exam-tasks", self.exam_tasks, 1), ("exam-samples", self.exam_samples, 1), ("level", self.level, 0),
-            ("refills", self.refills, 0), ("updates", self.updates, 1),
+            ("refills", self.refills, 0), ("updates", self.updates, 1), ("passes", self.passes, 1),
+            ("critic-warmup", self.critic_warmup, 0),
         ):  # fmt: skip
             if value is not None and value < least:
                 raise UserError(f"--{name} {value} must be at least {least}.")
         for name, number in (("rate", self.rate), ("kl", self.kl), ("ptx-weight", self.ptx_weight), ("clip-low", self.clip_low),
-                             ("clip-high", self.clip_high)):  # fmt: skip
+                             ("clip-high", self.clip_high), ("value-clip", self.value_clip),
+                             ("critic-rate", self.critic_rate)):  # fmt: skip
             if number is not None and not 0 <= number < math.inf:
                 raise UserError(f"--{name} {number:g} must be 0 or more.")
+        for name, number in (("gamma", self.gamma), ("gae-lambda", self.gae_lambda)):
+            if not 0 <= number <= 1:
+                raise UserError(f"--{name} {number:g} must be from 0 to 1.")
         if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
             raise UserError(f"--dual-clip {self.dual_clip:g} must be more than 1; 3 is usual.")
 
@@ -137,14 +178,34 @@ class Wish(plans.Asked):
         """How rollouts are made; `max_tokens` has to be known."""
         assert self.max_tokens is not None
         return Sampling(
-            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.std, bool(self.punish_truncated),
-            self.seed, self.efforts,
+            self.group, self.groups, self.max_tokens, self.refills, self.updates, self.passes, self.std,
+            bool(self.punish_truncated), self.seed, self.efforts,
         )  # fmt: skip
 
     @property
     def policy(self) -> policy.PolicySettings:
         """The options of the loss."""
-        return policy.PolicySettings(self.clip_low, self.clip_high, self.dual_clip, self.kl, self.ptx is not None)
+        kl = self.kl or 0.0 if self.kind == "grpo" else 0.0
+        return policy.PolicySettings(self.clip_low, self.clip_high, self.dual_clip, kl, self.ptx is not None)
+
+    @property
+    def credit(self) -> critic.Settings:
+        """How a critic makes advantages of rewards."""
+        return critic.Settings(
+            self.gamma, self.gae_lambda, self.kl or 0.0, self.whiten, self.critic_warmup, bool(self.punish_truncated)
+        )
+
+    def decided(self, shape: DecoderConfig) -> Wish:
+        """With what depends on nothing but the kind, on what rewards and on the model's shape."""
+        ppo, judged = self.kind == "ppo", self.reward_model is not None
+        rules: dict[str, Any] = {
+            "verifier": None if judged else "exact",
+            "clip_low": CLIP if ppo else None,
+            "clip_high": CLIP if ppo else None,
+            "kl": REWARD_KL if judged else 0.0,
+            "critic_rate": CRITIC_RATE * 128 / shape.width if ppo else None,
+        }
+        return replace(self, **{name: value for name, value in rules.items() if getattr(self, name) is None})
 
 
 def prepare(wish: Wish, path: Path, say: Say) -> None:
@@ -157,8 +218,10 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     RunFolder.refuse_occupied(path)
     model = weights.resolve_model(wish.model)
     shape = weights.read_config(model)
+    wish = wish.decided(shape)
     vocabulary = Vocabulary.load(model, shape.vocab_size)
-    load_verifier(wish.verifier)
+    if wish.verifier is not None:
+        load_verifier(wish.verifier)
     if wish.validation is None:
         pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
     else:
@@ -180,6 +243,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         each = itertools.cycle(dict.fromkeys(wish.efforts))
         pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
     wish, longest = _fitted(wish, pool, shape, vocabulary, dialogue, max((budgets[e] + 3 for e in wish.efforts), default=0))
+    if wish.reward_model is not None:
+        _check_reward_model(wish.reward_model, vocabulary, longest)
 
     folder = RunFolder.create(path, wanted)
     write_tasks(path / "held_out.jsonl", pool.held_out)
@@ -200,6 +265,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         steps, reason = _bought(wish, budget, shape, planned.recipe, folder, machine)
         planned = _plan(wish, wanted, shape, machine, peak, longest, steps, reason)
     write_text(path / "recipe.yaml", planned.recipe.to_yaml())
+    if wish.kind == "ppo":
+        say(f"the critic learns by AdamW at rate {wish.critic_rate:.3g}, alone from the first {wish.critic_warmup} batches")
     say(f"{len(pool.held_out)} tasks held out, {len(pool.levels)} level{'s' * (len(pool.levels) > 1)}, "
         f"{wish.groups} groups of {wish.group} answers of at most {wish.max_tokens} tokens a step")  # fmt: skip
     plans.record(planned, folder, say)
@@ -267,16 +334,26 @@ def assemble(
         writes: checkpoints are written.
     """
     info, path = folder.info, folder.path
-    context = recipe.train.context
-    assert context
-    decoder = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device)
-    reference = None
-    if wish.kl:
-        reference = weights.load(info["init"], machine.torch_dtype).to(machine.torch_device).requires_grad_(False)
+    context, most = recipe.train.context, wish.max_tokens
+    assert context and most
+    decoder = _loaded(info["init"], machine)
+    reference = _loaded(info["init"], machine).requires_grad_(False) if wish.kl else None
     budgets = budgets_of(info["init"])
     player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets)
     pool = _stored_pool(path, wish, tuple(info["levels"]))
-    right = judged_by(load_verifier(wish.verifier))
+    if wish.reward_model is None:
+        grade = player.graded_by(judged_by(load_verifier(wish.verifier or "exact")))
+    else:
+        grade = by_reward_model(RewardModel(wish.reward_model, machine))
+    companion, credit = None, None
+    if wish.kind == "ppo":
+        module = _critic(wish, info["init"], machine)
+        alone = {"optimizer": "adamw", "lora": None, "matrix_rate": wish.critic_rate, "adam_rate": wish.critic_rate}
+        companion = loop.Companion("critic", module, recipe.train.model_copy(update=alone))
+        credit = critic.Valued(module, wish.credit, vocabulary.pad_id, reference, player.blocked())
+        loss = actor_critic(wish.policy, player.blocked(), wish.value_clip or None, recipe.train.recompute)
+    else:
+        loss = policy.objective(wish.policy, player.blocked(), recipe.train.recompute)
     mixed = None
     if wish.ptx is not None:
         rows = max(1, wish.groups)
@@ -287,12 +364,15 @@ def assemble(
             observer(event)
 
     rollouts = Rollouts(
-        player, pool, judge or right, wish.sampling, Curriculum(len(pool.levels), wish.level), tell, reference, mixed,
-        wish.ptx_weight,
+        player, pool, player.graded_by(judge) if judge else grade, wish.sampling, Curriculum(len(pool.levels), wish.level), tell,
+        reference if credit is None else None, mixed, wish.ptx_weight, credit,
     )  # fmt: skip
     tasks = hashlib.blake2b((path / "held_out.jsonl").read_bytes(), digest_size=16)
     if pool.make is None:
         tasks.update((path / "tasks.jsonl").read_bytes())
+    identity = {"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "tasks": tasks.hexdigest()}
+    if wish.reward_model is not None:
+        identity["reward model"] = _sum_of(wish.reward_model)
     return loop.Job(
         recipe=recipe,
         decoder=decoder,
@@ -302,49 +382,55 @@ def assemble(
         token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
         machine=machine,
         matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
-        identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "tasks": tasks.hexdigest()},
+        identity=identity,
         writer=checkpoint.Writer(folder.checkpoints) if writes else None,
         observers=observers,
-        objective=policy.objective(wish.policy, player.blocked(), recipe.train.recompute),
-        exam=exam(player, pool, right, wish),
+        objective=loss,
+        exam=exam(player, pool.held_out, grade, wish.exam_samples, most, wish.seed),
+        companion=companion,
     )
 
 
-def exam(player: Player, pool: Pool, judge: Judge, wish: Wish) -> loop.Exam:
-    """Answers to the tasks that are held out: the same tasks with the same random numbers each time."""
-    tasks, most = pool.held_out, wish.max_tokens
-    assert most is not None
+def by_reward_model(judge: RewardModel) -> Grade:
+    """Scores what the engine gave, token by token: nothing is read again from its text."""
+    return lambda tasks, groups: [judge.score([completion.record for completion in group]).tolist() for group in groups]
 
-    def take() -> Mapping[str, Any]:
-        groups = player.play(tasks, wish.exam_samples, most, f"exam {wish.seed}")
-        rewards = judge(tasks, [[player.answer(c) for c in group] for group in groups])
-        right_GK = np.array(
-            [
-                [r > 0 and c.finish_reason == "stop" for r, c in zip(given, group, strict=True)]
-                for given, group in zip(rewards, groups, strict=True)
-            ]
+
+def _loaded(model: str | Path, machine: Machine) -> Decoder:
+    return weights.load(model, machine.torch_dtype).to(machine.torch_device)
+
+
+def _critic(wish: Wish, init: str, machine: Machine) -> Critic:
+    """It begins as the reward model, where there is one, which knows what is paid for, and else as the model itself."""
+    if wish.reward_model is None:
+        return Critic(_loaded(init, machine))
+    judge = RewardModel(wish.reward_model, machine)
+    found = Critic(judge.decoder)
+    with torch.no_grad():
+        found.value.copy_(judge.decoder.head_weight[judge.score_id])
+        found.bias.fill_(-judge.centre)
+    return found
+
+
+def _check_reward_model(model: str, vocabulary: Vocabulary, longest: int) -> None:
+    """Raises UserError where it cannot read what is sampled."""
+    folder = reward_folder(model)
+    shape = weights.read_config(folder)
+    if Vocabulary.load(folder, shape.vocab_size).hash != vocabulary.hash:
+        raise UserError(f"{folder} reads other tokens than the model writes; tune the reward model from the same model.")
+    if shape.context < longest:
+        raise UserError(
+            f"{folder} reads {shape.context:,} tokens, a task and its answer may have {longest:,}; lower --max-tokens."
         )
-        done = [c for group in groups for c in group]
-        by_task = right_GK.mean(1)
-        earned = [
-            r if c.finish_reason == "stop" else 0.0
-            for given, group in zip(rewards, groups, strict=True)
-            for r, c in zip(given, group, strict=True)
-        ]
-        return {
-            "reward": sum(earned) / len(earned),
-            "pass_at_1": float(by_task.mean()),
-            "standard_error": float(by_task.std(ddof=1) / len(by_task) ** 0.5) if len(by_task) > 1 else math.nan,
-            "pass_at_k": float(right_GK.any(1).mean()),
-            "k": wish.exam_samples,
-            "tasks": len(tasks),
-            "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
-            "length": sum(len(c.ids) for c in done) / len(done),
-            **of_answers(player, tasks, groups, right_GK),
-        }
 
-    # Where rewards are 0 or 1, that is pass@1; a grader may pay for half an answer.
-    return loop.Exam(take, "reward")
+
+def _sum_of(model: str) -> str:
+    """Of a reward model: what it says depends on its weights and on its centre."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(reward_folder(model).iterdir()):
+        if file.suffix in {".safetensors", ".json"}:
+            digest.update(f"{file.name} {checksum(file)} ".encode())
+    return digest.hexdigest()
 
 
 def _stored_pool(path: Path, wish: Wish, levels: tuple[int, ...]) -> Pool:
@@ -415,9 +501,12 @@ def _bought(
     context, rows = recipe.train.context, recipe.train.batch_rows
     assert context and rows
     if budget.seconds is None:
-        tokens = budget.tokens or (budget.flops or 0) / replace(shape, context=context).flops_per_token(context)
+        models = 2 if wish.kind == "ppo" else 1
+        tokens = budget.tokens or (budget.flops or 0) / (models * shape.flops_per_token(context))
         return max(1, int(tokens / (rows * context))), f"the budget, {wish.budget}"
-    few = recipe.train.model_copy(update={"tokens": 3 * rows * context, "evaluate_every": 100})
+    # After the first step whole batches of rollouts, since their first updates alone take the time of sampling.
+    count = 1 + max(2, wish.sampling.updates * wish.sampling.passes)
+    few = recipe.train.model_copy(update={"tokens": count * rows * context, "evaluate_every": count + 1})
     taken: list[tuple[str, float]] = []
 
     def note(event: dict[str, Any]) -> None:

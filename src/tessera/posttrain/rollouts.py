@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,14 +36,24 @@ from tessera.train.policy import token_logprobs
 
 STEP_TOKENS, MOST_ROWS = 2048, 128
 """Of the engine while it makes rollouts: throughput counts, nobody waits for a single token."""
+ROWS_AT_ONCE = 16
+"""Of a pass without gradient."""
 ROW_UNIT = 8
 """Rows are filled up to a multiple of so many tokens."""
+
+ADVANTAGES: tuple[str, ...] = ("logprobs", "advantages")
+VALUES: tuple[str, ...] = (*ADVANTAGES, "values", "returns")
+"""Of a record, what stands beside its tokens in a batch: without a critic, and with one."""
+_TYPES = {"ids": np.int32, "learn": np.bool_, **dict.fromkeys(VALUES, np.float32)}
 
 EFFORT = "effort"
 """Where a task's data says with which effort it is to be answered."""
 
 Judge = Callable[[Sequence[Task], Sequence[Sequence[str]]], list[list[float]]]
 """From tasks, and the answers to each, to the rewards of the answers."""
+
+Grade = Callable[[Sequence[Task], Sequence[Sequence[Completion]]], list[list[float]]]
+"""The same from what the engine gave, token by token; of an answer that was cut off too."""
 
 
 def judged_by(verifier: Verifier) -> Judge:
@@ -63,6 +73,7 @@ class Sampling:
         max_tokens: of a rollout, beside its thought.
         refills: how often groups without contrast are replaced by those of other tasks, at most.
         updates: a batch of rollouts makes so many updates, each from its own part of the groups.
+        passes: and that so often, in another order each time.
         std: advantages are divided by the group's standard deviation too (GRPO as published, arXiv 2402.03300).
         punish: answers that were cut off are learned from as wrong ones, instead of not at all.
         seed: of tasks and samples.
@@ -74,6 +85,7 @@ class Sampling:
     max_tokens: int
     refills: int = 2
     updates: int = 1
+    passes: int = 1
     std: bool = False
     punish: bool = False
     seed: int = 0
@@ -163,10 +175,52 @@ class Player:
             return 0
         return int(np.argmax(ids == closing)) + 1 if closing in ids else len(ids)
 
+    def graded_by(self, judge: Judge) -> Grade:
+        """Rewards the texts of answers."""
+        return lambda tasks, groups: judge(tasks, [[self.answer(completion) for completion in group] for group in groups])
+
     def _engine(self, requests: int) -> Engine:
         # A new one each time: what an older one has seen must not show in a rounding, or a resumed run would differ.
         rows = max(1, min(MOST_ROWS, requests))
         return Engine(self._copy, self.vocabulary, Limits(rows, STEP_TOKENS, max(256, requests), 1 << 40, prefix_tokens=0))
+
+
+class Credit(Protocol):
+    """From rewards to what is learned from."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`ADVANTAGES` or `VALUES`."""
+        ...
+
+    def keep(self, group: Sequence[Completion], rewards: Sequence[float]) -> list[TokenRecord] | None:
+        """The records of a task's answers that can be learned from; None: the group teaches nothing."""
+        ...
+
+    def settle(self, kept: list[list[TokenRecord]], number: int) -> tuple[list[list[TokenRecord]], dict[str, float]]:
+        """The groups of a batch, the `number`th from 1, with their advantages, and what is told of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class GroupMean:
+    """An answer's advantage is its reward less the mean of its group; `std`, `punish`: as in `Sampling`."""
+
+    std: bool = False
+    punish: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its records have."""
+        return ADVANTAGES
+
+    def keep(self, group: Sequence[Completion], rewards: Sequence[float]) -> list[TokenRecord] | None:
+        """As `with_advantages`."""
+        return with_advantages(group, rewards, self.std, self.punish)
+
+    def settle(self, kept: list[list[TokenRecord]], number: int) -> tuple[list[list[TokenRecord]], dict[str, float]]:
+        """They are settled already."""
+        return kept, {}
 
 
 class Rollouts:
@@ -175,49 +229,53 @@ class Rollouts:
     Args:
         player: makes them.
         pool: of tasks.
-        judge: rewards the answers.
+        grade: rewards the answers.
         sampling: how.
         curriculum: where it begins.
         tell: is told `rollouts` events: tasks in the order of admission, and their rewards.
         reference: its log-probabilities go into the batches, for the KL; None: there is none.
         mixed: supervised rows that are learned besides, without documents that share a row.
         mixed_weight: weight of their mean loss.
+        credit: makes advantages of rewards; None: `GroupMean`, as `sampling` says.
     """
 
     def __init__(
         self,
         player: Player,
         pool: Pool,
-        judge: Judge,
+        grade: Grade,
         sampling: Sampling,
         curriculum: Curriculum,
         tell: Observer = lambda event: None,
         reference: Decoder | None = None,
         mixed: Batches | None = None,
         mixed_weight: float = 0.0,
+        credit: Credit | None = None,
     ) -> None:
         self.player = player
         self.pool = pool
-        self.judge = judge
+        self.grade = grade
         self.sampling = sampling
         self.curriculum = curriculum
         self.tell = tell
         self.reference = reference
         self.mixed = mixed
         self.mixed_weight = mixed_weight
+        self.credit = credit or GroupMean(sampling.std, sampling.punish)
         self._blocked = player.blocked()
         self._collected = 0
         self._given = 0
+        self._age = 0
         self._waiting: list[list[TokenRecord]] = []
         self._facts: dict[str, Any] = {}
 
     def next(self) -> Batch:
         """Rows of the next update; none are learned from where all groups were without contrast."""
         if not self._waiting:
-            records, self._facts = self._collect()
-            parts = min(self.sampling.updates, max(1, len(records)))
-            self._waiting = [[r for group in records[part::parts] for r in group] for part in range(parts)]
+            groups, self._facts = self._collect()
+            self._waiting, self._age = self._parted(groups), -1
         self._given += 1
+        self._age += 1
         return self._batch(self._waiting.pop(0))
 
     def state(self) -> dict[str, Any]:
@@ -225,6 +283,7 @@ class Rollouts:
         return {
             "collected": self._collected,
             "given": self._given,
+            "age": self._age,
             "curriculum": self.curriculum.state(),
             "waiting": [[_to_json(record) for record in part] for part in self._waiting],
             "facts": self._facts,
@@ -233,12 +292,21 @@ class Rollouts:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on exactly where `state` was taken; UserError where the supervised rows are others."""
-        self._collected, self._given = state["collected"], state["given"]
+        self._collected, self._given, self._age = state["collected"], state["given"], state.get("age", 0)
         self.curriculum = Curriculum.of(state["curriculum"])
         self._waiting = [[_of_json(record) for record in part] for part in state["waiting"]]
         self._facts = state["facts"]
         if self.mixed is not None:
             self.mixed.restore(state["mixed"])
+
+    def _parted(self, groups: list[list[TokenRecord]]) -> list[list[TokenRecord]]:
+        """What each update of a batch of rollouts learns from."""
+        parts = min(self.sampling.updates, max(1, len(groups)))
+        dice, found, order = random.Random(f"{self.sampling.seed}/{self._collected}/order"), list[list[TokenRecord]](), groups
+        for _ in range(self.sampling.passes):
+            found += [[record for group in order[part::parts] for record in group] for part in range(parts)]
+            order = dice.sample(groups, len(groups))
+        return found
 
     def _collect(self) -> tuple[list[list[TokenRecord]], dict[str, Any]]:
         """Groups with contrast, filled up as often as is allowed, and what is told of all that were sampled."""
@@ -260,16 +328,12 @@ class Rollouts:
             if sampling.efforts:
                 tasks = [with_effort(task, dice.choice(sampling.efforts)) for task in tasks]
             groups = self.player.play(tasks, sampling.group, sampling.max_tokens, name)
-            answers = [[self.player.answer(c) for c in group] for group in groups]
-            rewards = self.judge(tasks, answers)
-            for at, task, group, given in zip(levels, tasks, groups, rewards, strict=True):
-                # An answer that was cut off is no answer, whatever its beginning says.
-                earned = [r if c.finish_reason == "stop" else 0.0 for r, c in zip(given, group, strict=True)]
+            for at, task, group, earned in zip(levels, tasks, groups, earnings(self.grade, tasks, groups), strict=True):
                 self.curriculum.note(at, sum(earned) / len(earned))
                 all_rewards.append(earned)
                 told.append((task.id, earned))
                 done += group
-                if (records := with_advantages(group, earned, sampling.std, sampling.punish)) is not None:
+                if (records := self.credit.keep(group, earned)) is not None:
                     kept.append(records)
         rewards_GK = np.array(all_rewards)
         tokens = sum(len(c.ids) for c in done)
@@ -278,11 +342,13 @@ class Rollouts:
             "event": "rollouts", "step": self._given + 1, "tasks": [id for id, _ in told], "rewards": [r for _, r in told],
             "sample": {"prompt_ids": done[0].prompt_ids.tolist(), "ids": done[0].ids.tolist(), "text": done[0].text},
         })  # fmt: skip
+        dead = 1 - len(kept) / len(all_rewards)
+        kept, more = self.credit.settle(kept, self._collected)
         return kept, {
             "reward": float(rewards_GK.mean()),
             "pass_at_1": float((rewards_GK > 0).mean()),
             "pass_at_k": float((rewards_GK > 0).any(1).mean()),
-            "dead_groups": 1 - len(kept) / len(all_rewards),
+            "dead_groups": dead,
             "truncated": sum(c.finish_reason != "stop" for c in done) / len(done),
             "length": tokens / len(done),
             **({"thought_length": sum(map(self.player.thought_tokens, done)) / len(done)} if sampling.efforts else {}),
@@ -290,31 +356,44 @@ class Rollouts:
             "rollouts": len(done),
             "rollout_tokens_per_second": tokens / seconds,
             "rollout_seconds": seconds,
+            **more,
         }
 
     def _batch(self, records: Sequence[TokenRecord]) -> Batch:
         """Records as rows, each by itself, and under them the supervised ones."""
         pad = self.player.vocabulary.pad_id
-        batch = rows_of(records, pad)
+        batch = rows_of(records, pad, self.credit.names)
         if self.reference is not None:
-            batch = replace(batch, extras={**batch.extras, "reference": self._under_reference(batch)})
+            reference = logprobs_under(self.reference, batch, self._blocked)
+            batch = replace(batch, extras={**batch.extras, "reference": reference})
         if self.mixed is not None:
             batch = mix(batch, self.mixed.next(), self.mixed_weight, pad)
-        return replace(batch, facts=self._facts)
+        return replace(batch, facts={**self._facts, "age": self._age})
 
-    @torch.no_grad()
-    def _under_reference(self, batch: Batch) -> np.ndarray:
-        """(B, T) float32 log-probabilities of the learned targets; 0 elsewhere."""
-        assert self.reference is not None
-        found = np.zeros(batch.learn.shape, np.float32)
-        device = self.reference.head_weight.device
-        for row in range(0, len(batch.ids), 16):
-            rows = slice(row, row + 16)
-            ids, learn = torch.as_tensor(batch.ids[rows]).to(device), torch.as_tensor(batch.learn[rows]).to(device)
-            hidden = self.reference(ids[:, :-1])
-            logp, _ = token_logprobs(hidden[learn], self.reference.head_weight, ids[:, 1:][learn], self._blocked)
-            found[rows][batch.learn[rows]] = logp.cpu().numpy()
-        return found
+
+def earnings(grade: Grade, tasks: Sequence[Task], groups: Sequence[Sequence[Completion]]) -> list[list[float]]:
+    """The rewards of answers. One that was cut off is no answer, whatever its beginning says: it earns 0, or what
+    the worst earns where that is less."""
+    rewards = grade(tasks, groups)
+    least = min([0.0, *(reward for given in rewards for reward in given)])
+    return [
+        [reward if completion.finish_reason == "stop" else least for reward, completion in zip(given, group, strict=True)]
+        for given, group in zip(rewards, groups, strict=True)
+    ]
+
+
+@torch.no_grad()
+def logprobs_under(decoder: Decoder, batch: Batch, blocked: torch.Tensor) -> np.ndarray:
+    """(B, T) float32 log-probabilities of the learned targets; 0 elsewhere."""
+    found = np.zeros(batch.learn.shape, np.float32)
+    device = decoder.head_weight.device
+    for row in range(0, len(batch.ids), ROWS_AT_ONCE):
+        rows = slice(row, row + ROWS_AT_ONCE)
+        ids, learn = torch.as_tensor(batch.ids[rows]).to(device), torch.as_tensor(batch.learn[rows]).to(device)
+        hidden = decoder(ids[:, :-1])
+        logp, _ = token_logprobs(hidden[learn], decoder.head_weight, ids[:, 1:][learn], blocked)
+        found[rows][batch.learn[rows]] = logp.cpu().numpy()
+    return found
 
 
 def with_advantages(
@@ -332,40 +411,54 @@ def with_advantages(
     Raises:
         UserError: a reward is not finite.
     """
-    earned = np.array(rewards, np.float64)
-    if not np.isfinite(earned).all():
-        raise UserError("a reward is not a finite number; return 0 or 1.")
+    earned = finite(rewards)
     advantages = earned - earned.mean()
     if std and earned.std() > 0:
         advantages /= earned.std()
+    kept = [
+        replace(record, advantages=np.where(record.learn, advantage, 0.0).astype(np.float32))
+        for record, advantage in learnable(group, advantages.tolist(), punish)
+    ]
+    return kept if earned.max() > earned.min() and kept else None
+
+
+def learnable(group: Sequence[Completion], values: Sequence[float], punish: bool) -> list[tuple[TokenRecord, float]]:
+    """The records of a group that are learned from, each with its value; those that were cut off only to `punish` them."""
     kept = []
-    for completion, advantage in zip(group, advantages, strict=True):
+    for completion, value in zip(group, values, strict=True):
         if completion.finish_reason != "stop" and not punish:
             continue
         record = completion.record
         if not record.learn.any() or record.learn.all():
             raise AssertionError("a rollout has to have a prompt, which is not learned from, and sampled tokens, which are")
-        kept.append(replace(record, advantages=np.where(record.learn, advantage, 0.0).astype(np.float32)))
-    return kept if earned.max() > earned.min() and kept else None
+        kept.append((record, value))
+    return kept
 
 
-def rows_of(records: Sequence[TokenRecord], pad: int) -> Batch:
-    """Records with log-probabilities and advantages, each in a row of its own; one row of padding where there are none."""
+def finite(rewards: Sequence[float]) -> np.ndarray:
+    """Rewards as float64; UserError where one is not finite."""
+    earned = np.array(rewards, np.float64)
+    if not np.isfinite(earned).all():
+        raise UserError("a reward is not a finite number; return 0 or 1.")
+    return earned
+
+
+def rows_of(records: Sequence[TokenRecord], pad: int, names: tuple[str, ...] = ADVANTAGES) -> Batch:
+    """Records, each in a row of its own, and by `names` what stands beside their tokens; one row of padding without any."""
     longest = max((len(record) for record in records), default=2)
     T = -(-(longest - 1) // ROW_UNIT) * ROW_UNIT
     rows = max(1, len(records))
     ids, learn = np.full((rows, T + 1), pad, np.int64), np.zeros((rows, T), np.bool_)
-    logprobs, advantages = np.zeros((rows, T), np.float32), np.zeros((rows, T), np.float32)
+    extras = {name: np.zeros((rows, T), np.float32) for name in names}
     for row, record in enumerate(records):
         length = len(record)
-        assert record.logprobs is not None and record.advantages is not None
         ids[row, :length] = record.ids
         # What stands at place t speaks of the token at t + 1.
         learn[row, : length - 1] = record.learn[1:]
-        logprobs[row, : length - 1] = record.logprobs[1:]
-        advantages[row, : length - 1] = record.advantages[1:]
+        for name in names:
+            extras[name][row, : length - 1] = getattr(record, name)[1:]
     tokens = sum(len(record) - 1 for record in records)
-    return Batch(ids, learn, None, tokens, {"logprobs": logprobs, "advantages": advantages})
+    return Batch(ids, learn, None, tokens, extras)
 
 
 def mix(batch: Batch, supervised: Batch, weight: float, pad: int) -> Batch:
@@ -391,11 +484,9 @@ def _number(text: str) -> int:
 
 
 def _to_json(record: TokenRecord) -> dict[str, Any]:
-    assert record.logprobs is not None and record.advantages is not None
     # A float32 goes through a double, and so through JSON, unchanged.
-    return {name: getattr(record, name).tolist() for name in ("ids", "learn", "logprobs", "advantages")}
+    return {name: getattr(record, name).tolist() for name in _TYPES if getattr(record, name) is not None}
 
 
 def _of_json(plain: Mapping[str, Any]) -> TokenRecord:
-    types = {"ids": np.int32, "learn": np.bool_, "logprobs": np.float32, "advantages": np.float32}
-    return TokenRecord(**{name: np.array(plain[name], dtype) for name, dtype in types.items()})
+    return TokenRecord(**{name: np.array(values, _TYPES[name]) for name, values in plain.items()})

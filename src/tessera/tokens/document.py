@@ -62,12 +62,15 @@ class TokenRecord:
         learn: (T,) bool; whether the loss counts the prediction of this token.
         logprobs: (T,) float32, log-probability under the policy that sampled it (0 where it was given), or None.
         advantages: (T,) float32, or None outside reinforcement learning.
+        values, returns: (T,) float32, what a critic expected before this token and what came from it on, or None without one.
     """
 
     ids: np.ndarray
     learn: np.ndarray
     logprobs: np.ndarray | None = None
     advantages: np.ndarray | None = None
+    values: np.ndarray | None = None
+    returns: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -8,9 +8,10 @@ order, so the result does not depend on who is done first.
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from tessera.recipe import Train
 from tessera.train.objectives import NEXT_TOKEN, NextToken, Objective, document_mask
 from tessera.train.parallel import World
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 class Gradients:
     """Computes gradients of `decoder` into its parameters; a context, at whose end the workers are gone.
@@ -32,27 +35,36 @@ class Gradients:
         machine: `threads` are shared by the workers.
         world: more than one process averages by DistributedDataParallel, and has one worker each.
         objective: None: the next token's cross-entropy.
+        companion: what is learned beside the decoder, which the objective is built around too.
     """
 
     def __init__(
-        self, decoder: Decoder, settings: Train, machine: Machine, world: World, objective: Objective | None = None
+        self,
+        decoder: Decoder,
+        settings: Train,
+        machine: Machine,
+        world: World,
+        objective: Objective | None = None,
+        companion: nn.Module | None = None,
     ) -> None:
         self.device = machine.torch_device
         # By tokens: rows that are cut into pieces are as many more.
         self.micro_tokens = settings.micro_rows * settings.context if settings.micro_rows and settings.context else None
         self.world = world
         workers = (settings.workers or 1) if world.size == 1 else 1
-        decoders = [decoder, *(_twin(decoder) for _ in range(workers - 1))]
+        beside = () if companion is None else (companion,)
+        models = [(decoder, *beside), *((_twin(decoder), *map(_twin, beside)) for _ in range(workers - 1))]
         self.measures = NEXT_TOKEN if objective is None else objective.measures
         objectives: list[nn.Module] = [
-            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute) if objective is None else objective.build(d)
-            for d in decoders
+            NextToken(d, settings.z_loss, bool(settings.compile), settings.recompute)
+            if objective is None
+            else objective.build(d, *more)
+            for d, *more in models
         ]
         if world.size > 1:
             objectives = [nn.parallel.DistributedDataParallel(objectives[0])]
         self.objectives = objectives
-        self.parameters = list(decoder.parameters())
-        self._copies = [list(twin.parameters()) for twin in decoders[1:]]
+        self.parameters, *self._copies = [[p for model in one for p in model.parameters()] for one in models]
         assert settings.batch_rows
         self.accumulates = settings.batch_rows // (world.size * workers) > (settings.micro_rows or settings.batch_rows)
         if self.accumulates:
@@ -79,10 +91,10 @@ class Gradients:
         ]
         sums = torch.stack([job.result() for job in jobs]).sum(0)
         for copies in self._copies:
-            for parameter, copy in zip(self.parameters, copies, strict=True):
-                if copy.grad is not None:
-                    parameter.grad = copy.grad if parameter.grad is None else parameter.grad.add_(copy.grad)
-                    copy.grad = copy.grad.zero_() if self.accumulates else None
+            for parameter, twin in zip(self.parameters, copies, strict=True):
+                if twin.grad is not None:
+                    parameter.grad = twin.grad if parameter.grad is None else parameter.grad.add_(twin.grad)
+                    twin.grad = twin.grad.zero_() if self.accumulates else None
         return sums
 
     def clear(self) -> None:
@@ -125,11 +137,7 @@ class Gradients:
         return sums
 
 
-def _twin(decoder: Decoder) -> Decoder:
-    """A decoder whose parameters are the same memory, with gradients of their own."""
-    with torch.device("meta"):
-        twin = Decoder(decoder.config, decoder.dtype)
-    originals = dict(decoder.named_parameters())
-    shared = {name: nn.Parameter(originals[name].detach()) for name in twin.state_dict()}
-    twin.load_state_dict(shared, assign=True)
-    return twin
+def _twin(model: Model) -> Model:
+    """A module whose parameters are the same memory, with gradients of their own."""
+    # What `deepcopy` believes to have copied already, it takes as it is.
+    return copy.deepcopy(model, {id(p): nn.Parameter(p.detach()) for p in model.parameters()})

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tessera.data.loader import Batch, Batches
 from tessera.device import Machine, synchronise
 from tessera.errors import Interrupted, RunFailed, UserError
 from tessera.model.decoder import Decoder
-from tessera.recipe import Recipe
+from tessera.recipe import Recipe, Train
 from tessera.train import optimizers as optim
 from tessera.train.checkpoint import Checkpoint, Writer
 from tessera.train.gradients import Gradients
@@ -54,6 +55,21 @@ class Exam:
     decides: str
 
 
+@dataclass(frozen=True)
+class Companion:
+    """What is learned beside the decoder: in the checkpoints with the state of its optimizers, but not in the model.
+
+    Args:
+        name: before the names of its weights in a checkpoint.
+        module: on the decoder's device.
+        settings: of its optimizers.
+    """
+
+    name: str
+    module: nn.Module
+    settings: Train
+
+
 @dataclass
 class Job:
     """What one run needs.
@@ -76,6 +92,7 @@ class Job:
         sample: completes a prompt with the present weights, or None.
         objective: what is minimised; None: the next token's cross-entropy.
         exam: is taken before the first step and with every evaluation, on process 0; None: the held-out loss decides.
+        companion: what the objective is built around beside the decoder, or None.
     """
 
     recipe: Recipe
@@ -93,6 +110,7 @@ class Job:
     sample: Callable[[str], str] | None = None
     objective: Objective | None = None
     exam: Exam | None = None
+    companion: Companion | None = None
     pixels: range = range(0)
     token_seconds: np.ndarray | None = None
 
@@ -100,6 +118,15 @@ class Job:
         """Gives one event to every observer."""
         for observer in self.observers:
             observer({"event": event, **facts})
+
+    def learned(self) -> nn.Module:
+        """A module of all that is learned, in which the decoder's weights have their own names."""
+        if self.companion is None:
+            return self.decoder
+        whole = nn.Module()
+        for name, part in (*self.decoder.named_children(), (self.companion.name, self.companion.module)):
+            whole.add_module(name, part)
+        return whole
 
 
 @dataclass
@@ -134,19 +161,21 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
     settings, world = job.recipe.train, job.world
-    steps, decoder = total_steps(job.recipe), job.decoder
+    steps, decoder, companion, learned = total_steps(job.recipe), job.decoder, job.companion, job.learned()
     opts = optim.build(decoder, settings, job.machine.torch_dtype)
+    if companion is not None:
+        opts += optim.build(companion.module, companion.settings, job.machine.torch_dtype)
     progress = Progress()
     if start is not None:
         _check_identity(start, job)
-        start.restore(decoder, opts)
+        start.restore(learned, opts)
         job.loader.restore(start.state["loader"])
         progress = Progress(**start.state["progress"])
 
     def save(wait: bool = False) -> None:
         if job.writer is not None:
             state = {"step": progress.step, "progress": vars(progress), "loader": job.loader.state(), "identity": job.identity}
-            job.writer.write(decoder, opts, {**state, "best_step": progress.best_step}, wait)
+            job.writer.write(learned, opts, {**state, "best_step": progress.best_step}, wait)
             job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked)
 
     def look(final: bool = False) -> Evaluation:
@@ -179,7 +208,8 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
     assert settings.evaluate_every and settings.warmup_steps is not None and settings.cooldown_steps is not None
     assert settings.context and settings.short_context
     saved_at = time.perf_counter()
-    with Gradients(decoder, settings, job.machine, world, job.objective) as gradients, _signals() as asked:
+    beside = None if companion is None else companion.module
+    with Gradients(decoder, settings, job.machine, world, job.objective, beside) as gradients, _signals() as asked:
         optim.share_work(opts, gradients.pool)
         if job.exam is not None and progress.best_mark is None:
             look()  # what it could do before decides too
@@ -225,9 +255,17 @@ def _update(
     measures = {name: value / max(learned, 1.0) for name, value in zip(gradients.measures, sums, strict=True)}
     loss = measures[gradients.measures[0]]
     learned_ones = {id(p) for optimizer in opts for group in optimizer.param_groups for p in group["params"]}
-    parameters = [p for p in gradients.parameters if p.grad is not None and id(p) in learned_ones]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
-    finite = math.isfinite(loss) and math.isfinite(norm)
+
+    def clipped(module: nn.Module) -> float:
+        parameters = [p for p in module.parameters() if p.grad is not None and id(p) in learned_ones]
+        return float(nn.utils.clip_grad_norm_(parameters, settings.clip))
+
+    norms = {"grad_norm": clipped(job.decoder)}
+    if job.companion is not None:
+        # By itself: the decoder's steps are not to become smaller where its companion's gradient is large.
+        norms[f"{job.companion.name}_grad_norm"] = clipped(job.companion.module)
+    norm = norms["grad_norm"]
+    finite = math.isfinite(loss) and all(map(math.isfinite, norms.values()))
     # Advantages and margins are of either sign and far from normal: of such losses only the infinite are strange.
     usual = job.objective is not None or not (
         _unusual(loss, progress.losses, USUAL_LOSS) or _unusual(norm, progress.norms, USUAL_NORM)
@@ -253,7 +291,7 @@ def _update(
     speed = batch.tokens / seconds
     flops = speed * job.decoder.config.flops_per_token(context)
     job.tell("step", step=progress.step, tokens=progress.tokens, **measures, **batch.facts,
-             grad_norm=norm, rate=opts[0].param_groups[0]["lr"],
+             **norms, rate=opts[0].param_groups[0]["lr"],
              tokens_per_second=speed, seconds=progress.seconds, skipped=int(skip),
              peak_share=flops / (job.matmul_peak * world.size))  # fmt: skip
     if progress.skipped_in_a_row >= MOST_SKIPPED:

@@ -133,12 +133,13 @@ class Objective:
     """What is minimised in place of the cross-entropy of the next token.
 
     Args:
-        build: a module around a decoder; called with ids (B, T + 1), weights (B, T), a mask or None as `NextToken`, and
-            `Batch.extras` by name, it returns the sum to differentiate and the sums of `measures` (float64, without gradient).
+        build: a module around a decoder, and around what is learned beside it where there is such; called with ids (B, T + 1),
+            weights (B, T), a mask or None as `NextToken`, and `Batch.extras` by name, it returns the sum to differentiate and the
+            sums of `measures` (float64, without gradient).
         measures: names of these sums, told with each step as means over what the loss is averaged over; the first is the loss.
     """
 
-    build: Callable[[Decoder], nn.Module]
+    build: Callable[..., nn.Module]
     measures: tuple[str, ...]
 
 
