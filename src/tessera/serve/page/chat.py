@@ -51,6 +51,9 @@ class ChatPanel:
         self._running: list[Answering] = []
         self._editing = ""
         self._card: Card | None = None
+        self._places: dict[tuple[str, Voice], ui.element] = {}
+        self._edits: dict[str, ui.button] = {}
+        self._drawn: list[str] = []
         with ui.element("div").classes("talk"):
             self._column = ui.element("div").classes("thread").props('role=log aria-label="Conversation"')
         self.composer = Composer(self)
@@ -160,7 +163,9 @@ class ChatPanel:
     def draw(self) -> None:
         """Shows the conversation anew."""
         self._column.clear()
+        self._places, self._edits = {}, {}
         exchanges = self._way()
+        self._drawn = [exchange.turn["id"] for exchange in exchanges]
         with self._column:
             if not exchanges:
                 self._greet()
@@ -169,6 +174,23 @@ class ChatPanel:
             if exchanges and self._card is not None and not self._running:
                 self._go_on(self._card)
         self.composer.running(bool(self._running))
+
+    def _draw_answer(self, asked: str, one: Voice) -> None:
+        """Shows one answer anew and leaves the rest, where somebody may just be clicking."""
+        exchanges = {exchange.turn["id"]: exchange for exchange in self._way()}
+        place = self._places.get((asked, one))
+        if place is None or list(exchanges) != self._drawn or self._card is not None:
+            self.draw()
+            return
+        place.clear()
+        with place:
+            self._answer(exchanges[asked], one)
+        if asked in self._edits:
+            self._edits[asked].set_visibility(not self._awaited(asked))
+        self.composer.running(bool(self._running))
+
+    def _awaited(self, asked: str) -> bool:
+        return any(not answering.failure for answering in self._running if answering.asked == asked)
 
     def _way(self) -> list[Exchange]:
         return way(self._turns, self._picked)
@@ -262,7 +284,7 @@ class ChatPanel:
         with self._column:
             if came and answering.failure:
                 self._page.say(answering.failure)
-            self.draw()
+            self._draw_answer(answering.asked, answering.voice)
             ui.run_javascript("toEnd(false)")
 
     async def _pick(self, siblings: Sequence[Turn], chosen: str) -> None:
@@ -288,7 +310,7 @@ class ChatPanel:
         elif rating:
             other = "down" if rating == "up" else "up"
             self._page.say(f"Noted. Another answer with a thumb {other} makes a pair to tune on.", "info")
-        self.draw()
+        self._draw_answer(turn["after"][0], voice(turn))
 
     async def _say_again(self, turn: Turn, text: str) -> None:
         self._editing = ""
@@ -323,17 +345,15 @@ class ChatPanel:
         models = self._page.in_order({model for model, _ in voices})
         voices.sort(key=lambda one: (models.index(one[0]), EFFORTS.index(one[1]) if one[1] in EFFORTS else 0))
         if self.mode != "complete":
-            self._question(exchange, not running)
+            self._question(exchange)
         elif self._editing == exchange.turn["id"]:
             self._editor(exchange.turn)
         with ui.element("div").classes("answers" + (" side" if len(voices) > 1 else "")):
             for one in voices:
-                shown = next((turn for turn in exchange.shown(self._picked) if voice(turn) == one), None)
-                coming = next((a for a in running if a.voice == one), None)
-                name = one[0] + (f", effort {one[1]}" if one[1] not in ("", "none") else "")
-                with ui.element("div").classes("answer").props(f'role=article aria-label="Answer of {name}"'):
-                    ui.label(name).classes("who")
-                    self._answer(exchange, one, shown, coming)
+                place = ui.element("div").classes("answer").props(f'role=article aria-label="Answer of {_name(one)}"')
+                self._places[exchange.turn["id"], one] = place
+                with place:
+                    self._answer(exchange, one)
         if last and not voices:
 
             def ask_all() -> None:
@@ -343,7 +363,7 @@ class ChatPanel:
                 again = ui.button("Ask for an answer", icon="refresh", on_click=ask_all, color=None)
                 again.props("flat no-caps dense").classes("quiet")
 
-    def _question(self, exchange: Exchange, idle: bool) -> None:
+    def _question(self, exchange: Exchange) -> None:
         turn = exchange.turn
         if self._editing == turn["id"]:
             self._editor(turn)
@@ -355,8 +375,8 @@ class ChatPanel:
                         ui.element("img").props("alt=picture").classes("picture").props["src"] = url
             with ui.element("div").classes("tools"):
                 self._branches(exchange.siblings, turn)
-                if idle:
-                    self._tool("edit", "Edit", lambda: self._edit(turn["id"]))
+                edit = self._edits[turn["id"]] = self._tool("edit", "Edit", lambda: self._edit(turn["id"]))
+                edit.set_visibility(not self._awaited(turn["id"]))
                 self._tool("content_copy", "Copy", lambda: _copy(turn["text"]))
             if turn["text"]:
                 ui.label(turn["text"]).classes("bubble")
@@ -369,8 +389,11 @@ class ChatPanel:
                 again = ui.button("Send", on_click=lambda: self._say_again(turn, field.value), color=None)
                 again.props("unelevated no-caps dense").classes("primary")
 
-    def _answer(self, exchange: Exchange, one: Voice, shown: Turn | None, coming: Answering | None) -> None:
+    def _answer(self, exchange: Exchange, one: Voice) -> None:
+        shown = next((turn for turn in exchange.shown(self._picked) if voice(turn) == one), None)
+        coming = next((a for a in self._running if a.asked == exchange.turn["id"] and a.voice == one), None)
         plain = self.mode == "complete"
+        ui.label(_name(one)).classes("who")
         head, _, behind = exchange.turn["text"].partition(GAP)
         if coming is not None and coming.failure:
             with ui.element("div").classes("failure").props("role=alert"):
@@ -452,6 +475,10 @@ class ChatPanel:
     def _edit(self, turn_id: str) -> None:
         self._editing = turn_id
         self.draw()
+
+
+def _name(one: Voice) -> str:
+    return one[0] + (f", effort {one[1]}" if one[1] not in ("", "none") else "")
 
 
 def _copy(text: str) -> None:
