@@ -36,6 +36,14 @@ def test_bad_input_exits_with_2(monkeypatch: pytest.MonkeyPatch, words: list[str
     assert call(monkeypatch, *words) == 2
 
 
+@pytest.mark.parametrize("words", [["plan"], ["generate"], ["eval"], ["report"]])
+def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert call(monkeypatch, *words, "x" * 300) == 2
+    assert capsys.readouterr().err == f"tessera: {'x' * 40}... is no file: its name is too long.\n"
+
+
 def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     names = [command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands]
     for name in [*names, "tokenizer"]:

@@ -6,6 +6,7 @@ a run stopped by Ctrl-C in 130, by SIGTERM in 143, and its resume command is pri
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -405,6 +406,11 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _say(f"tessera: {os.path.basename(error.filename)[:40]}... is no file: its name is too long.")
+        sys.exit(UserError.exit_code)
 
 
 def _say(text: str) -> None:

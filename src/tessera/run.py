@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,3 +251,17 @@ class Follower:
 def _damaged(path: Path, error: Exception) -> UserError:
     said = " ".join(str(error).split())
     return UserError(f"{path} is damaged ({said}); put a copy of it back, or start a new run with another --out.")
+
+
+def commit() -> str | None:
+    """Of the checkout that the package stands in, if it stands in one and git is installed."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD", "--show-prefix"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    # In either order, as versions of git have it. Installed packages may lie within the checkout of something else.
+    found = set(asked.stdout.split())
+    prefix = "src/tessera/"
+    return next(iter(found - {prefix}), None) if prefix in found else None

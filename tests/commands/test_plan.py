@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera import device
+from tessera import device, run
 from tessera.commands import train
 
 
@@ -37,15 +37,15 @@ def test_the_commit_is_noted_only_of_our_own_checkout(monkeypatch: pytest.Monkey
         done = subprocess.CompletedProcess([], 0, text, "")
         monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
 
-    answer("abc1234\nsrc/tessera/commands/\n")
-    assert train.commit() == "abc1234"
-    answer("src/tessera/commands/\nabc1234\n")
-    assert train.commit() == "abc1234", "other versions of git print the prefix first"
-    answer("abc1234\n.venv/lib/python3.12/site-packages/tessera/commands/\n")
-    assert train.commit() is None
+    answer("abc1234\nsrc/tessera/\n")
+    assert run.commit() == "abc1234"
+    answer("src/tessera/\nabc1234\n")
+    assert run.commit() == "abc1234", "other versions of git print the prefix first"
+    answer("abc1234\n.venv/lib/python3.12/site-packages/tessera/\n")
+    assert run.commit() is None
 
     def no_git(*args: Any, **kwargs: Any) -> None:
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", no_git)
-    assert train.commit() is None
+    assert run.commit() is None

@@ -43,8 +43,8 @@ from tessera.tokens.document import Document
 _STAND_IN = "builtin:stdlib"
 READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 """Suites that only read."""
-MAKING = {"digits": digits, "films": films, "melodies": melodies}
-"""Suites of what is made by a caption and told of."""
+MAKING = {"digits": ("image", digits), "films": ("video", films), "melodies": ("audio", melodies)}
+"""Suites of what is made by a caption and told of, each with the medium that it takes."""
 NAMES = (
     "bits",
     "infill",
@@ -129,7 +129,7 @@ def evaluate(
         elif name == "infill":
             _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
         elif name in MAKING:
-            make = MAKING[name]
+            make = MAKING[name][1]
             _report(model, lambda: make(engine, tasks or 100, settings.seed), as_json)  # noqa: B023
         elif name == "tour":
             assert sandbox is not None, "it was opened above"
@@ -193,10 +193,7 @@ def _print(model: str, scores: Sequence[Score], seconds: float, as_json: bool) -
         if as_json:
             print(json.dumps({**score.as_json(), "model": model, "seconds": seconds}), flush=True)
             continue
-        error = "" if math.isnan(score.standard_error) else f" +- {score.standard_error:.4f}"
-        chance = "" if score.chance is None else f", chance {score.chance:.4g}"
-        baseline = "" if score.baseline is None else f", baseline {score.baseline:.4f} ({score.baseline_is})"
-        print(f"{score.suite}, {score.measure}: {score.value:.4f}{error}, n = {score.n}{chance}{baseline}", flush=True)
+        print(score.as_text(), flush=True)
     if not as_json and scores:
         print("  " + ", ".join(f"{key} {value}" for key, value in scores[0].settings.items()), flush=True)
 

@@ -14,6 +14,7 @@ from tessera.errors import UserError
 from tessera.model import gguf, starter, weights
 from tessera.model.decoder import Decoder
 from tessera.report.card import CARD, read_chain, sample_files, write_card
+from tessera.report.measured import SCORES
 from tessera.report.record import read_json
 from tessera.run import write_text, writing
 from tessera.tokens.ggml import tokenizer_fields
@@ -78,10 +79,10 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
 def _complete_box(chain: Path, box: Path) -> None:
     """Puts beside the model its card, the measurements that the card speaks of, what samples made, and the checksums."""
     shutil.copyfile(write_card(chain), box / CARD)
-    rows = read_json(chain / "evaluations.json") or []
+    rows = read_json(chain / SCORES) or []
     # Where the model lay when it was measured is this machine's own.
     kept = [{key: value for key, value in row.items() if key != "model"} for row in rows]
-    write_text(box / "evaluations.json", json.dumps(kept, indent=1) + "\n")
+    write_text(box / SCORES, json.dumps(kept, indent=1) + "\n")
     for file in sample_files(chain):
         (box / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(chain / file, box / file)

@@ -37,7 +37,7 @@ from tessera.model.decoder import Decoder
 from tessera.provenance import marked
 from tessera.recipe import Budget
 from tessera.report import write_report
-from tessera.report.measured import find, read_measured
+from tessera.report.measured import SCORES, find, read_measured
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import Document
 from tessera.train.objectives import evaluate
@@ -50,7 +50,6 @@ DONE = "shown.json"
 """Written last; the report shows what is in it."""
 SAME = {
     "code": ("code, bits per byte (lower is better)", "bits", "bits per byte", "stdlib"),
-    "sums": ("sums that it was never shown, right", "sums", "", ""),
     "drawn": ("digits drawn as meant", "digits", DRAWN, ""),
     "named": ("handwritten digits named rightly", "digits", NAMED, ""),
 }
@@ -236,11 +235,8 @@ def _look(corpus: Corpus, engine: Engine, index: int) -> dict[str, int]:
 
 def _shares(shown: Mapping[str, Any]) -> dict[str, float]:
     """By name of a measure, how much of what was asked for came out right."""
-    right = {
-        "sums": [answer["right"] for answer in shown.get("sums", ()) if not answer["known"]],
-        "drawn": [picture["caption"] == f"a {picture['read_as']}" for picture in shown.get("drawn", ())],
-    }
-    shares = {name: sum(each) / len(each) for name, each in right.items() if each}
+    drawn = [picture["caption"] == f"a {picture['read_as']}" for picture in shown.get("drawn", ())]
+    shares = {"drawn": sum(drawn) / len(drawn)} if drawn else {}
     return shares | ({"named": shown["seen"]["right"] / shown["seen"]["of"]} if "seen" in shown else {})
 
 
@@ -250,7 +246,7 @@ def _beside_the_starter(reached: Mapping[str, float]) -> None:
     Args:
         reached: by name of a measure, what this run got.
     """
-    rows = read_measured(starter.FOLDER / "evaluations.json")
+    rows = read_measured(starter.FOLDER / SCORES)
     lines = []
     for name, value in reached.items():
         title, suite, measure, on = SAME[name]

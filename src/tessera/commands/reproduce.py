@@ -30,13 +30,14 @@ from tessera.commands import posttrain
 from tessera.commands import train as training
 from tessera.commands.exporting import export_model
 from tessera.commands.live import duration
-from tessera.commands.scorecard import SCORES, scorecard
-from tessera.commands.train import commit, say
+from tessera.commands.scorecard import scorecard
+from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import curriculum, stages, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.report import CHAIN, write_card, write_chain_report
-from tessera.run import disk_may_be_full, write_text
+from tessera.report.measured import SCORES
+from tessera.run import commit, disk_may_be_full, write_text
 
 BASE = "base"
 

@@ -7,7 +7,6 @@ grammar. Functions are continued as text, all else is asked in turns.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.commands.evaluate import MAKING
 from tessera.commands.generate import open_engine
 from tessera.data.corpus import Corpus, gather
 from tessera.data.films import film_file
@@ -26,23 +26,19 @@ from tessera.engine.engine import Engine, speaks_dialogue
 from tessera.engine.films import quantizer_of
 from tessera.engine.sounds import sound_quantizer_of
 from tessera.engine.thinking import budgets_of
-from tessera.errors import UserError
+from tessera.errors import RunFailed, UserError
 from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
-from tessera.evals.digits import digits
-from tessera.evals.films import films
 from tessera.evals.infill import infill
-from tessera.evals.melodies import melodies
 from tessera.evals.score import Score
 from tessera.evals.tour import Model, Trial, measure_tour
 from tessera.model import weights
+from tessera.report.measured import SAMPLES, SCORES
 from tessera.run import RunFolder, write_text
 from tessera.sandbox.box import open_sandbox
 from tessera.tokens.document import Document
 
 DOCUMENTS, TASKS, SEEDS = 100, 200, 20
 """At most, of a source, of a suite and of a step of the tour."""
-
-SCORES, SAMPLES = "evaluations.json", "samples.json"
 
 Say = Callable[[str], None]
 
@@ -65,14 +61,13 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
         begun = time.perf_counter()
         try:
             scores = find()
-        except UserError as error:
+        except (UserError, RunFailed) as error:
             say(f"not measured: {name}: {error}")
             return
         seconds = round(time.perf_counter() - begun, 2)
         for score in scores:
             rows.append({**score.as_json(), "of": of, "seconds": seconds})
-            spread = "" if math.isnan(score.standard_error) else f" +- {score.standard_error:.4f}"
-            say(f"{score.suite}, {score.measure}: {score.value:.4f}{spread}, n = {score.n}")
+            say(score.as_text())
 
     for index, source in enumerate(corpus.sources):
         add(source.uri, lambda: _held_out(engine, corpus, index, source.uri))  # noqa: B023
@@ -91,7 +86,7 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
     if turns.dialogue:
         for name, make in safety.SAFETY.items():
             add(name, lambda: answers.measure(engine, make(), turns))  # noqa: B023
-    for medium, made, measure in (("image", "digits", digits), ("video", "films", films), ("audio", "melodies", melodies)):
+    for made, (medium, measure) in MAKING.items():
         if medium in engine.vocabulary.media:
             add(made, lambda: measure(engine, TASKS, 0))  # noqa: B023
 

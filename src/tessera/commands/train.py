@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.report import write_report
-from tessera.run import RunFolder, disk_may_be_full
+from tessera.run import RunFolder, commit, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document, Kind
@@ -590,17 +589,3 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
             )
     world.barrier()
     return open_shards(folder)
-
-
-def commit() -> str | None:
-    """Of the checkout that the package stands in, if it stands in one and git is installed."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD", "--show-prefix"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    # In either order, as versions of git have it. Installed packages may lie within the checkout of something else.
-    found = set(asked.stdout.split())
-    prefix = "src/tessera/commands/"
-    return next(iter(found - {prefix}), None) if prefix in found else None

@@ -38,3 +38,10 @@ class Score:
         """For `--json`; NaN is null there."""
         row = dataclasses.asdict(self)
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+    def as_text(self) -> str:
+        """For people, on one line."""
+        error = "" if math.isnan(self.standard_error) else f" +- {self.standard_error:.4f}"
+        chance = "" if self.chance is None else f", chance {self.chance:.4g}"
+        baseline = "" if self.baseline is None else f", baseline {self.baseline:.4f} ({self.baseline_is})"
+        return f"{self.suite}, {self.measure}: {self.value:.4f}{error}, n = {self.n}{chance}{baseline}"

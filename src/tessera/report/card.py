@@ -27,7 +27,7 @@ from tessera.model import starter
 from tessera.report.charts import duration, short
 from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
-from tessera.report.measured import Measured, read_measured
+from tessera.report.measured import SAMPLES, SCORES, Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
 from tessera.report.stages import CHAIN
 
@@ -112,8 +112,8 @@ def read_chain(folder: Path) -> Chain:
         place = folder / str(stage.get("folder") or stage.get("name") or "")
         if (place / "recipe.yaml").is_file():
             runs[str(stage.get("name"))] = read_run(place)
-    samples = [mapping_of(sample) for sample in items_of(read_json(folder / "samples.json"))]
-    return Chain(folder, page, runs, config, read_measured(folder / "evaluations.json"), samples)
+    samples = [mapping_of(sample) for sample in items_of(read_json(folder / SAMPLES))]
+    return Chain(folder, page, runs, config, read_measured(folder / SCORES), samples)
 
 
 def write_card(folder: Path) -> Path:
@@ -132,7 +132,7 @@ def write_card(folder: Path) -> Path:
 
 def sample_files(folder: Path) -> list[str]:
     """What the samples of a chain made, and the card shows: paths within its folder, of files that are there."""
-    named_files = [str(mapping_of(sample).get("file") or "") for sample in items_of(read_json(folder / "samples.json"))]
+    named_files = [str(mapping_of(sample).get("file") or "") for sample in items_of(read_json(folder / SAMPLES))]
     inside = (name for name in named_files if name and (folder / name).resolve().is_relative_to(folder.resolve()))
     return sorted({name for name in inside if (folder / name).is_file()})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tessera.errors import UserError
 from tessera.report.card import CARD
 from tessera.report.forecast import forecast_figure
-from tessera.report.measured import read_measured
+from tessera.report.measured import SCORES, read_measured
 from tessera.report.page import write_report
 from tessera.report.parts import NOTHING, count_of, section, shortly, table, took, value_of, whole, write_page
 from tessera.report.record import RunRecord, mapping_of, number_of, read_json
@@ -80,7 +80,7 @@ def _forecast(runs: dict[str, RunRecord]) -> str:
 def _measured(folder: Path, name: str) -> str:
     """What the finished model got in the suites."""
     rows = []
-    for row in read_measured(folder / "evaluations.json"):
+    for row in read_measured(folder / SCORES):
         if row.of in (name, ""):
             error = f" &plusmn; {row.error:.3g}" if math.isfinite(row.error) else ""
             chance = f"{row.chance:.3g}" if math.isfinite(row.chance) else NOTHING

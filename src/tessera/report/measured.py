@@ -11,6 +11,8 @@ from typing import Any
 
 from tessera.errors import UserError
 
+SCORES, SAMPLES = "evaluations.json", "samples.json"
+"""Of a chain: all that was measured, and what the model made in the tour."""
 BITS = "bits"
 _UNITS = (("bits_per_byte", "bits per byte"), ("bits_per_pixel", "bits per pixel"))
 
