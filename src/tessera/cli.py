@@ -409,7 +409,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        _say(f"tessera: {os.path.basename(error.filename)[:40]}... is no file: its name is too long.")
+        _say(f"tessera: {max(str(error.filename).split(os.sep), key=len)[:40]}... is no file: its name is too long.")
         sys.exit(UserError.exit_code)
 
 
