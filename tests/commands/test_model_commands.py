@@ -89,12 +89,13 @@ def test_filling_keeps_what_is_next_to_the_gap(vocabulary: Vocabulary, run: Path
 
     control = vocabulary.control
     short = fill_prompt(vocabulary, "abc", "xyz", room=100)
-    assert short[0] == control("<|fim_prefix|>") and short[-1] == control("<|fim_middle|>") and text(short) == "abcxyz"
+    frame = [short.index(control(f"<|fim_{part}|>")) for part in ("prefix", "suffix", "middle")]
+    assert frame == [0, 1, 5] and text(short) == "xyzabc"
     for before, after, kept in (("a" * 50 + "bc", "yz", "bcyz"), ("bc", "yz" + "x" * 50, "bcyz"), ("a" * 50, "x" * 50, "aaaxxx")):
         prompt = fill_prompt(vocabulary, before, after, room=20)
-        at = prompt.index(control("<|fim_suffix|>"))
-        assert len(prompt) == 20 and kept in text(prompt)
-        assert before.endswith(text(prompt[:at])) and after.startswith(text(prompt[at:]))
+        at = prompt.index(control("<|fim_middle|>"))
+        assert len(prompt) == 20 and kept in text(prompt[at:] + prompt[:at])
+        assert before.endswith(text(prompt[at:])) and after.startswith(text(prompt[:at]))
     generate(str(run), "a = ", suffix="# end", max_tokens=3, seed=0)
     printed = capsys.readouterr().out
     assert printed.startswith("a = ") and printed.endswith("# end\n")

@@ -44,6 +44,17 @@ def test_fill_in_the_middle_keeps_the_text(text: str, seed: int) -> None:
     assert unfold(folded) == text
 
 
+def test_half_of_the_gaps_end_where_a_line_does() -> None:
+    text = "".join(f"line {'x' * n}\n" for n in range(8))
+    ended = 0
+    for seed in range(200):
+        folded = fill_in_the_middle(Document.of_text(text), np.random.default_rng(seed))
+        behind = [str(s.content) for s in folded.segments]
+        suffix = "".join(behind[behind.index("<|fim_suffix|>") + 1 : behind.index("<|fim_middle|>")])
+        ended += text.removesuffix(suffix).endswith("\n")
+    assert 90 <= ended <= 140, "the other half ends so by chance, once in ten letters"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text(), st.integers(1, 30))
 def test_pieces_join_to_the_text(text: str, characters: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,16 +11,18 @@ from tessera.tokens.document import Document, Segment
 
 
 def fill_in_the_middle(document: Document, rng: np.random.Generator) -> Document:
-    """A text cut at two uniform places and put in the order in which its middle comes last (arXiv 2207.14255).
+    """A text cut at two places and put in the order in which its middle comes last (arXiv 2207.14255).
 
-    Half of the time prefix-suffix-middle, half of the time suffix first, with prefix and middle in one piece behind it (the
-    paper's SPM variant that shares its frame with PSM). Every part is learned, as in the paper; the tokens of the frame are
-    not. A document that is not plain text, or too short to cut, comes back as it is.
+    Half of the time the places are uniform, half of the time they are line ends: whole lines are what is most often asked for,
+    and a model that met only what is cut anywhere does not stop where a line does. Half of the time prefix-suffix-middle, half
+    of the time suffix first, with prefix and middle in one piece behind it (the paper's SPM variant that shares its frame with
+    PSM). Every part is learned, as in the paper; the tokens of the frame are not. A document that is not plain text, or too
+    short to cut, comes back as it is.
     """
     text = document.text
     if len(text) < 3 or any(segment.kind != "text" for segment in document.segments):
         return document
-    first, second = sorted(int(cut) for cut in rng.integers(0, len(text) + 1, size=2))
+    first, second = _cuts(text, rng)
     prefix, middle, suffix = text[:first], text[first:second], text[second:]
     if rng.random() < 0.5:
         parts = ("<|fim_prefix|>", prefix, "<|fim_suffix|>", suffix, "<|fim_middle|>", middle)
@@ -31,6 +34,16 @@ def fill_in_the_middle(document: Document, rng: np.random.Generator) -> Document
         if part:
             segments.append(Segment("text", part))
     return Document(tuple(segments), document.source)
+
+
+def _cuts(text: str, rng: np.random.Generator) -> tuple[int, int]:
+    """Where the middle begins and ends."""
+    ends = sorted({0, len(text), *(found.end() for found in re.finditer("\n", text))})
+    if len(ends) > 2 and rng.random() < 0.5:
+        first, second = sorted(rng.choice(len(ends), size=2, replace=False))
+        return ends[first], ends[second]
+    first, second = sorted(rng.integers(0, len(text) + 1, size=2))
+    return int(first), int(second)
 
 
 def pieces(document: Document, characters: int | None) -> Iterator[Document]:

@@ -34,6 +34,8 @@ from tessera.tokens.vocabulary import Vocabulary
 
 # Part of the name: token files of another layout are not found.
 _LAYOUT = 1
+_CUTS = 2
+"""How `data.shapes` cuts gaps: changed with it, so that token files of another way are not taken for these."""
 # On the low side for code and a small vocabulary, so that a piece and its frame fit into a row.
 _CHARACTERS_PER_TOKEN = 2.5
 # Text encoded at once: enough to keep all cores busy, little enough to be held in memory.
@@ -115,7 +117,7 @@ def tokenise(
     Raises:
         UserError: the disk is full.
     """
-    shape: tuple[object, ...] = (data.fill_in_the_middle, data.seed, context) if data.fill_in_the_middle else ()
+    shape: tuple[object, ...] = (data.fill_in_the_middle, data.seed, context, _CUTS) if data.fill_in_the_middle else ()
     if data.pictures is not None and corpus.pictures:
         shape = (*shape, data.pictures.model_dump_json(), data.seed, context)
     if data.films is not None and corpus.films:

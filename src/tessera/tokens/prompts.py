@@ -6,7 +6,10 @@ from tessera.tokens.vocabulary import Vocabulary
 
 
 def fill_prompt(vocabulary: Vocabulary, prefix: str, suffix: str, room: int) -> list[int]:
-    """Ids after which the model writes what belongs between two texts (prefix-suffix-middle, arXiv 2207.14255).
+    """Ids after which the model writes what belongs between two texts.
+
+    The suffix comes first and the prefix in one piece with what is to be written (the variant of SPM of arXiv 2207.14255, section
+    3, in whose frame half of the training documents are): to go on with what stands last is what a small model does best.
 
     Args:
         room: ids at most; what is farthest from the gap is left out, from both sides alike.
@@ -19,5 +22,5 @@ def fill_prompt(vocabulary: Vocabulary, prefix: str, suffix: str, room: int) -> 
     if len(before) + len(after) > room:
         take_after = min(len(after), max(room // 2, room - len(before)))
         after, before = after[:take_after], before[max(len(before) - (room - take_after), 0) :]
-    head, middle, gap = (vocabulary.control(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle"))
-    return [head, *before, middle, *after, gap]
+    head, behind, gap = (vocabulary.control(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle"))
+    return [head, behind, *after, gap, *before]
