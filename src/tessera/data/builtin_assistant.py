@@ -171,7 +171,7 @@ def _of_sums(dice: random.Random) -> tuple[str, str, str]:
     return f"What is {first} + {second}?", str(right), str(dice.choice([n for n in range(2, 19) if n != right]))
 
 
-_SHARES = {"talk": 0.32, "reckon": 0.28, "look": 0.16, "compare": 0.16, "write": 0.08}
+_SHARES = {"talk": 0.22, "reckon": 0.34, "look": 0.2, "compare": 0.18, "write": 0.06}
 """Of each kind of conversation."""
 _KINDS: dict[str, Callable[[random.Random, str], Messages]] = {"reckon": _reckon, "compare": _compare, "write": _write}
 _KNOWN: tuple[Callable[[random.Random], tuple[str, str, str]], ...] = (_of_opposites, _of_capitals, _of_sums)
