@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 
 import tessera
 from tessera import cli
+from tessera.commands import reproduce
+from tessera.errors import Interrupted
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -42,6 +45,15 @@ def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
 ) -> None:
     assert call(monkeypatch, *words, "x" * 300) == 2
     assert capsys.readouterr().err == f"tessera: {'x' * 40}... is no file: its name is too long.\n"
+
+
+def test_a_chain_that_is_stopped_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*asked: object) -> None:
+        raise Interrupted(signal.SIGINT, 7, True)
+
+    monkeypatch.setattr(reproduce, "reproduce", stopped)
+    assert call(monkeypatch, "reproduce", "starter") == 130
+    assert capsys.readouterr().err.endswith("go on with: tessera reproduce starter --resume\n")
 
 
 def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

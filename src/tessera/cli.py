@@ -422,7 +422,7 @@ def _say(text: str) -> None:
 def _same_command(resumable: bool) -> str:
     """What the person typed, with --resume where the command takes it."""
     words = ["tessera", *sys.argv[1:]]
-    if resumable and sys.argv[1] in ("train", "posttrain") and "--resume" not in words:
+    if resumable and sys.argv[1] in ("train", "posttrain", "reproduce") and "--resume" not in words:
         words.append("--resume")
     return shlex.join(words)
 

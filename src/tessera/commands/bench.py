@@ -22,6 +22,7 @@ SCRIPTS = {
     "checkpoints": "checkpoint_cost.py",
     "fresh": "fresh_clone.py",
     "box": "box.py",
+    "specialists": "specialists.py",
     "tokenizer": "tokenizer.py",
     "rules": "rule_sweep.py",
     "forecasts": "forecasts.py",

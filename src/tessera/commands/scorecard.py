@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,29 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
         base: run whose recipe names the data, and which held some of it out.
         of: the name in the rows.
     """
-    model = path / "model"
-    engine = open_engine(str(model), "float32")
+    engine = open_engine(str(path / "model"), "float32")
+    rows, trials = measure(engine, path / "model", base, of, say)
+    write_text(path / SAMPLES, json.dumps(_samples(engine, trials, path / "samples"), indent=1))
+    write_text(path / SCORES, json.dumps(rows, indent=1))
+
+
+def measure(
+    engine: Engine, model: Path, base: Path, of: str, say: Say, only: Collection[str] | None = None
+) -> tuple[list[dict[str, Any]], list[Trial]]:
+    """Rows of all that can be measured of a model, and what it made in the tour.
+
+    Args:
+        engine: of the model.
+        model: its folder.
+        base, of: as in `scorecard`.
+        only: sources by their addresses, and suites by their names; None: all.
+    """
     corpus = gather(RunFolder.open(base).recipe.data, cache_folder(), lambda line: None)
     rows: list[dict[str, Any]] = []
 
     def add(name: str, find: Callable[[], Sequence[Score]]) -> None:
+        if only is not None and name not in only:
+            return
         begun = time.perf_counter()
         try:
             scores = find()
@@ -82,13 +99,13 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
     add("wordings", lambda: answers.measure(engine, taught.TAUGHT["wordings"](), asked))
     for effort in ("", *turns.budgets):
         arithmetic = suites.generated("arithmetic", (1, 3))
-        add(f"arithmetic {effort}", lambda: answers.measure(engine, arithmetic, replace(turns, effort=effort)))  # noqa: B023
+        add(f"arithmetic {effort}".strip(), lambda: answers.measure(engine, arithmetic, replace(turns, effort=effort)))  # noqa: B023
     if turns.dialogue:
-        for name, make in safety.SAFETY.items():
-            add(name, lambda: answers.measure(engine, make(), turns))  # noqa: B023
-    for made, (medium, measure) in MAKING.items():
+        for name, suite in safety.SAFETY.items():
+            add(name, lambda: answers.measure(engine, suite(), turns))  # noqa: B023
+    for made, (medium, make) in MAKING.items():
         if medium in engine.vocabulary.media:
-            add(made, lambda: measure(engine, TASKS, 0))  # noqa: B023
+            add(made, lambda: make(engine, TASKS, 0))  # noqa: B023
 
     trials: list[Trial] = []
 
@@ -100,8 +117,7 @@ def scorecard(path: Path, base: Path, of: str, say: Say) -> None:
         return scores
 
     add("tour", tour)
-    write_text(path / SAMPLES, json.dumps(_samples(engine, trials, path / "samples"), indent=1))
-    write_text(path / SCORES, json.dumps(rows, indent=1))
+    return rows, trials
 
 
 def _samples(engine: Engine, trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
