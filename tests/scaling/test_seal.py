@@ -88,6 +88,14 @@ def test_the_course_of_a_run_follows_from_the_curves_of_the_rungs() -> None:
         assert ratio == pytest.approx(math.exp((1 - part) * (0.3 - 0.15)), rel=1e-6) and sd == pytest.approx(0.003)
 
 
+def test_a_top_rung_that_left_the_course_of_the_others_widens_it() -> None:
+    bent = rows(-0.01)
+    bent[-1]["curve"] = [[part, bent[-1]["loss"] * math.exp((1 - part) * 0.1)] for part, _ in bent[-1]["curve"]]
+    expected = 0.5 * (0.3 - 0.14)  # of the top rung by the others, at half of its way; it stands at half of 0.1
+    part, _, sd = seal.course(bent, 1e15)[4]
+    assert part == 0.5 and sd > expected - 0.05
+
+
 def test_the_band_narrows_towards_the_end_and_holds_the_forecast() -> None:
     band = seal.band(PAGE, rows(-0.01), 1e15)
     assert [row["part"] for row in band] == [p / 10 for p in range(1, 10)]

@@ -135,7 +135,7 @@ def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float,
     """How far above its final loss a run of that size stands on its way, from the curves of the ladder's rungs.
 
     All runs have the same schedule in parts of their length, so that loss / final loss at one part changes slowly with size;
-    its logarithm is taken as linear in log C.
+    its logarithm is taken as linear in log C. How wrong that was about the largest rung, seen from the others, widens it.
 
     Args:
         rows: of the ladder, with `C`, `loss` and `curve` (part of the run, held-out loss).
@@ -149,15 +149,25 @@ def course(rows: Sequence[Mapping[str, Any]], flops: float) -> list[tuple[float,
     if len(reached) < 4:
         return []
     x = np.log([r["C"] for r in reached])
-    design = np.stack([np.ones_like(x), x - math.log(flops)], axis=1)
+    top = x.max()
+    lower = x < top - 0.1
     found = []
     for part in parts:
         y = np.log([_at(part, r["curve"]) / r["loss"] for r in reached])
-        solved, *_ = np.linalg.lstsq(design, y, rcond=None)
-        sd = math.sqrt(float(((y - design @ solved) ** 2).sum()) / (len(y) - 2))
-        leverage = float(np.linalg.inv(design.T @ design)[0, 0])
-        found.append((part, math.exp(solved[0]), max(0.003, sd * math.sqrt(1 + leverage))))
+        expected, sd = _foreseen(x, y, math.log(flops))
+        if lower.sum() >= 3 and np.ptp(x[lower]) > 0.1:
+            missed = float(y[~lower].mean()) - _foreseen(x[lower], y[lower], top)[0]
+            sd = math.hypot(sd, missed * math.sqrt(max(0.0, math.log(flops) - top) / (top - x[lower].max())))
+        found.append((part, math.exp(expected), max(0.003, sd)))
     return found
+
+
+def _foreseen(x: np.ndarray, y: np.ndarray, at: float) -> tuple[float, float]:
+    """Where a line through the points stands at `at`, and the standard deviation of a new point there."""
+    design = np.stack([np.ones_like(x), x - at], axis=1)
+    solved, *_ = np.linalg.lstsq(design, y, rcond=None)
+    sd = math.sqrt(float(((y - design @ solved) ** 2).sum()) / max(1, len(y) - 2))
+    return float(solved[0]), sd * math.sqrt(1 + float(np.linalg.inv(design.T @ design)[0, 0]))
 
 
 def _at(part: float, curve: Sequence[Sequence[float]]) -> float:
