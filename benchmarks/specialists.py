@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import environment, facts, result_path, store
+from common import facts, result_path, store
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--chain", type=Path, required=True, help="folder of tessera reproduce, finished")
     parser.add_argument("--runs", type=Path, default=Path("runs/specialists"), help="where the specialists are kept")
     parser.add_argument("--only", default="", help="recipes, by commas; default all")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="that train; default all")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     options = parser.parse_args()
     known = [one.recipe for one in SPECIALISTS]
@@ -71,7 +71,7 @@ def main() -> None:
     store(result_path("specialists"), result)
 
 
-def of_one(one: Specialist, chain: Path, runs: Path, threads: int) -> dict[str, Any]:
+def of_one(one: Specialist, chain: Path, runs: Path, threads: int | None) -> dict[str, Any]:
     """Trains one, as far as it is not, and measures it."""
     from tessera.commands.generate import open_engine
     from tessera.commands.scorecard import measure
@@ -94,8 +94,10 @@ def of_one(one: Specialist, chain: Path, runs: Path, threads: int) -> dict[str, 
             command += ["--set", f"train.context={recipe.train.context}", "--set", f"data.deduplicate={recipe.data.deduplicate}"]
             if one.medium in ("films", "sounds"):
                 command += ["--set", f"data.{one.medium}.trained={chain / 'base'}"]
+            if threads:
+                command += ["--set", f"train.threads={threads}"]
         print(" ".join(command), file=sys.stderr, flush=True)
-        subprocess.run(command, check=True, env=environment(threads))
+        subprocess.run(command, check=True)
     model = run / "model"
     only = {*(source.uri for source in sources), *one.suites}
     engine = open_engine(str(model), "float32")
