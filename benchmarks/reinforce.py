@@ -105,7 +105,7 @@ def learn(
     )  # fmt: skip
     begin = time.perf_counter(), time.process_time()
     reinforce.prepare(wish, path, quiet)
-    reinforce.tune(path, False, lambda folder: [], quiet, judge)
+    reinforce.tune(path, False, lambda folder: [], quiet, judge=judge)
     events = list(RunFolder(path).events())
     exams = [event for event in events if event["event"] == "exam"]
     taken = [event for event in events if event["event"] == "step"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from tessera.posttrain.labelled import read_labelled
 from tessera.report import write_report
 from tessera.run import RunFolder, disk_may_be_full
 from tessera.tokens.chat import EFFORTS
-from tessera.train import loop
+from tessera.train import loop, parallel
 from tessera.train.objectives import Evaluation
 
 FILES = ("data", "validation", "pairs", "ptx")
@@ -154,22 +153,27 @@ def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) 
     path = _place({"data": "", "pairs": "", **wanted} if name == "reason" else wanted, out, resume, name, "a file of examples")
     if name == "chat" and not resume and "pairs" not in wanted:
         raise UserError("--pairs is missing; give a file of preferences (docs/preference.md).")
-    with _resumable(path, stages.ASKED):
+
+    def begin() -> None:
         if resume:
-            wish = stages.asked(name, path)
-            _refuse_changes(wanted, wish, path)
+            _refuse_changes(wanted, stages.asked(name, path), path)
         else:
-            wish = stages.begin(name, wanted, path)
+            stages.begin(name, wanted, path)
+
+    with _resumable(path, stages.ASKED), parallel.joined() as world:
+        world.lead(begin)
+        wish = stages.asked(name, path)
         result, number = None, 0
         while (stage := wish.stage(number, path)) is not None:
             number += 1
             say(f"stage {number}: {stage.module.__name__.rpartition('.')[2]}, in {stage.path}")
-            prepared = stages.is_prepared(stage.path)
+            prepared = world.share(stages.is_prepared(stage.path))
             if not prepared:
-                stage.module.prepare(stage.wish, stage.path, say)
-            with _watched(stage.path) as observers:
-                result = stage.module.tune(stage.path, prepared, observers, say)
-            write_report(stage.path)
+                world.lead(lambda: stage.module.prepare(stage.wish, stage.path, say))
+            result = _tuned(stage.module, stage.path, prepared, world)
+            if world.first:
+                write_report(stage.path)
+            world.barrier()
         (_say_reinforced if name == "reason" else _say_preferred)(path)
         _say_where(path, result)
     return path
@@ -202,6 +206,8 @@ def _say_preferred(path: Path) -> None:
 
 def _say_moderated(path: Path) -> None:
     """How well a moderation model ranks what was held out, by category."""
+    if not parallel.is_first():
+        return
     machine = detect("float32")
     moderator = moderation.Moderator(path, machine)
     file = path / "held_out.jsonl"
@@ -221,8 +227,6 @@ def with_files(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str, what: str) -> Path:
     """The run's folder; UserError where something is missing that it or the run needs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("tuning runs in one process so far; start it without torchrun.")
     if missing := [name for name in ("model", "data") if name not in wanted]:
         if not resume:
             raise UserError(f"--{missing[0]} is missing; give --model, a trained model, and --data, {what}.")
@@ -243,12 +247,23 @@ def _resumable(path: Path, mark: str = "run.json") -> Iterator[None]:
 
 def _through(stage: Any, wanted: Mapping[str, Any], path: Path, resume: bool) -> Evaluation | None:
     """A stage from its beginning, or from where it stopped, to its end; `stage`: its module."""
-    if resume:
-        _refuse_changes(wanted, stage.asked(RunFolder.open(path)), path)
-    else:
-        stage.prepare(stage.Wish(**wanted), path, say)
+
+    def begin() -> None:
+        if resume:
+            _refuse_changes(wanted, stage.asked(RunFolder.open(path)), path)
+        else:
+            stage.prepare(stage.Wish(**wanted), path, say)
+
+    with parallel.joined() as world:
+        world.lead(begin)
+        return _tuned(stage, path, resume, world)
+
+
+def _tuned(stage: Any, path: Path, resume: bool, world: parallel.World) -> Evaluation | None:
     with _watched(path) as observers:
-        result: Evaluation | None = stage.tune(path, resume, observers, say)
+        result: Evaluation | None = stage.tune(path, resume, observers, say, world)
+    # What is told of it is read from its folder.
+    world.barrier()
     return result
 
 
@@ -271,6 +286,8 @@ def _watched(path: Path) -> Iterator[Callable[[RunFolder], Sequence[loop.Observe
 
 def _say_where(path: Path, result: Evaluation | None) -> None:
     """The last line; writes the report."""
+    if not parallel.is_first():
+        return
     say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
 
 

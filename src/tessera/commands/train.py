@@ -67,8 +67,9 @@ Say = Callable[[str], None]
 
 
 def say(text: str) -> None:
-    """One line to the person, beside the results."""
-    print(text, file=sys.stderr, flush=True)
+    """One line to the person, beside the results; from the first of several processes."""
+    if parallel.is_first():
+        print(text, file=sys.stderr, flush=True)
 
 
 def train(
@@ -115,27 +116,19 @@ def train(
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
         refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
-    world = parallel.join()
+
+    def begun(processes: int) -> None:
+        RunFolder.refuse_occupied(path)
+        meant, foretold = (intent, forecast) if target_loss is None else (aim(intent, target_loss, yes), True)
+        prepare(meant, path, init, begin, processes, foretold)
+
     try:
-        with disk_may_be_full(path):
-            refusal: tuple[type[UserError], str] | None = None
-            if world.first and not resume:
-                try:
-                    RunFolder.refuse_occupied(path)
-                    if target_loss is not None:
-                        intent, forecast = aim(intent, target_loss, yes), True
-                    prepare(intent, path, init, begin, world.size, forecast)
-                except UserError as error:
-                    # Its words alone: the error holds this frame, and the folder's lock with it.
-                    refusal = type(error), str(error)
-            # All end alike: a process that waits for one that has gone would speak of lost connections.
-            if (refusal := world.share(refusal)) is not None:
-                raise refusal[0](refusal[1])
+        with parallel.joined() as world, disk_may_be_full(path):
+            if not resume:
+                world.lead(lambda: begun(world.size))
             launch(path, world, resume)
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / "run.json").is_file()) from None
-    finally:
-        world.close()
     return path
 
 

@@ -8,7 +8,7 @@ the same for any number of processes: each plans the whole batch and reads only 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +55,43 @@ class Batch:
         ids = self.ids[:, starts + np.arange(length + 1)].reshape(-1, length + 1)
         documents = None if self.documents is None else self.documents.reshape(-1, length)
         return Batch(ids, self.learn.reshape(-1, length), documents, self.tokens)
+
+
+class Shares:
+    """This process's rows of batches that every process makes as a whole: pairs, prompts, rollouts.
+
+    Args:
+        batches: the same in all processes.
+        rank, size: of this process among how many.
+    """
+
+    def __init__(self, batches: Batches, rank: int, size: int) -> None:
+        self.batches = batches
+        self.rank = rank
+        self.size = size
+
+    def next(self) -> Batch:
+        """A process for which no row is left has one of which nothing is learned: it has to meet the others all the same."""
+        batch = self.batches.next()
+        rows = len(batch.ids)
+        own = slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
+        learn, extras = batch.learn[own], {name: array[own] for name, array in batch.extras.items()}
+        if own.start == own.stop:
+            assert batch.units is None, "batches of pairs or prompts have a row for each process"
+            own, learn = slice(0, 1), np.zeros_like(batch.learn[:1])
+            extras = {name: np.zeros_like(array[:1]) for name, array in batch.extras.items()}
+        documents = None if batch.documents is None else batch.documents[own]
+        # Of the units only the sum over all processes counts.
+        units = None if batch.units is None else batch.units / self.size
+        return replace(batch, ids=batch.ids[own], learn=learn, documents=documents, extras=extras, units=units)
+
+    def state(self) -> dict[str, Any]:
+        """Of the batches as a whole."""
+        return self.batches.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As of the batches."""
+        self.batches.restore(state)
 
 
 class Batches(Protocol):

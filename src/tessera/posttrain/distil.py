@@ -50,6 +50,7 @@ from tessera.train import loop
 from tessera.train.guided import guided_objective
 from tessera.train.launch import origin
 from tessera.train.objectives import Evaluation
+from tessera.train.parallel import ALONE, World
 
 RATE = 3e-4
 """Of AdamW at width 128."""
@@ -180,11 +181,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     folder.unlock()
 
 
-def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say) -> Evaluation | None:
+def tune(
+    path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say, world: World = ALONE
+) -> Evaluation | None:
     """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
 
     Args:
         observers: makes those that are told the events, besides the folder's own record.
+        world: this process among several.
 
     Returns:
         None where the run was finished already.
@@ -198,7 +202,7 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
     def build(folder: RunFolder, machine: Machine, vocabulary: Vocabulary) -> examined.Stage:
         return _stage(folder, machine, vocabulary, wish)
 
-    return examined.tune(path, resume, observers, say, build)
+    return examined.tune(path, resume, observers, say, build, world=world)
 
 
 def asked(folder: RunFolder) -> Wish:

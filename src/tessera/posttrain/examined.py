@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tessera.data.loader import Batch
+from tessera.data.loader import Batch, Shares
 from tessera.device import Machine
+from tessera.errors import UserError
 from tessera.model.decoder import Decoder
 from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import checkpoint, loop
 from tessera.train.launch import launch
 from tessera.train.objectives import Evaluation, Objective, document_mask
-from tessera.train.parallel import World
+from tessera.train.parallel import ALONE, World
 
 Say = Callable[[str], None]
 
@@ -50,6 +51,7 @@ def tune(
     say: Say,
     build: Callable[[RunFolder, Machine, Vocabulary], Stage],
     companions: Callable[[Path], None] | None = None,
+    world: World = ALONE,
 ) -> Evaluation | None:
     """Trains what a stage's `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
 
@@ -57,16 +59,20 @@ def tune(
         observers: makes those that are told the events, besides the folder's own record.
         build: what is special.
         companions: writes further files into the model's folder.
+        world: this process among several, each of which has a row of every batch.
 
     Returns:
         None where the run was finished already.
 
     Raises:
-        UserError: another process trains in the folder.
+        UserError: another process trains in the folder, or there are more processes than rows.
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    folder.lock()
+    if world.first:
+        folder.lock()
+    if world.size > (rows := folder.recipe.train.batch_rows or 1):
+        raise UserError(f"{world.size} processes cannot share batches of {rows}; start fewer, or give a larger --batch-size.")
     vocabulary = Vocabulary.load(path / "tokenizer")
 
     def job(machine: Machine, told: Sequence[loop.Observer]) -> loop.Job:
@@ -86,15 +92,16 @@ def tune(
         return loop.Job(
             recipe=recipe,
             decoder=stage.decoder,
-            loader=stage.loader,
+            loader=Shares(stage.loader, world.rank, world.size),
             held_out=(),
             final_held_out=(),
             token_bytes=np.zeros(stage.decoder.config.vocab_size, np.int32),
             machine=machine,
             matmul_peak=folder.info["machine"]["matmul_peak_gflops"] * 1e9,
             identity={"recipe": recipe.fingerprint(), "tokenizer": vocabulary.hash, "data": stage.digest},
-            writer=checkpoint.Writer(folder.checkpoints),
+            writer=checkpoint.Writer(folder.checkpoints) if world.first else None,
             observers=told,
+            world=world,
             objective=stage.objective,
             # By the loss, not by accuracy, of which a few rows make only a few values.
             exam=loop.Exam(take, "mark"),
@@ -103,7 +110,7 @@ def tune(
     def told() -> list[loop.Observer]:
         return [folder.record, *observers(folder)]
 
-    return launch(folder, vocabulary, None, World(), resume, told, say, job, best=True, companions=companions)
+    return launch(folder, vocabulary, None, world, resume, told, say, job, best=True, companions=companions)
 
 
 def tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -36,6 +36,7 @@ from tessera.train import loop
 from tessera.train.labels import label_objective
 from tessera.train.launch import origin
 from tessera.train.objectives import Evaluation
+from tessera.train.parallel import ALONE, World
 
 RATE = 3e-4
 """Of AdamW at width 128, as of a reward model."""
@@ -186,11 +187,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     folder.unlock()
 
 
-def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say) -> Evaluation | None:
+def tune(
+    path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say, world: World = ALONE
+) -> Evaluation | None:
     """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it, and calibrates it.
 
     Args:
         observers: makes those that are told the events, besides the folder's own record.
+        world: this process among several.
 
     Returns:
         None where the run was finished already.
@@ -206,7 +210,9 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
     def build(folder: RunFolder, machine: Machine, vocabulary: Vocabulary) -> examined.Stage:
         return _stage(folder, machine, vocabulary, wish, head)
 
-    result = examined.tune(path, resume, observers, say, build, lambda model: write_head(model, head))
+    result = examined.tune(path, resume, observers, say, build, lambda model: write_head(model, head), world=world)
+    if not world.first:
+        return result
     facts = folder.info["machine"]
     moderator = Moderator(folder.model, devices.detect(facts["dtype"], facts["threads"]))
     # Also of a run that ended between the two.

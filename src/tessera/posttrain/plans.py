@@ -16,7 +16,7 @@ from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
-from tessera.train import speed
+from tessera.train import parallel, speed
 from tessera.train.lora import RATE_TIMES
 
 
@@ -68,7 +68,7 @@ def intent(name: str, summary: str, uri: str, seed: int, settings: tuple[str, ..
 
 
 def read_budget(text: str | None, wanted: Recipe) -> Budget | None:
-    """What --budget says, money as seconds; None: something else says how long.
+    """What --budget says, money as seconds, which are those of all processes together; None: something else says how long.
 
     Raises:
         UserError: it is none, or money without a price.
@@ -79,11 +79,12 @@ def read_budget(text: str | None, wanted: Recipe) -> Budget | None:
         budget = Budget.parse(text)
     except ValueError as error:
         raise UserError(f"{error}.") from None
-    if budget.dollars is None:
-        return budget
-    if wanted.price_per_hour is None:
-        raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
-    return Budget(seconds=budget.dollars / wanted.price_per_hour * 3600)
+    seconds = budget.seconds
+    if budget.dollars is not None:
+        if wanted.price_per_hour is None:
+            raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
+        seconds = budget.dollars / wanted.price_per_hour * 3600
+    return budget if seconds is None else Budget(seconds=seconds * parallel.processes())
 
 
 class Choices:

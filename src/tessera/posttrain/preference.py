@@ -36,6 +36,7 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, preference
 from tessera.train.launch import origin
 from tessera.train.objectives import Evaluation
+from tessera.train.parallel import ALONE, World
 
 Kind = Literal["dpo", "reward"]
 RATES = {"dpo": 5e-5, "reward": 3e-4}
@@ -214,11 +215,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     folder.unlock()
 
 
-def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say) -> Evaluation | None:
+def tune(
+    path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say, world: World = ALONE
+) -> Evaluation | None:
     """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
 
     Args:
         observers: makes those that are told the events, besides the folder's own record.
+        world: this process among several.
 
     Returns:
         None where the run was finished already.
@@ -237,8 +241,8 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
             vocabulary = Vocabulary.load(path / "tokenizer")
             write_text(model / REWARD, json.dumps({"score_id": _score_id(vocabulary), "centre": 0.0}))
 
-    result = examined.tune(path, resume, observers, say, build, mark)
-    if result is not None and wish.kind == "reward":
+    result = examined.tune(path, resume, observers, say, build, mark, world=world)
+    if result is not None and wish.kind == "reward" and world.first:
         _conclude(RunFolder.open(path), wish, say)
     return result
 

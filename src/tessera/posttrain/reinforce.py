@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from tessera import device as devices
-from tessera.data.loader import Loader
+from tessera.data.loader import Loader, Shares
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
 from tessera.engine.engine import speaks_dialogue
@@ -51,7 +51,7 @@ from tessera.train import checkpoint, loop, policy
 from tessera.train.critic import Critic, actor_critic
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
-from tessera.train.parallel import World
+from tessera.train.parallel import ALONE, World
 
 RATE, EMBEDDING_TIMES = 2e-4, 10.0
 """Of Muon at width 128, half of it at twice the width, and how much larger AdamW's beside it is: most of the first gain is to
@@ -280,12 +280,14 @@ def tune(
     resume: bool,
     observers: Callable[[RunFolder], Sequence[loop.Observer]],
     say: Say,
+    world: World = ALONE,
     judge: Judge | None = None,
 ) -> Evaluation | None:
     """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
 
     Args:
         observers: makes those that are told the events, besides the folder's own record.
+        world: this process among several, which share the rollouts, their rewards and the rows of each batch.
         judge: rewards answers instead of the verifier, for controls; the exam is judged by the verifier all the same.
 
     Returns:
@@ -296,7 +298,8 @@ def tune(
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    folder.lock()
+    if world.first:
+        folder.lock()
     wish = asked(folder)
     vocabulary = Vocabulary.load(path / "tokenizer")
 
@@ -305,9 +308,9 @@ def tune(
         return [*everybody, Alarms(folder.info["machine"]["dtype"], everybody)]
 
     def build(machine: Machine, observers: Sequence[loop.Observer]) -> loop.Job:
-        return assemble(folder, folder.recipe, machine, vocabulary, wish, observers, judge)
+        return assemble(folder, folder.recipe, machine, vocabulary, wish, observers, judge, world=world)
 
-    return launch(folder, vocabulary, None, World(), resume, told, say, build, best=True)
+    return launch(folder, vocabulary, None, world, resume, told, say, build, best=True)
 
 
 def asked(folder: RunFolder) -> Wish:
@@ -324,6 +327,7 @@ def assemble(
     observers: Sequence[loop.Observer] = (),
     judge: Judge | None = None,
     writes: bool = True,
+    world: World = ALONE,
 ) -> loop.Job:
     """The job of a prepared folder, with the weights that the run starts from.
 
@@ -331,7 +335,8 @@ def assemble(
         recipe: resolved.
         machine, vocabulary, wish, observers: of the run.
         judge: as of `tune`.
-        writes: checkpoints are written.
+        writes: checkpoints are written, by the first of several processes.
+        world: as of `tune`.
     """
     info, path = folder.info, folder.path
     context, most = recipe.train.context, wish.max_tokens
@@ -365,7 +370,7 @@ def assemble(
 
     rollouts = Rollouts(
         player, pool, player.graded_by(judge) if judge else grade, wish.sampling, Curriculum(len(pool.levels), wish.level), tell,
-        reference if credit is None else None, mixed, wish.ptx_weight, credit,
+        reference if credit is None else None, mixed, wish.ptx_weight, credit, world,
     )  # fmt: skip
     tasks = hashlib.blake2b((path / "held_out.jsonl").read_bytes(), digest_size=16)
     if pool.make is None:
@@ -376,14 +381,15 @@ def assemble(
     return loop.Job(
         recipe=recipe,
         decoder=decoder,
-        loader=rollouts,
+        loader=Shares(rollouts, world.rank, world.size),
         held_out=(),
         final_held_out=(),
         token_bytes=np.zeros(decoder.config.vocab_size, np.int32),
         machine=machine,
         matmul_peak=info["machine"]["matmul_peak_gflops"] * 1e9,
         identity=identity,
-        writer=checkpoint.Writer(folder.checkpoints) if writes else None,
+        writer=checkpoint.Writer(folder.checkpoints) if writes and world.first else None,
+        world=world,
         observers=observers,
         objective=loss,
         exam=exam(player, pool.held_out, grade, wish.exam_samples, most, wish.seed),

@@ -32,6 +32,7 @@ from tessera.tokens import chat
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import Observer
+from tessera.train.parallel import ALONE, World
 from tessera.train.policy import token_logprobs
 
 STEP_TOKENS, MOST_ROWS = 2048, 128
@@ -139,22 +140,30 @@ class Player:
         """Ids that are never sampled."""
         return self._engine(1).blocked
 
-    def play(self, tasks: Sequence[Task], each: int, max_tokens: int, seed: str) -> list[list[Completion]]:
+    def play(self, tasks: Sequence[Task], each: int, max_tokens: int, seed: str, world: World = ALONE) -> list[list[Completion]]:
         """`each` completions of every task with the policy's present weights, sampled at temperature 1 from all there is.
 
         Requests are admitted task by task, and the seed of each follows from `seed` and its place. A task with an effort is
-        thought about first, as long as that allows and beside `max_tokens`.
+        thought about first, as long as that allows and beside `max_tokens`. Of several processes each plays every `size`th task,
+        and all have the completions of all.
         """
-        requests = []
+        requests: list[list[Request]] = [[] for _ in tasks]
         for place, task in enumerate(task for task in tasks for _ in range(each)):
             effort, prompt = task.data.get(EFFORT), tuple(prompt_ids(task, self.vocabulary, self.dialogue))
             think = thought(self.vocabulary, self.budgets, effort) if effort else None
             most = max_tokens + (think.tokens if think else 0)
-            requests.append(Request(prompt, SamplingParams(most, seed=_number(f"{seed}/{place}")), think))
+            requests[place // each].append(Request(prompt, SamplingParams(most, seed=_number(f"{seed}/{place}")), think))
+        return world.spread(requests, self._complete)
+
+    def _complete(self, groups: Sequence[Sequence[Request]]) -> list[list[Completion]]:
+        """The completions of requests, as these are grouped."""
+        if not groups:
+            return []
+        requests = [request for group in groups for request in group]
         engine = self._engine(len(requests))
         engine.load_weights((name, parameter.detach()) for name, parameter in self.policy.named_parameters())
-        done = engine.complete(requests)
-        return [done[start : start + each] for start in range(0, len(done), each)]
+        done = iter(engine.complete(requests))
+        return [[next(done) for _ in group] for group in groups]
 
     def answer(self, completion: Completion) -> str:
         """The text that a verifier judges: without control tokens and thinking."""
@@ -237,6 +246,7 @@ class Rollouts:
         mixed: supervised rows that are learned besides, without documents that share a row.
         mixed_weight: weight of their mean loss.
         credit: makes advantages of rewards; None: `GroupMean`, as `sampling` says.
+        world: this process among those that share the work; the batches are whole in each.
     """
 
     def __init__(
@@ -251,6 +261,7 @@ class Rollouts:
         mixed: Batches | None = None,
         mixed_weight: float = 0.0,
         credit: Credit | None = None,
+        world: World = ALONE,
     ) -> None:
         self.player = player
         self.pool = pool
@@ -261,6 +272,7 @@ class Rollouts:
         self.reference = reference
         self.mixed = mixed
         self.mixed_weight = mixed_weight
+        self.world = world
         self.credit = credit or GroupMean(sampling.std, sampling.punish)
         self._blocked = player.blocked()
         self._collected = 0
@@ -327,8 +339,9 @@ class Rollouts:
             tasks = [drawn[at].pop() for at in levels]
             if sampling.efforts:
                 tasks = [with_effort(task, dice.choice(sampling.efforts)) for task in tasks]
-            groups = self.player.play(tasks, sampling.group, sampling.max_tokens, name)
-            for at, task, group, earned in zip(levels, tasks, groups, earnings(self.grade, tasks, groups), strict=True):
+            groups = self.player.play(tasks, sampling.group, sampling.max_tokens, name, self.world)
+            earnings_of_all = earnings(self.grade, tasks, groups, self.world)
+            for at, task, group, earned in zip(levels, tasks, groups, earnings_of_all, strict=True):
                 self.curriculum.note(at, sum(earned) / len(earned))
                 all_rewards.append(earned)
                 told.append((task.id, earned))
@@ -371,10 +384,16 @@ class Rollouts:
         return replace(batch, facts={**self._facts, "age": self._age})
 
 
-def earnings(grade: Grade, tasks: Sequence[Task], groups: Sequence[Sequence[Completion]]) -> list[list[float]]:
+def earnings(
+    grade: Grade, tasks: Sequence[Task], groups: Sequence[Sequence[Completion]], world: World = ALONE
+) -> list[list[float]]:
     """The rewards of answers. One that was cut off is no answer, whatever its beginning says: it earns 0, or what
-    the worst earns where that is less."""
-    rewards = grade(tasks, groups)
+    the worst earns where that is less. Of several processes each grades its own, and all know all rewards."""
+
+    def graded(own: Sequence[tuple[Task, Sequence[Completion]]]) -> Sequence[Sequence[float]]:
+        return grade([task for task, _ in own], [group for _, group in own]) if own else []
+
+    rewards = world.spread(list(zip(tasks, groups, strict=True)), graded)
     least = min([0.0, *(reward for given in rewards for reward in given)])
     return [
         [reward if completion.finish_reason == "stop" else least for reward, completion in zip(given, group, strict=True)]

@@ -36,10 +36,10 @@ from tessera.scaling.rules import Derived
 from tessera.tokens.chat import EFFORTS
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import loop, speed
+from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
-from tessera.train.parallel import World
+from tessera.train.parallel import ALONE, World
 
 RATE_SHARE = 0.3
 """Rates of tuning as a part of those of pre-training (docs/LOG.md, 2026-11-25, "Tuning")."""
@@ -172,11 +172,14 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     folder.unlock()
 
 
-def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say) -> Evaluation | None:
+def tune(
+    path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loop.Observer]], say: Say, world: World = ALONE
+) -> Evaluation | None:
     """Trains what `prepare` wrote, from its last checkpoint where there is one and `resume` asks for it.
 
     Args:
         observers: makes those that are told the events, besides the folder's own record.
+        world: this process among several.
 
     Returns:
         The held-out loss, NaN where nothing is held out; None where the run was finished already.
@@ -186,10 +189,11 @@ def tune(path: Path, resume: bool, observers: Callable[[RunFolder], Sequence[loo
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    folder.lock()
+    if world.first:
+        folder.lock()
     asked(folder)
     vocabulary, shards = Vocabulary.load(path / "tokenizer"), open_shards(path / "tokens")
-    return launch(folder, vocabulary, shards, World(), resume, lambda: [folder.record, *observers(folder)], say)
+    return launch(folder, vocabulary, shards, world, resume, lambda: [folder.record, *observers(folder)], say)
 
 
 def asked(folder: RunFolder) -> Wish:
@@ -284,6 +288,7 @@ def _plan(
     packing, rows = data.packing, max(1, round(size / per_row))
     if wish.batch_size is not None and wish.batch_size < per_row:
         packing, rows = "single", size
+    rows = -(-rows // parallel.processes()) * parallel.processes()
     per_batch = rows if packing == "single" else rows * per_row
     rows = choose("batch_rows", rows, f"{per_batch:.3g} examples, which leaves about {UPDATES} updates where they are enough")
     if wish.batch_size is not None and "train.batch_rows" in choose.said:

@@ -89,10 +89,11 @@ class ActorCritic(nn.Module):
         """
         loss, sums = self.policy(ids, weights, mask, logprobs, advantages, supervised=supervised)
         rows = (weights > 0).any(1)
-        value_loss = loss.new_zeros(())
-        if rows.any():
-            found = self.critic(ids[rows, :-1], None if mask is None else mask[rows], self.policy.recomputed)
-            value_loss = (value_losses(found, values[rows], returns[rows], self.value_clip) * weights[rows]).sum()
+        if not rows.any():
+            # Several processes meet in the gradients of all weights, whatever each has to learn.
+            rows[:1] = True
+        found = self.critic(ids[rows, :-1], None if mask is None else mask[rows], self.policy.recomputed)
+        value_loss = (value_losses(found, values[rows], returns[rows], self.value_clip) * weights[rows]).sum()
         return loss + value_loss, torch.cat([sums, value_loss.detach().double()[None]])
 
 

@@ -1,8 +1,10 @@
-"""Several processes as one: who am I, and sums over all of us. Started by `torchrun`, or alone."""
+"""Several processes as one: who am I, sums over all of us, work that is shared. Started by `torchrun`, or alone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -11,7 +13,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from tessera.errors import UserError
+
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,30 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def spread(self, items: Sequence[T], does: Callable[[Sequence[T]], Sequence[Made]]) -> list[Made]:
+        """What `does` makes of the items, one of each and in their order, in all processes; each does every `size`th."""
+        if self.size == 1:
+            return list(does(items))
+        parts: list[Sequence[Made]] = [()] * self.size
+        dist.all_gather_object(parts, list(does(items[self.rank :: self.size])))
+        return [parts[place % self.size][place // self.size] for place in range(len(items))]
+
+    def lead(self, does: Callable[[], object]) -> None:
+        """Process 0 does something while the others wait.
+
+        Raises:
+            UserError: it was refused. All end alike: a process that waits for one that has gone would speak of lost connections.
+        """
+        refusal: tuple[type[UserError], str] | None = None
+        if self.first:
+            try:
+                does()
+            except UserError as error:
+                # Its words alone: the error holds its frame, and a folder's lock with it.
+                refusal = type(error), str(error)
+        if (refusal := self.share(refusal)) is not None:
+            raise refusal[0](refusal[1])
+
     def barrier(self) -> None:
         """Waits for all."""
         if self.size > 1:
@@ -57,10 +86,33 @@ class World:
             dist.destroy_process_group()
 
 
+ALONE = World()
+
+
 def join() -> World:
     """Joins the group that `torchrun` describes in the environment (gloo on CPU, nccl on GPU), if it does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         return World()
     # Process 0 prepares the data while the others wait, which may take hours.
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
     return World(dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The group, for the block."""
+    world = join()
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def processes() -> int:
+    """How many `torchrun` started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks, also before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
