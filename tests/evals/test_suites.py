@@ -156,4 +156,4 @@ def test_the_command_prints_every_number_with_its_settings(
     ):
         with pytest.raises(UserError, match=words):
             evaluate(str(folder), **asked)  # type: ignore[arg-type]
-    assert len(NAMES) == 29
+    assert len(NAMES) == 30

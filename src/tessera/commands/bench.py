@@ -30,6 +30,7 @@ SCRIPTS = {
     "serve": "serve.py",
     "soak": "soak.py",
     "digits": "digits.py",
+    "shapes": "shapes.py",
     "film": "film.py",
     "film-speed": "film_speed.py",
     "speak": "speak.py",

@@ -31,6 +31,7 @@ from tessera.evals.melodies import melodies
 from tessera.evals.moderation import measure_moderation
 from tessera.evals.pictures import PictureMeasure, measure_pictures, sample_pictures
 from tessera.evals.score import Score
+from tessera.evals.shapes import shapes
 from tessera.evals.tour import LeftOut, Model, measure_tour
 from tessera.model import starter, weights
 from tessera.posttrain.labelled import read_labelled
@@ -43,8 +44,8 @@ from tessera.tokens.document import Document
 _STAND_IN = "builtin:stdlib"
 READING = {"blimp": likelihood.blimp, "lambada": likelihood.lambada}
 """Suites that only read."""
-MAKING = {"digits": ("image", digits), "films": ("video", films), "melodies": ("audio", melodies)}
-"""Suites of what is made by a caption and told of, each with the medium that it takes."""
+MAKING = {"digits": digits, "shapes": shapes, "films": films, "melodies": melodies}
+"""Suites of what is made by a caption and told of, called as the built-in sources that teach it."""
 NAMES = (
     "bits",
     "infill",
@@ -129,7 +130,7 @@ def evaluate(
         elif name == "infill":
             _report(model, lambda: _infill(engine, model, sources, tasks or 100, settings.seed), as_json)
         elif name in MAKING:
-            make = MAKING[name][1]
+            make = MAKING[name]
             _report(model, lambda: make(engine, tasks or 100, settings.seed), as_json)  # noqa: B023
         elif name == "tour":
             assert sandbox is not None, "it was opened above"

@@ -103,8 +103,9 @@ def measure(
     if turns.dialogue:
         for name, suite in safety.SAFETY.items():
             add(name, lambda: answers.measure(engine, suite(), turns))  # noqa: B023
-    for made, (medium, make) in MAKING.items():
-        if medium in engine.vocabulary.media:
+    taught_here = {source.uri.partition("?")[0] for source in corpus.sources}
+    for made, make in MAKING.items():
+        if f"builtin:{made}" in taught_here:
             add(made, lambda: make(engine, TASKS, 0))  # noqa: B023
 
     trials: list[Trial] = []

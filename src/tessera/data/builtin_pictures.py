@@ -105,8 +105,7 @@ def _counted(rng: np.random.Generator, pairs: _Pairs) -> _Drawn:
         room = SIDE // 2 - size
         top, left = (int(v) * SIDE // 2 + int(rng.integers(room + 1)) for v in divmod(int(quarter), 2))
         _draw(canvas, form, colour, size, top, left)
-    plural = form + ("es" if form == "cross" else "s")
-    return canvas, f"{NUMBERS[count]} small {colour} {plural}", [("How many are there?", NUMBERS[count]), _colour(colour)]
+    return canvas, f"{NUMBERS[count]} small {colour} {plural(form)}", [("How many are there?", NUMBERS[count]), _colour(colour)]
 
 
 def _related(rng: np.random.Generator, pairs: _Pairs) -> _Drawn:
@@ -126,11 +125,21 @@ def _related(rng: np.random.Generator, pairs: _Pairs) -> _Drawn:
     return canvas, f"{names[0]} {where}", [(f"Where is {names[0].replace('a ', 'the ', 1)}?", where)]
 
 
+def plural(form: str) -> str:
+    """Of the name of a form."""
+    return form + ("es" if form == "cross" else "s")
+
+
 def _canvas() -> np.ndarray:
     return np.full((SIDE, SIDE, 3), 255, np.uint8)
 
 
 def _draw(canvas: np.ndarray, form: str, colour: str, size: int, top: int, left: int) -> None:
+    canvas[top : top + size, left : left + size][template(form, size)] = COLOURS[colour]
+
+
+def template(form: str, size: int) -> np.ndarray:
+    """(size, size) bool: the pixels of a form."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     radius = size / 2
     if form == "circle":
@@ -143,7 +152,7 @@ def _draw(canvas: np.ndarray, form: str, colour: str, size: int, top: int, left:
         inside = np.abs(x) <= (y + (size - 1) / 2) / 2
     else:
         inside = (np.abs(x) < size / 5) | (np.abs(y) < size / 5)
-    canvas[top : top + size, left : left + size][inside] = COLOURS[colour]
+    return np.asarray(inside)
 
 
 def _colour(colour: str) -> tuple[str, str]:
