@@ -135,6 +135,15 @@ def test_the_text_column_is_named_or_chosen(tmp_path: Path) -> None:
         read(f"files:{path}#column=nope")
 
 
+@pytest.mark.parametrize("first", ["1,a good film that I saw twice", "nobody would call a column so: it is a whole sentence,x"])
+def test_a_first_row_that_is_no_head_is_not_lost(tmp_path: Path, first: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{first}\n2,{'bad ' * 40}\n")
+    said: list[str] = []
+    found = [d.text for d in documents(f"files:{tmp_path / 't.csv'}#column=column 2", [], said.append)]
+    assert found == [first.partition(",")[2], "bad " * 40]
+    assert len(said) == 1 and said[0].endswith("took the first row as data, since it does not look like names of columns")
+
+
 def test_a_very_long_text_becomes_pieces_that_join_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PIECE_CHARACTERS", 1000)
     text = "".join(f"línea {i}\n" for i in range(1000))

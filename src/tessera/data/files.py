@@ -141,7 +141,7 @@ def read_file(
                 yield from _parquet(stream, name, column, skipped, say, wanted)
             else:
                 separator = "\t" if kind == "tsv" else ","
-                rows = _json_lines(stream, name, skipped) if kind == "jsonl" else _separated(stream, separator)
+                rows = _json_lines(stream, name, skipped) if kind == "jsonl" else _separated(stream, separator, say)
                 yield from rows_to_documents(rows, name, column, skipped, say)
     except Unreadable as error:
         skipped.append(Skipped(name, str(error)))
@@ -248,11 +248,25 @@ def _json_lines(stream: io.BufferedIOBase, name: str, skipped: list[Skipped]) ->
             skipped.append(Skipped(name, f"{len(bad)} lines that are not JSON, the first is line {bad[0]}"))
 
 
-def _separated(stream: Any, delimiter: str) -> Iterator[tuple[int, Any]]:
+def _separated(stream: Any, delimiter: str, say: Say) -> Iterator[tuple[int, Any]]:
+    """Rows by the names of their columns, which the first row gives where it looks like names."""
     # The default limit of 128 kB per field is less than a long document.
     csv.field_size_limit(2**31 - 1)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    yield from enumerate(csv.DictReader(text, delimiter=delimiter))
+    first = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+    if all(map(_is_name, first)):
+        yield from enumerate(csv.DictReader(text, first, delimiter=delimiter))
+        return
+    say("took the first row as data, since it does not look like names of columns")
+    names = [f"column {number}" for number, _ in enumerate(first, 1)]
+    yield 0, dict(zip(names, first, strict=True))
+    yield from enumerate(csv.DictReader(text, names, delimiter=delimiter), 1)
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a column may be called so: a few words, or nothing, as pandas calls an index; no number and no sentence."""
+    number = re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", cell.strip(), re.IGNORECASE)
+    return number is None and "\n" not in cell and len(cell) <= _LONGEST_NAME and len(cell.split()) <= _WORDS_OF_A_NAME
 
 
 def _parquet(
@@ -292,6 +306,8 @@ def _columns(schema: Any) -> Columns:
         return Columns()
 
 
+_LONGEST_NAME, _WORDS_OF_A_NAME = 64, 6
+"""Characters and words that the name of a column may have."""
 _KINDS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet"}
 
 
