@@ -86,8 +86,6 @@ def _complete_box(chain: Path, box: Path) -> None:
     for file in sample_files(chain):
         (box / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(chain / file, box / file)
-    for stored in box.rglob("*.safetensors"):
-        stored.chmod(0o644)  # written for its owner alone; a package is installed by one user and used by others
     starter.write_sums(box)
 
 

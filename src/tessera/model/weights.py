@@ -316,14 +316,20 @@ def _write_tensors(tensors: dict[str, Tensor], folder: Path, shard_bytes: int) -
         shards[-1][name] = tensor
         room -= tensor.nbytes
     if len(shards) == 1:
-        save_file(shards[0], folder / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(shards[0], folder / "model.safetensors")
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        write_tensors(shard, folder / file)
         places |= dict.fromkeys(shard, file)
     _write_json(folder / _INDEX, {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": places})
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes a safetensors file that whoever may read its folder may read: the library makes one for its owner alone."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def _tensor_files(folder: Path) -> list[Path]:

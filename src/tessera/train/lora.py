@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tessera.model import weights
 from tessera.recipe import Train
 from tessera.run import writing
 
@@ -116,5 +116,5 @@ def save_adapter(checkpoint: Path, folder: Path, train: Train, base: str) -> Non
     }  # fmt: skip
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        weights.write_tensors(tensors, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
