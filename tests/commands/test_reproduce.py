@@ -96,7 +96,8 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
 def test_the_shipped_chain_is_a_page_with_its_stages() -> None:
     page = load("starter")
     assert [later.stage for later in page.then] == ["sft", "dpo", "grpo"] and names_of(page) == ["sft", "dpo", "grpo"]
-    assert sum(later.share for later in page.then) < 0.5, "most of the budget is the training's"
+    own = 1 - sum(later.share for later in page.then)
+    assert own >= max(later.share for later in page.then), "no stage takes more than the training"
 
 
 @pytest.mark.parametrize(
