@@ -42,9 +42,9 @@ OnToken = Callable[[int, int, str], None]
 
 _CACHE_BYTES = 2 << 30
 _LOGIT_ROWS = 64
+"""Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
 _NATIVE_TOKENS = 16
 """Of a row that the native step takes at once; torch is better at more."""
-"""Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class Engine:
 
         requests = [replace(request, on_event=listener(index)) for index, request in enumerate(requests)]
         for index, request in enumerate(requests):
-            self._check(request, f"prompt {index}")
+            request.check(self.decoder.config.vocab_size, self.limits.rows, f"prompt {index}")
         submitted: list[int] = []
         try:
             for request in requests:
@@ -324,26 +324,8 @@ class Engine:
             **self._counts,
         )
 
-    def _check(self, request: Request, name: str = "the prompt") -> None:
-        size = self.decoder.config.vocab_size
-        prompt, params = request.prompt, request.params
-        if not prompt:
-            raise UserError(f"{name} is empty; begin it with at least one token.")
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            raise UserError(f"{name} has an id outside 0..{size - 1}.")
-        if params.bias and not 0 <= min(params.bias) <= max(params.bias) < size:
-            raise UserError(f"{name}: bias has an id outside 0..{size - 1}.")
-        if request.guidance is not None:
-            if not 0 <= request.guidance.scale < math.inf:
-                raise UserError(f"{name}: guidance must be 0 or more, not {request.guidance.scale}.")
-            if self.limits.rows < 2:
-                raise UserError(f"{name}: guidance takes two rows, and this engine computes one at a time.")
-            self._check(replace(request, prompt=request.guidance.prompt, guidance=None), name)
-        if params.max_tokens == 0 and not request.prompt_logprobs:
-            raise UserError(f"{name}: max_tokens must be at least 1 where no logprobs of the prompt are asked for.")
-
     def _row(self, request: Request) -> Row:
-        self._check(request)
+        request.check(self.decoder.config.vocab_size, self.limits.rows)
         config, params = self.decoder.config, request.params
         cut = 0
         if len(request.prompt) + (params.max_tokens > 0) > config.context:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tessera.engine.constraints import Constraint
 from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
 from tessera.tokens.document import TokenRecord
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -204,6 +206,27 @@ class Request:
     salt: str = ""
     guidance: Guidance | None = None
     on_event: Callable[[Event], None] = ignore
+
+    def check(self, ids: int, rows: int, name: str = "the prompt") -> None:
+        """Raises UserError where an engine of a model of so many ids, which computes so many rows at a time, cannot take it.
+
+        Args:
+            name: what it is called in the sentence.
+        """
+        if not self.prompt:
+            raise UserError(f"{name} is empty; begin it with at least one token.")
+        if not 0 <= min(self.prompt) <= max(self.prompt) < ids:
+            raise UserError(f"{name} has an id outside 0..{ids - 1}.")
+        if self.params.bias and not 0 <= min(self.params.bias) <= max(self.params.bias) < ids:
+            raise UserError(f"{name}: bias has an id outside 0..{ids - 1}.")
+        if self.guidance is not None:
+            if not 0 <= self.guidance.scale < math.inf:
+                raise UserError(f"{name}: guidance must be 0 or more, not {self.guidance.scale}.")
+            if rows < 2:
+                raise UserError(f"{name}: guidance takes two rows, and this engine computes one at a time.")
+            replace(self, prompt=self.guidance.prompt, guidance=None).check(ids, rows, name)
+        if self.params.max_tokens == 0 and not self.prompt_logprobs:
+            raise UserError(f"{name}: max_tokens must be at least 1 where no logprobs of the prompt are asked for.")
 
 
 class Busy(Exception):
