@@ -9,6 +9,7 @@ import torch
 
 from tessera import device
 from tessera.errors import UserError
+from tessera.train import parallel
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,17 @@ def test_the_compiler_is_looked_for_where_torch_looks(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert not device.can_compile(device.detect("float32", 1))
+
+
+def test_each_process_takes_its_own_gpu_before_it_joins_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", order.append)
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda backend, timeout: order.append(backend))
+    monkeypatch.setattr(parallel.dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(parallel.dist, "get_world_size", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert parallel.join() == parallel.World(3, 4)
+    assert order == [1, "nccl"]

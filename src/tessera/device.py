@@ -83,6 +83,15 @@ class Machine:
         return torch.device(self.kind, self.index) if self.kind == "cuda" else torch.device("cpu")
 
 
+def take_gpu() -> int:
+    """The number of this process's own GPU, which it computes and speaks to the others on from now on."""
+    import torch
+
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return index
+
+
 def detect(precision: str = "auto", threads: int | None = None) -> Machine:
     """Chooses device, precision and threads, and sets torch's thread count.
 
@@ -95,13 +104,12 @@ def detect(precision: str = "auto", threads: int | None = None) -> Machine:
     """
     import torch
 
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = threads or max(1, cores // local_size)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
-        index = local_rank % torch.cuda.device_count()
-        torch.cuda.set_device(index)
+        index = take_gpu()
         dtype, reason = ("bfloat16", "the GPU has bf16 units") if precision == "auto" else (precision, "set in the recipe")
         return Machine(torch.cuda.get_device_name(index), "cuda", index, dtype, threads, reason)
     has_bfloat16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has("avx512_bf16", "amx_bf16")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from tessera.device import take_gpu
 from tessera.errors import UserError
 
 T = TypeVar("T")
@@ -93,6 +94,9 @@ def join() -> World:
     """Joins the group that `torchrun` describes in the environment (gloo on CPU, nccl on GPU), if it does."""
     if processes() == 1:
         return World()
+    if torch.cuda.is_available():
+        # Before anything is said: on one and the same GPU nccl lets nobody speak.
+        take_gpu()
     # Process 0 prepares the data while the others wait, which may take hours.
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
     return World(dist.get_rank(), dist.get_world_size())
