@@ -180,7 +180,7 @@ def generate(
     frames: Annotated[int | None, typer.Option(help="Of a film; with --video, that are new. By default as learned.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Of a film, the part that ends where it begins.")] = False,
     audio: Annotated[str | None, typer.Option(help="Recording to listen to; with --out to go on with.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Of sound at most; by default twice as long as usual.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of sound at most; by default four times as long as usual.")] = None,
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
     guidance: Annotated[

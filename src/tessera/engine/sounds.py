@@ -25,6 +25,8 @@ from tessera.tokens.sounds import AUDIO_END, QUESTION, sound_head, to_listen, to
 
 GUIDANCE = 2.0
 """Where none is asked for."""
+LONGEST = 4
+"""Usual lengths that a sound lasts at most where nobody says how long: four slow notes are more than twice three quick ones."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SoundWish:
     Args:
         caption: what is heard; empty: anything.
         beginning: (T,) int16 at the model's rate, of which whole steps are kept; None: nothing is given.
-        most_seconds: beyond which it has to end; None: as much as the model's context holds, or twice the usual length.
+        most_seconds: beyond which it has to end; None: as much as the model's context holds, or LONGEST usual lengths.
         guidance: scale; 1: none. Without caption there is nothing to guide.
         interval: shares of a usual sound's tokens between which it is guided.
         distilled: the model guides itself, by what it has learned (`posttrain distil`); `guidance` counts for nothing.
@@ -133,7 +135,7 @@ def _request(reader: Reader, wish: SoundWish, params: SamplingParams, number: in
         known = quantizer.encode(whole)
     room = (reader.context - len(asked) - 1) // config.books
     if wish.most_seconds is None:
-        most = max(min(room, len(known) + 2 * quantizer.grid(quantizer.shape)[0]), len(known) + 1)
+        most = max(min(room, len(known) + LONGEST * quantizer.grid(quantizer.shape)[0]), len(known) + 1)
     else:
         most = round(wish.most_seconds * quantizer.per_second / config.step)
         if most <= len(known):
