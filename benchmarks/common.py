@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import shlex
 import statistics
@@ -278,19 +279,37 @@ def result_path(name: str) -> Path:
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result as a whole."""
+    """Writes a result as a whole, paths of this machine by their names alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(portable(result), indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
     print(f"stored {path}", file=sys.stderr)
 
 
-def of_text_models(
+def portable(value: Any) -> Any:
+    """The same with the last part of each absolute path alone, in texts at any depth: folders differ from machine to machine."""
+    if isinstance(value, dict):
+        return {key: portable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(each) for each in value]
+    return _PATH.sub(_last_part, value) if isinstance(value, str) else value
+
+
+_PATH = re.compile(r"(?<![\w./])(/[\w.+@-]+)(?:/[\w.+@-]+)*/([\w.+@-]+)")
+
+
+def _last_part(path: re.Match[str]) -> str:
+    """Of what lies on this machine; routes of a server and the like stay."""
+    return path[2] if Path(path[1]).is_dir() else path[0]
+
+
+def of_models(
     name: str, doc: str, budget: str, settings: Sequence[str], tasks: tuple[int, str],
-    measure: Callable[[Path, int, int], dict[str, Any]], words: Callable[[dict[str, Any]], str], **more: Any,
+    measure: Callable[[Path, int, int], dict[str, Any]], words: Callable[[dict[str, Any]], str], recipe: str = "text",
+    **more: Any,
 ) -> None:  # fmt: skip
-    """A whole benchmark: for each seed trains a text model where no run is given, measures, prints; stores in the end.
+    """A whole benchmark: for each seed trains a model where no run is given, measures, prints; stores in the end.
 
     Args:
         name: of the result.
@@ -299,6 +318,7 @@ def of_text_models(
         tasks: how many are measured, and what that is of.
         measure: from a run, how many and the seed to what was found.
         words: what was found, for people.
+        recipe: of the runs.
         more: to be stored too.
     """
     from tessera.device import prepare_process
@@ -316,7 +336,7 @@ def of_text_models(
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
         for seed in range(asked.seeds):
             begin = children_seconds()
-            run = Path(asked.run or train("text", Path(scratch) / f"{seed}", seed, asked.budget, (*settings, *asked.settings)))
+            run = Path(asked.run or train(recipe, Path(scratch) / f"{seed}", seed, asked.budget, (*settings, *asked.settings)))
             found = {"seed": seed, "process_seconds": children_seconds() - begin, **about(run), **measure(run, asked.tasks, seed)}
             spent = "" if asked.run else f", {found['process_seconds']:.0f} s of one core to train"
             print(f"seed {seed}{spent}", words(found), sep="\n", flush=True)

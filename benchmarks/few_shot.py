@@ -13,7 +13,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from common import of_text_models
+from common import of_models
 
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_mappings import KEYS, WORDS
@@ -31,7 +31,7 @@ BUDGET = "1Mtok"
 
 def main() -> None:
     """Trains where no run is given, measures, prints and stores."""
-    of_text_models("few-shot", __doc__, BUDGET, SETTINGS, (500, "of each number of examples"), measure, words, bar=BAR)
+    of_models("few-shot", __doc__, BUDGET, SETTINGS, (500, "of each number of examples"), measure, words, bar=BAR)
 
 
 def measure(run: Path, tasks: int, seed: int) -> dict[str, Any]:

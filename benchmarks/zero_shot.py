@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import of_text_models
+from common import of_models
 
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_wordings import NEW, TAUGHT
@@ -43,7 +43,7 @@ SETTINGS = (
 
 def main() -> None:
     """Trains where no run is given, measures, prints and stores."""
-    of_text_models("zero-shot", __doc__, BUDGET, SETTINGS, (400, "of each kind of wording"), measure, words)
+    of_models("zero-shot", __doc__, BUDGET, SETTINGS, (400, "of each kind of wording"), measure, words)
 
 
 def measure(run: Path, count: int, seed: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def tiny_corpus_folder(tmp_path: Path) -> Path:
 def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of small published tokenizers with random weights, in their real layout, by family; those of sound take 4,000
     samples in a second."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers (the extra [published])")
     import torch
 
     made = {

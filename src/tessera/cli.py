@@ -415,7 +415,7 @@ def main() -> None:
 
 def _say(text: str) -> None:
     """One line to the person, from the first of several processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if device.is_first():
         print(text, file=sys.stderr, flush=True)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from tessera.device import is_first
 from tessera.errors import Interrupted
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe (see `tessera recipes`) or path of a .yaml page.")]
@@ -59,7 +60,7 @@ def stop_in_words() -> None:
             sys.__unraisablehook__(ignored)
 
     # The others of several processes wait for the first inside a C call, where no handler runs; they simply end.
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         sys.unraisablehook = again

@@ -83,6 +83,16 @@ class Machine:
         return torch.device(self.kind, self.index) if self.kind == "cuda" else torch.device("cpu")
 
 
+def processes() -> int:
+    """How many `torchrun` started, this one among them; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks, also before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def take_gpu() -> int:
     """The number of this process's own GPU, which it computes and speaks to the others on from now on."""
     import torch

@@ -15,7 +15,7 @@ from tessera.commands.chat import Dialogue, chat
 from tessera.commands.evaluate import evaluate
 from tessera.commands.generate import generate
 from tessera.commands.importing import import_model
-from tessera.engine.engine import speaks_dialogue
+from tessera.engine.thinking import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig

@@ -12,8 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from tessera.commands.reproduce import names_of, reproduce, share_of
-from tessera.engine.engine import speaks_dialogue
-from tessera.engine.thinking import budgets_of
+from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.recipe import load

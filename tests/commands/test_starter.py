@@ -16,7 +16,7 @@ from tessera.commands.evaluate import evaluate
 from tessera.commands.exporting import export_model
 from tessera.commands.generate import generate
 from tessera.commands.serve import kept_beside, runs_of
-from tessera.engine.engine import speaks_dialogue
+from tessera.engine.thinking import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import starter, weights
 from tessera.model.decoder import Decoder, DecoderConfig

@@ -23,8 +23,8 @@ from tessera.data import sources
 from tessera.data.loader import Loader
 from tessera.data.pictures import png
 from tessera.data.shards import open_shards
-from tessera.engine.engine import speaks_dialogue
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.thinking import speaks_dialogue
 from tessera.errors import UserError
 from tessera.posttrain.replay import first_run
 from tessera.run import RunFolder

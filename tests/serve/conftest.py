@@ -20,9 +20,9 @@ import uvicorn
 from openai import OpenAI
 
 from tessera.commands.generate import open_engine
-from tessera.engine.engine import DEFAULT_LIMITS, Limits, speaks_dialogue
+from tessera.engine.engine import DEFAULT_LIMITS, Limits
 from tessera.engine.service import Service
-from tessera.engine.thinking import budgets_of
+from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.model import weights
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.serve.app import Settings, build

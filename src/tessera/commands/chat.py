@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from tessera.commands import terminal
 from tessera.commands.generate import open_engine
-from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.engine import Engine
 from tessera.engine.request import Request
 from tessera.engine.sampling import SamplingParams
-from tessera.engine.thinking import Thought, budgets_of, refusal, thought
+from tessera.engine.thinking import Thought, budgets_of, refusal, speaks_dialogue, thought
 from tessera.errors import UserError
 from tessera.tokens import chat as chats
 from tessera.tokens.vocabulary import Vocabulary

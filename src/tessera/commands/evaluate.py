@@ -18,9 +18,9 @@ from tessera.data.corpus import gather
 from tessera.data.sources import Skipped
 from tessera.data.sources import documents as read_documents
 from tessera.device import cache_folder, detect
-from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.engine import Engine
 from tessera.engine.moderation import CATEGORIES
-from tessera.engine.thinking import budgets_of, refusal
+from tessera.engine.thinking import budgets_of, refusal, speaks_dialogue
 from tessera.errors import UserError
 from tessera.evals import answers, likelihood, safety, suites, taught
 from tessera.evals.bits import measure, sample_documents

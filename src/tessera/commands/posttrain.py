@@ -11,7 +11,7 @@ from typing import Any
 from tessera.commands.live import LiveLine, check_tracker, tracker
 from tessera.commands.train import say
 from tessera.data import builtin_lines
-from tessera.device import cache_folder, detect
+from tessera.device import cache_folder, detect, is_first
 from tessera.errors import Interrupted, UserError
 from tessera.evals.moderation import measure_moderation
 from tessera.model import weights
@@ -206,7 +206,7 @@ def _say_preferred(path: Path) -> None:
 
 def _say_moderated(path: Path) -> None:
     """How well a moderation model ranks what was held out, by category."""
-    if not parallel.is_first():
+    if not is_first():
         return
     machine = detect("float32")
     moderator = moderation.Moderator(path, machine)
@@ -286,7 +286,7 @@ def _watched(path: Path) -> Iterator[Callable[[RunFolder], Sequence[loop.Observe
 
 def _say_where(path: Path, result: Evaluation | None) -> None:
     """The last line; writes the report."""
-    if not parallel.is_first():
+    if not is_first():
         return
     say(f"{'the run is finished: ' if result is None else ''}model {path / 'model'}, report {write_report(path)}")
 

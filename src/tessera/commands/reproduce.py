@@ -38,7 +38,6 @@ from tessera.recipe import Budget, Later, Recipe
 from tessera.report import CHAIN, write_card, write_chain_report
 from tessera.report.measured import SCORES
 from tessera.run import commit, disk_may_be_full, write_text
-from tessera.train import parallel
 
 BASE = "base"
 
@@ -60,7 +59,7 @@ def reproduce(
         UserError: anything that the person can set right.
         RunFailed, Interrupted: as `tessera train`.
     """
-    if parallel.processes() > 1:
+    if devices.processes() > 1:
         raise UserError("a chain runs in one process; start it without torchrun, or its stages one by one.")
     intent = training.load(recipe, budget, overrides)
     if not intent.then:

@@ -22,10 +22,10 @@ from tessera.data.films import film_file
 from tessera.data.pictures import png
 from tessera.data.sounds import sound_file
 from tessera.device import cache_folder
-from tessera.engine.engine import Engine, speaks_dialogue
+from tessera.engine.engine import Engine
 from tessera.engine.films import quantizer_of
 from tessera.engine.sounds import sound_quantizer_of
-from tessera.engine.thinking import budgets_of
+from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import RunFailed, UserError
 from tessera.evals import answers, bits, likelihood, pictures, safety, suites, taught
 from tessera.evals.infill import infill

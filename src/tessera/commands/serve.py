@@ -15,9 +15,8 @@ import uvicorn
 from tessera.commands.generate import open_engine
 from tessera.device import can_compile, detect
 from tessera.engine import native
-from tessera.engine.engine import speaks_dialogue
 from tessera.engine.service import Service
-from tessera.engine.thinking import budgets_of
+from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import starter, weights
 from tessera.run import RunFolder, writing

@@ -68,7 +68,7 @@ Say = Callable[[str], None]
 
 def say(text: str) -> None:
     """One line to the person, beside the results; from the first of several processes."""
-    if parallel.is_first():
+    if devices.is_first():
         print(text, file=sys.stderr, flush=True)
 
 

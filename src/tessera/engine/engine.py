@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,13 +25,12 @@ from tessera.engine.cache import BLOCK, Prefixes, SlotCache
 from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
 from tessera.engine.constraints import Guesses
 from tessera.engine.guesses import Guessed, draw_all, guess
-from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Token, Top, ignore
+from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Stats, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
 from tessera.engine.thinking import ThoughtProgress
 from tessera.errors import UserError
-from tessera.model import weights
 from tessera.model.decoder import Decoder, rotary_table
 from tessera.tokens.vocabulary import END, END_TURN, PAD, Vocabulary
 
@@ -45,40 +44,6 @@ _LOGIT_ROWS = 64
 """Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
 _NATIVE_TOKENS = 16
 """Of a row that the native step takes at once; torch is better at more."""
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What an engine has done since it was made, and what it is doing.
-
-    Args:
-        running, waiting: requests now.
-        cache_tokens: in the slots of the running requests now, of `cache_limit`.
-        steps: forward passes.
-        prompt_tokens: of all requests that began; `cached_tokens` of them were found in the prefix cache.
-        prefill_tokens: computed of prompts (and of forced stretches).
-        tokens: sampled or forced.
-        guessed_tokens: of these, how many were guessed before and so needed no step of their own.
-        finished, aborted, failed: requests that ended, by how.
-        tokens_per_second: prefilled and generated, a running mean.
-        version: of the weights.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    cache_tokens: int = 0
-    cache_limit: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prefill_tokens: int = 0
-    tokens: int = 0
-    guessed_tokens: int = 0
-    finished: int = 0
-    aborted: int = 0
-    failed: int = 0
-    tokens_per_second: float = 0.0
-    version: int = 0
 
 
 class Engine:
@@ -113,12 +78,8 @@ class Engine:
         self._packed = 0
         self._asked_native = False
         self._ids = itertools.count()
-        self._counts = dict.fromkeys(
-            (
-                "steps", "prompt_tokens", "cached_tokens", "prefill_tokens", "tokens", "guessed_tokens", "finished", "aborted",
-                "failed",
-            ), 0,
-        )  # fmt: skip
+        counted = "steps prompt_tokens cached_tokens prefill_tokens tokens guessed_tokens finished aborted failed"
+        self._counts = dict.fromkeys(counted.split(), 0)
         controls = vocabulary.controls
         self._ends = frozenset(controls[name] for name in (END, END_TURN) if name in controls)
         # Ids beyond the vocabulary (Qwen3 pads its matrix), ids without a token, media ids and padding never come out as text.
@@ -636,9 +597,3 @@ def _caught(row: Row, ended: dict[Row, FinishReason | UserError]) -> Iterator[No
         yield
     except UserError as error:
         ended[row] = error
-
-
-def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:
-    """Whether a model ends its turns: tuning adds `<|end_turn|>` to the end ids of its `generation_config.json`."""
-    controls = vocabulary.controls
-    return "<|user|>" in controls and controls.get(END_TURN) in weights.read_special(weights.resolve_model(model)).end

@@ -239,3 +239,37 @@ class Busy(Exception):
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after:.0f} seconds")
         self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine has done since it was made, and what it is doing.
+
+    Args:
+        running, waiting: requests now.
+        cache_tokens: in the slots of the running requests now, of `cache_limit`.
+        steps: forward passes.
+        prompt_tokens: of all requests that began; `cached_tokens` of them were found in the prefix cache.
+        prefill_tokens: computed of prompts (and of forced stretches).
+        tokens: sampled or forced.
+        guessed_tokens: of these, how many were guessed before and so needed no step of their own.
+        finished, aborted, failed: requests that ended, by how.
+        tokens_per_second: prefilled and generated, a running mean.
+        version: of the weights.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    cache_tokens: int = 0
+    cache_limit: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_tokens: int = 0
+    tokens: int = 0
+    guessed_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    tokens_per_second: float = 0.0
+    version: int = 0

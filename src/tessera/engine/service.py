@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tessera.engine.engine import Engine, Stats
-from tessera.engine.request import Event, Request
+from tessera.engine.engine import Engine
+from tessera.engine.request import Event, Request, Stats
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

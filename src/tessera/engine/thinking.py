@@ -15,7 +15,7 @@ from tessera.engine.constraints import Constraint, Progress
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.tokens.chat import EFFORTS
-from tessera.tokens.vocabulary import Vocabulary
+from tessera.tokens.vocabulary import END_TURN, Vocabulary
 
 THINK, THOUGHT = "<|think|>", "<|/think|>"
 
@@ -103,3 +103,9 @@ def refusal(budgets: Sequence[str] | Mapping[str, int], effort: str) -> str:
     if not budgets:
         return f"this model was not trained to think, so it has no effort {effort!r}; make one by tessera posttrain reason."
     return f"this model has no effort {effort!r}; write one of {', '.join(budgets)}, or none."
+
+
+def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:
+    """Whether a model ends its turns: tuning adds `<|end_turn|>` to the end ids of its `generation_config.json`."""
+    controls = vocabulary.controls
+    return "<|user|>" in controls and controls.get(END_TURN) in weights.read_special(weights.resolve_model(model)).end

@@ -16,7 +16,7 @@ from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.rules import Derived
-from tessera.train import parallel, speed
+from tessera.train import speed
 from tessera.train.lora import RATE_TIMES
 
 
@@ -84,7 +84,7 @@ def read_budget(text: str | None, wanted: Recipe) -> Budget | None:
         if wanted.price_per_hour is None:
             raise UserError("a budget in money needs a price: --set price_per_hour=2.5.")
         seconds = budget.dollars / wanted.price_per_hour * 3600
-    return budget if seconds is None else Budget(seconds=seconds * parallel.processes())
+    return budget if seconds is None else Budget(seconds=seconds * devices.processes())
 
 
 class Choices:

@@ -28,8 +28,7 @@ from tessera import device as devices
 from tessera.data.loader import Loader, Shares
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
-from tessera.engine.engine import speaks_dialogue
-from tessera.engine.thinking import budgets_of, refusal
+from tessera.engine.thinking import budgets_of, refusal, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.checksum import checksum

@@ -36,7 +36,7 @@ from tessera.scaling.rules import Derived
 from tessera.tokens.chat import EFFORTS
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train import loop, parallel, speed
+from tessera.train import loop, speed
 from tessera.train.launch import launch, origin
 from tessera.train.objectives import Evaluation
 from tessera.train.parallel import ALONE, World
@@ -288,7 +288,7 @@ def _plan(
     packing, rows = data.packing, max(1, round(size / per_row))
     if wish.batch_size is not None and wish.batch_size < per_row:
         packing, rows = "single", size
-    rows = -(-rows // parallel.processes()) * parallel.processes()
+    rows = -(-rows // devices.processes()) * devices.processes()
     per_batch = rows if packing == "single" else rows * per_row
     rows = choose("batch_rows", rows, f"{per_batch:.3g} examples, which leaves about {UPDATES} updates where they are enough")
     if wish.batch_size is not None and "train.batch_rows" in choose.said:

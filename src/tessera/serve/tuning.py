@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tessera.engine.engine import speaks_dialogue
+from tessera.engine.thinking import speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.run import Follower, RunFolder

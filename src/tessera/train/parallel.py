@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from tessera.device import take_gpu
+from tessera.device import processes, take_gpu
 from tessera.errors import UserError
 
 T = TypeVar("T")
@@ -110,13 +109,3 @@ def joined() -> Iterator[World]:
         yield world
     finally:
         world.close()
-
-
-def processes() -> int:
-    """How many `torchrun` started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks, also before it has joined the others."""
-    return os.environ.get("RANK", "0") == "0"
