@@ -32,9 +32,10 @@ def words(found: dict[str, Any]) -> str:
     """One line each, those with a bar beside it."""
     lines = []
     for score in found["scores"]:
-        name, value = score["measure"], score["value"]
+        name, value, error = score["measure"], score["value"], score["standard_error"]
+        spread = "" if error is None else f" +- {error:.1%}"
         bar = f"   bar {BARS[name]:.0%}: {'held' if value >= BARS[name] else 'missed'}" if name in BARS else ""
-        lines.append(f"  {name:<48} {value:6.1%} +- {score['standard_error']:.1%}{bar}")
+        lines.append(f"  {name:<48} {value:6.1%}{spread}{bar}")
     return "\n".join(lines)
 
 
