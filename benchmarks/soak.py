@@ -470,14 +470,15 @@ def delete(soak: Soak, draw: random.Random) -> str:
         if not found:
             return "none yet"
         chosen = draw.choice(found)
-        del soak.kept[chosen]  # what the kill cuts off may be there or not
+        # What the kill cuts off may be there or not.
+        del soak.kept[chosen]
+        soak.unfinished[:] = [path for path in soak.unfinished if path != chosen]
     path = chosen.removesuffix("/content")
     with client_of(soak) as client:
         status = checked(client.ask("DELETE", path), 200)
     if status == "200":
         with soak.lock:
             soak.gone.append(path)
-            soak.unfinished[:] = [other for other in soak.unfinished if other != path]
     return status
 
 
