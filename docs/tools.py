@@ -93,7 +93,7 @@ def answered(client: OpenAI, model: str, question: str, run: Callable[[str], str
         model: id.
         question: of the user.
         run: the tool.
-        most: rounds; a model that goes on calling is not asked again.
+        most: rounds; a model that goes on calling is not asked again, nor one whose call was cut off.
     """
     turns: list[Any] = [{"role": "user", "content": question}]
     called: list[str] = []
@@ -106,11 +106,10 @@ def answered(client: OpenAI, model: str, question: str, run: Callable[[str], str
         for call in said.tool_calls:
             try:
                 goods = str(json.loads(call.function.arguments)["goods"])
-                result = run(goods)
-            except (ValueError, KeyError):  # cut off, or not what the schema says: the model is told so
-                goods, result = call.function.arguments, "unknown"
+            except (ValueError, KeyError):  # cut off by max_completion_tokens: no server takes that back
+                return "", [*called, call.function.arguments]
             called.append(goods)
-            turns.append({"role": "tool", "tool_call_id": call.id, "content": result})
+            turns.append({"role": "tool", "tool_call_id": call.id, "content": run(goods)})
     return "", called
 
 
