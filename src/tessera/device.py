@@ -31,9 +31,9 @@ PROCESS_SETTINGS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
-"""Environment of a process that computes: waiting threads sleep, torch's large buffers lie on huge pages, oneDNN (products in bf16)
-keeps the code of 128 shapes instead of 1,024, which in a server come to 300 MB more, and freed memory grows together at once.
-glibc reads the last one before `main`: it holds for processes that are started with it, as `./tessera` does."""
+"""Environment of a process that computes: waiting threads sleep, torch's large buffers lie on huge pages, oneDNN (products in
+bf16) keeps the code of 128 shapes instead of 1,024, which in a server come to 300 MB more, and freed memory grows together at
+once. glibc's is read before `main`, so it holds for processes that are started with it, as `./tessera` does."""
 
 
 def prepare_process() -> None:

@@ -167,6 +167,19 @@ def test_the_file_holds_what_other_programs_ask_for(tmp_path: Path, capsys: pyte
     assert "matrices are f16" in printed and "3 rows without a token" in printed and "no chat template" not in printed
 
 
+def test_of_a_model_with_media_the_text_is_written(
+    tmp_path: Path, vocabulary: Vocabulary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing = make_model(tmp_path / "seeing", vocabulary.add_block("p", "image", 16, "f").add_block("q", "audio", 8, "g"))
+    export_model(str(seeing), "gguf", str(tmp_path / "m.gguf"), "f32")
+    printed = capsys.readouterr().out
+    assert "ids for image (16), audio (8) are left out" in printed and "without a token" not in printed
+    reader = GGUFReader(tmp_path / "m.gguf")
+    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == vocabulary.size
+    table = next(tensor.data for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    assert np.array_equal(table, weights.load(seeing).model.embed_tokens.weight.detach().numpy()[: vocabulary.size])
+
+
 def test_llama_cpp_answers_in_turns(tmp_path: Path) -> None:
     vocabulary = Vocabulary.train(TEXTS, 300)
     export_model(str(make_model(tmp_path / "m", vocabulary, tuned=True)), "gguf", str(tmp_path / "m.gguf"))
@@ -208,7 +221,6 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, vocabul
 
 def test_a_model_that_llama_cpp_cannot_hold_is_refused(tmp_path: Path) -> None:
     vocabulary = Vocabulary.train(TEXTS, 300)
-    seeing = make_model(tmp_path / "seeing", vocabulary.add_block("p", "image", 16, "f"))
     scaled = make_model(tmp_path / "scaled", vocabulary, rope_scaling=LLAMA3)
     other = make_model(tmp_path / "other", vocabulary)
     tree = json.loads((other / "tokenizer.json").read_text())
@@ -221,7 +233,6 @@ def test_a_model_that_llama_cpp_cannot_hold_is_refused(tmp_path: Path) -> None:
         decoder.head_weight[0, 0] = 1e5
     weights.save(decoder, large, companions=vocabulary.save)
     for folder, words in (
-        (seeing, r"leave out this model's ids for image \(16\)"),
         (scaled, "does not scale"),
         (other, "no name for the rule"),
         (large, "f16 cannot hold"),

@@ -162,3 +162,21 @@ def test_without_room_for_all_rows_nothing_is_compiled_by_torch(
 ) -> None:
     monkeypatch.setattr(native, "fits", lambda decoder: False)
     assert Engine(decoder, vocabulary, Limits(rows=4, cache_tokens=100)).compile() is None
+
+
+def test_blocks_that_are_compiled_for_training_are_not_compiled_for_samples(
+    build_decoder: Callable[..., Decoder], vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose blocks are compiled takes its samples from the same blocks, with a cache that grows from step to step."""
+    decoder, seen = build_decoder(100), []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        seen.append(graph)
+        return graph.forward
+
+    for block in decoder.model.layers:
+        block.compile(backend=count)
+    said = eager_ids(decoder, vocabulary, monkeypatch)
+    assert not seen and said == eager_ids(build_decoder(100), vocabulary, monkeypatch)
+    decoder(torch.tensor([[1, 2, 3]]))
+    assert seen  # what trains still is compiled

@@ -98,7 +98,9 @@ def test_every_row_learns_the_answers_alone_and_each_example_as_often_as_there_a
         loader.next()
 
 
-def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path, write: Write, sft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_to_the_bit(
+    tmp_path: Path, write: Write, sft: Any, tessera: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, unbroken, killed = write(EXAMPLES), tmp_path / "unbroken", tmp_path / "killed"
     assert sft(data, unbroken, "--epochs", "3")[0] == 0
     steps, real = 0, RunFolder.record
@@ -122,6 +124,8 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path, write: Write, sft: Any,
     assert losses(killed) == losses(unbroken) and weights_of(killed) == weights_of(unbroken)
     code, said = sft(data, killed, "--resume")
     assert code == 0 and "is finished" in said
+    code, said = tessera("train", str(killed / "recipe.yaml"), "--out", str(killed), "--resume")
+    assert code == 2 and "is a run of tessera posttrain; go on by" in said
 
 
 def test_a_batch_holds_the_examples_that_were_asked_for(tmp_path: Path, write: Write, sft: Any) -> None:

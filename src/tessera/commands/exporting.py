@@ -99,7 +99,12 @@ def _write_gguf(decoder: Decoder, vocabulary: Vocabulary, folder: Path, target: 
     notes = []
     if coarser:
         notes.append(f"{coarser} matrices are f16; q8_0 needs rows of a multiple of 32.")
-    if padding := vocabulary.size - len(fields["tokenizer.ggml.tokens"]):
+    if vocabulary.blocks:
+        media = ", ".join(f"{block.kind} ({block.size:,})" for block in vocabulary.blocks)
+        notes.append(
+            f"a GGUF file holds text only: this model's ids for {media} are left out, and it neither makes nor reads them there."
+        )
+    if padding := vocabulary.base_size - len(fields["tokenizer.ggml.tokens"]):
         notes.append(f"{padding:,} rows without a token are left out.")
     if "tokenizer.chat_template" not in fields:
         notes.append("no chat template: the model was not tuned for dialogue and continues text.")

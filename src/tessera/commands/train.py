@@ -360,6 +360,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     recipe, info = folder.recipe, folder.info
     if not info:
         raise UserError(f"{path} was not prepared to the end (no run.json); start it again without --resume.")
+    if "shards" not in info:
+        raise UserError(f"{path} is a run of tessera posttrain; go on by tessera posttrain STAGE --out {path} --resume.")
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
     steps = loop.total_steps(recipe)

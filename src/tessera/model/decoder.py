@@ -305,7 +305,8 @@ class Decoder(nn.Module):
         x_BTD = F.embedding(ids, self.model.embed_tokens.weight).to(self.dtype)
         for layer, block in enumerate(self.model.layers):
             attend = None if cache is None else partial(cache.attend, layer)
-            run = partial(block, rotary=rotary, mask=mask, attend=attend)
+            # Past what may be compiled for training: a cache has other shapes at each step, and would be compiled for each anew.
+            run = partial(block if cache is None else block.forward, rotary=rotary, mask=mask, attend=attend)
             x_BTD = recompute(run, x_BTD) if recomputed and x_BTD.requires_grad else run(x_BTD)
         return self.model.norm(x_BTD)
 

@@ -27,16 +27,13 @@ def tokenizer_fields(vocabulary: Vocabulary, begin: int | None, end: Sequence[in
     A model of ours that was not tuned for dialogue gets no template: programs then let it continue text, which is what it can.
 
     Args:
-        vocabulary: its padding is left out.
+        vocabulary: its padding and its ids of media are left out.
         begin: id that a tokenizer may put before every text; it is put there only where `tokenizer.json` does so.
         end: ids that end an answer, the first three of which the format can hold.
 
     Raises:
-        UserError: llama.cpp cannot cut text as this tokenizer does, or the vocabulary has ids of media.
+        UserError: llama.cpp cannot cut text as this tokenizer does.
     """
-    if vocabulary.blocks:
-        media = ", ".join(f"{block.kind} ({block.size:,})" for block in vocabulary.blocks)
-        raise UserError(f"a GGUF file holds text only and would leave out this model's ids for {media}; use --to hf.")
     tree = json.loads(vocabulary.files["tokenizer.json"])
     names, types = _table(tree)
     ends = [*end[:3]] or [vocabulary.end_id]
