@@ -98,11 +98,12 @@ def test_every_row_learns_the_answers_alone_and_each_example_as_often_as_there_a
         loader.next()
 
 
+@pytest.mark.parametrize("more", [(), ("--lora", "4")], ids=["all weights", "adapters"])
 def test_a_killed_run_goes_on_to_the_bit(
-    tmp_path: Path, write: Write, sft: Any, tessera: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write: Write, sft: Any, tessera: Any, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
     data, unbroken, killed = write(EXAMPLES), tmp_path / "unbroken", tmp_path / "killed"
-    assert sft(data, unbroken, "--epochs", "3")[0] == 0
+    assert sft(data, unbroken, "--epochs", "3", *more)[0] == 0
     steps, real = 0, RunFolder.record
 
     def stop_at_the_seventh(folder: RunFolder, event: dict[str, Any]) -> None:
@@ -114,16 +115,16 @@ def test_a_killed_run_goes_on_to_the_bit(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "record", stop_at_the_seventh)
-        code, said = sft(data, killed, "--epochs", "3")
+        code, said = sft(data, killed, "--epochs", "3", *more)
     assert code == 143 and "after step 7" in said and "--resume" in said, said
-    code, said = sft(data, killed, "--epochs", "4", "--resume")
+    code, said = sft(data, killed, "--epochs", "4", *more, "--resume")
     assert code == 2 and "--epochs is 4.0 here and 3.0" in said
     os.unlink(data)  # what is trained on stands in the run's folder
-    code, said = sft(data, killed, "--epochs", "3", "--resume")
+    code, said = sft(data, killed, "--epochs", "3", *more, "--resume")
     assert code == 0 and "resumed from" in said, said
     assert losses(killed) == losses(unbroken) and weights_of(killed) == weights_of(unbroken)
-    code, said = sft(data, killed, "--resume")
-    assert code == 0 and "is finished" in said
+    code, said = sft(data, killed, *more, "--resume")
+    assert code == 0 and "is finished" in said, said
     code, said = tessera("train", str(killed / "recipe.yaml"), "--out", str(killed), "--resume")
     assert code == 2 and "is a run of tessera posttrain; go on by" in said
 

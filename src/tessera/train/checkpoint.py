@@ -66,9 +66,10 @@ class Checkpoint:
             for key in file.keys():  # noqa: SIM118 (safetensors' handle is no mapping)
                 name, _, entry = key.rpartition("/")
                 parameter = parameters[name]
-                # AdamW keeps its step count on the CPU whatever the device.
-                device = "cpu" if entry == "step" else parameter.device
-                owner[id(parameter)].state[parameter][entry] = file.get_tensor(key).to(device)
+                optimizer = owner[id(parameter)]
+                # AdamW keeps its step count on the CPU whatever the device, but where one kernel updates everything.
+                device = "cpu" if entry == "step" and not optimizer.defaults.get("fused") else parameter.device
+                optimizer.state[parameter][entry] = file.get_tensor(key).to(device)
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:

@@ -75,7 +75,8 @@ def assemble(
         vocabulary, shards: of the run.
         world: this process among several.
         observers: told every event.
-        resumed: a checkpoint's weights will take the place of those, so that a folder to go on from need not be there any more.
+        resumed: a checkpoint's weights will take the place of those, so that a folder to go on from need not be there any more,
+            but where adapters are learned: they stand beside its weights.
     """
     world = world or World()
     recipe, info = folder.recipe, folder.info
@@ -123,10 +124,10 @@ def _seconds(vocabulary: Vocabulary, size: int) -> np.ndarray | None:
 
 
 def _decoder(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, machine: Machine, resumed: bool) -> Decoder:
-    """With the weights that a run starts from; `resumed`: with any."""
+    """With the weights that a run starts from; `resumed`: with any, but where adapters are learned."""
     if info["init"] is not None:
-        dtype = machine.torch_dtype
-        decoder = Decoder(DecoderConfig(**info["init_shape"]), dtype) if resumed else weights.load(info["init"], dtype)
+        dtype, any_do = machine.torch_dtype, resumed and recipe.train.lora is None
+        decoder = Decoder(DecoderConfig(**info["init_shape"]), dtype) if any_do else weights.load(info["init"], dtype)
         # It goes on reading what it could read before, also where the rows are shorter now.
         assert recipe.train.context
         decoder.config = replace(decoder.config, context=max(decoder.config.context, recipe.train.context))
