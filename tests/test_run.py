@@ -44,6 +44,12 @@ def test_a_start_that_was_broken_off_is_replaced_and_a_prepared_run_is_not(folde
     assert list(again.events()) == []
     again.write_info({"command": "tessera train"})
     again.unlock()
+    for name in ("train.jsonl", "held_out.jsonl", "tasks.jsonl", "made.npz", "reference_train.npy", "reference_held_out.npy"):
+        (folder.path / name).write_text("half")
+    again = RunFolder.create(folder.path, folder.recipe)
+    assert again.info == {}
+    again.write_info({"command": "tessera train", "prepared_seconds": 1.0})
+    again.unlock()
     with pytest.raises(UserError, match="exists already"):
         RunFolder.create(folder.path, folder.recipe)
 

@@ -25,7 +25,8 @@ from tessera.recipe import Recipe
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
     {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
-    | {"stages.json", "examples.jsonl", "cold", "sft"}
+    | {"stages.json", "examples.jsonl", "cold", "sft", "train.jsonl", "held_out.jsonl", "tasks.jsonl", "made.npz"}
+    | {"reference_train.npy", "reference_held_out.npy"}
 )
 """What stands in a folder before `run.json`, which is written last, says that it is prepared."""
 
@@ -103,7 +104,8 @@ class RunFolder:
             folder = cls(path)
             folder.lock()
             cls.refuse_occupied(path)  # again: another process may have been faster
-            (path / "metrics.jsonl").unlink(missing_ok=True)
+            for left in ("metrics.jsonl", "run.json"):
+                (path / left).unlink(missing_ok=True)
             write_text(path / "recipe.yaml", recipe.to_yaml())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}.") from None
@@ -118,6 +120,8 @@ class RunFolder:
             names = {p.name for p in path.iterdir()}
             # What a start leaves, it leaves beside its lock; a recipe.yaml or a tokenizer without one is somebody's own.
             left_by_a_start = _BEFORE_TRAINING if _LOCK in names else frozenset()
+            if _LOCK in names and not cls(path).prepared:
+                left_by_a_start |= {"run.json"}
             occupied = any(not name.startswith(".") and name not in left_by_a_start for name in names)
         else:
             occupied = True
@@ -176,6 +180,11 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise _damaged(path, error) from None
+
+    @property
+    def prepared(self) -> bool:
+        """Whether all that stands before the first step was written; UserError if damaged."""
+        return "prepared_seconds" in self.info
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replaces `run.json`."""

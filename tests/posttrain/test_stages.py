@@ -11,7 +11,7 @@ import pytest
 
 from tessera.engine.thinking import budgets_of
 from tessera.errors import Interrupted
-from tessera.posttrain import reinforce
+from tessera.posttrain import plans
 from tessera.run import RunFolder
 
 SMALL = (
@@ -42,14 +42,18 @@ def test_both_stages_of_reason_make_one_model_that_thinks_and_go_on_where_they_s
     assert 2 <= step["thought_length"] < step["length"]
     assert 'href="cold/report.html"' in (whole / "report.html").read_text()
 
-    # Stopped between the stages: the cold start is finished, the reinforcement not begun.
-    def stop(*ignored: Any) -> None:
-        raise Interrupted(2)
+    # Stopped between the stages: the cold start is finished, the reinforcement not prepared to the end.
+    record = plans.record
+
+    def stop(planned: Any, folder: RunFolder, *more: Any) -> None:
+        if folder.path == broken:
+            raise Interrupted(2)
+        record(planned, folder, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reinforce, "prepare", stop)
+        patch.setattr(plans, "record", stop)
         code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(broken))
-        assert code == 130 and "--resume" in said
+        assert code == 130 and "--resume" in said and (broken / "held_out.jsonl").is_file()
     code, said = tessera("posttrain", "reason", "--model", str(model), *SMALL, "--out", str(broken))
     assert code == 2 and "exists already" in said
     code, said = tessera("posttrain", "reason", "--out", str(broken), "--steps", "9", "--resume")

@@ -167,7 +167,7 @@ def staged(name: str, wanted: Mapping[str, Any], out: str | None, resume: bool) 
         while (stage := wish.stage(number, path)) is not None:
             number += 1
             say(f"stage {number}: {stage.module.__name__.rpartition('.')[2]}, in {stage.path}")
-            prepared = world.share(stages.is_prepared(stage.path))
+            prepared = world.share(RunFolder(stage.path).prepared)
             if not prepared:
                 world.lead(lambda: stage.module.prepare(stage.wish, stage.path, say))
             result = _tuned(stage.module, stage.path, prepared, world)
@@ -236,13 +236,14 @@ def _place(wanted: Mapping[str, Any], out: str | None, resume: bool, stage: str,
 
 
 @contextmanager
-def _resumable(path: Path, mark: str = "run.json") -> Iterator[None]:
-    """Says of what ends the block whether `--resume` goes on: where the file `mark` is there."""
+def _resumable(path: Path, mark: str | None = None) -> Iterator[None]:
+    """Says of what ends the block whether `--resume` goes on: where the run is prepared, or the file `mark` is there."""
     try:
         with disk_may_be_full(path):
             yield
     except Interrupted as stop:
-        raise Interrupted(stop.number, stop.step, (path / mark).is_file()) from None
+        there = (path / mark).is_file() if mark else RunFolder(path).prepared
+        raise Interrupted(stop.number, stop.step, there) from None
 
 
 def _through(stage: Any, wanted: Mapping[str, Any], path: Path, resume: bool) -> Evaluation | None:

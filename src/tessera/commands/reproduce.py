@@ -33,11 +33,11 @@ from tessera.commands.live import duration
 from tessera.commands.scorecard import scorecard
 from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
-from tessera.posttrain import curriculum, stages, supervised
+from tessera.posttrain import curriculum, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.report import CHAIN, write_card, write_chain_report
 from tessera.report.measured import SCORES
-from tessera.run import commit, disk_may_be_full, write_text
+from tessera.run import RunFolder, commit, disk_may_be_full, write_text
 
 BASE = "base"
 
@@ -159,7 +159,7 @@ def _run(path: Path, chain: dict[str, Any], name: str, run: Callable[[bool], obj
     """One part, from where it stopped, and how long it took, over all its beginnings."""
     say(f"\n{name}, in {path / name}")
     begun, before = time.monotonic(), chain["partial"].get(name, 0.0)
-    there = stages.is_prepared(path / name)
+    there = RunFolder(path / name).prepared
     if not there:
         # What was not prepared to the end is made again.
         shutil.rmtree(path / name, ignore_errors=True)

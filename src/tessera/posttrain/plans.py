@@ -35,8 +35,8 @@ def asked(folder: RunFolder, key: str, otherwise: str) -> dict[str, Any]:
     Raises:
         UserError: the run was not prepared to the end, or is one of another stage, in the words of `otherwise`.
     """
-    if not (folder.path / "recipe.yaml").is_file() or "prepared_seconds" not in folder.info:
-        raise UserError(f"{folder.path} was not prepared to the end (no run.json); start it again without --resume.")
+    if not (folder.path / "recipe.yaml").is_file() or not folder.prepared:
+        raise UserError(f"{folder.path} was not prepared to the end; start it again without --resume.")
     if key not in folder.info:
         raise UserError(f"{folder.path} is no {otherwise}.")
     return dict(folder.info[key])

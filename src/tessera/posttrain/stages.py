@@ -231,11 +231,6 @@ def asked(name: str, path: Path) -> Reason | Chat:
     return RECIPES[name](**fields)
 
 
-def is_prepared(path: Path) -> bool:
-    """Whether a stage's run is."""
-    return "prepared_seconds" in RunFolder(path).info
-
-
 def _share(budget: str | None, share: float) -> str | None:
     """That part of a budget of time."""
     if budget is None:
