@@ -12,6 +12,7 @@ from tessera.data.builtin_films import scene
 from tessera.data.films import film_file, read_film
 from tessera.data.pictures import png
 from tessera.provenance import read_mark
+from tessera.train.quantizer import in_words
 
 DRAWN = scene(np.random.Generator(np.random.PCG64(1))).film()
 
@@ -52,6 +53,22 @@ def files(tmp_path: Path) -> dict[str, Path]:
     found["first"] = tmp_path / "first.png"
     found["first"].write_bytes(png(DRAWN[0].repeat(2, 0).repeat(2, 1)))
     return {**found, "tmp": tmp_path}
+
+
+def test_a_quantizer_of_clips_none_of_which_is_held_out_says_so(corner, files: dict[str, Path]) -> None:  # type: ignore[no-untyped-def]
+    clips = files["tmp"] / "clips"
+    clips.mkdir()
+    (clips / "a.gif").write_bytes(files["clip"].read_bytes())
+    for number in range(6):  # at least one document is held out, and it is one of these
+        (clips / f"{number}.txt").write_text(f"words beside it, {number}")
+    sets = ("steps=2", "batch=1", "width=8", "stride=8", "time_stride=4", "levels=[5,4]", "decoder_layers=1")
+    code, said = corner.call(
+        "tokenizer", "train", f"files:{clips}/", "--of", "films", "--out", str(files["tmp"] / "own"),
+        *(word for s in sets for word in ("--set", s)),
+    )  # fmt: skip
+    assert code == 0, said
+    exam = json.loads((files["tmp"] / "own" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert exam["event"] == "exam" and exam["held_out"] == 0 and "since none are held out" in in_words(exam)
 
 
 def test_the_quantizer_lies_in_the_model_with_the_hash_it_was_trained_to(  # type: ignore[no-untyped-def]

@@ -106,11 +106,11 @@ def test_the_shipped_chain_is_a_page_with_its_stages() -> None:
         ("90s", 0.001, "1s"),
         ("50Mtok", 0.1, "5000000tok"),
         ("1e14", 0.5, "5.0000e+13"),
-        ("$20", 0.5, "$10.0000"),
+        ("$20", 0.5, "14400s"),
     ],
 )
 def test_a_share_of_a_budget_is_in_its_own_unit(budget: str, share: float, part: str) -> None:
-    assert share_of(budget, share) == part
+    assert share_of(budget, share, price_per_hour=2.5) == part
 
 
 def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:

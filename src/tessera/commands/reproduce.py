@@ -93,15 +93,18 @@ def names_of(intent: Recipe) -> list[str]:
     return [kind if kinds.count(kind) == 1 else f"{kind}-{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds)]
 
 
-def share_of(budget: str, share: float) -> str:
-    """A part of a budget, in its own unit.
+def share_of(budget: str, share: float, price_per_hour: float | None = None) -> str:
+    """A part of a budget, in its own unit; of money the time that it buys, since a stage knows no price.
 
     >>> share_of("2h", 0.25)
     '1800s'
+    >>> share_of("$20", 0.25, 2.5)
+    '7200s'
     """
     whole = Budget.parse(budget)
     if whole.dollars is not None:
-        return f"${whole.dollars * share:.4f}"
+        assert price_per_hour is not None  # a recipe without one is refused
+        return f"{max(1, round(whole.dollars * share / price_per_hour * 3600))}s"
     if whole.seconds is not None:
         return f"{max(1, round(whole.seconds * share))}s"
     return f"{max(1, round(whole.tokens * share))}tok" if whole.tokens is not None else f"{(whole.flops or 0) * share:.4e}"
@@ -179,15 +182,16 @@ def _parts(
     """Name of each part -> what runs it, told whether it goes on."""
     own = 1 - sum(later.share for later in intent.then)
 
+    def part(share: float) -> str:
+        return share_of(intent.budget, share, intent.price_per_hour)
+
     def base(resume: bool) -> object:
-        return training.train(
-            recipe, share_of(intent.budget, own), [*overrides, "then=[]"], None, str(path / BASE), resume, forecast
-        )
+        return training.train(recipe, part(own), [*overrides, "then=[]"], None, str(path / BASE), resume, forecast)
 
     parts: dict[str, Callable[[bool], object]] = {BASE: base}
     before = path / BASE
     for later, name in zip(intent.then, names_of(intent), strict=True):
-        parts[name] = _stage(later, before, path / name, share_of(intent.budget, later.share), intent.train.seed)
+        parts[name] = _stage(later, before, path / name, part(later.share), intent.train.seed)
         before = path / name
     return parts
 

@@ -38,7 +38,8 @@ def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say
         for picture in itertools.islice(pictures(corpus, "validation"), _MEASURED_PICTURES)
     ]
     finite = [value for value in fidelity if np.isfinite(value)]
-    how = f"{np.mean(finite):.1f} dB on held-out pictures" if finite else "held-out pictures come back exactly"
+    exact = "held-out pictures come back exactly" if fidelity else "no pictures are held out"
+    how = f"{np.mean(finite):.1f} dB on held-out pictures" if finite else exact
     say(f"palette: {palette.size} colours, {how}; most pictures are {palette.shape[0]} x {palette.shape[1]}")
     return vocabulary.add_media(palette)
 

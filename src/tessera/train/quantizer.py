@@ -37,7 +37,7 @@ from tessera.train.objectives import Objective
 
 MOST_SIGNALS = 4_096
 """That are learned from, drawn from all there are; they are held in memory."""
-MEASURED, MEASURED_SOUNDS = 200, 50
+_MEASURED, _MEASURED_SOUNDS = 200, 50
 STRETCH_SECONDS = 0.64
 """Of sound in one update: a random stretch of a longer recording, a shorter one with silence behind it."""
 BANDS = 1.0
@@ -95,15 +95,16 @@ def train_quantizer(
         settings: `steps`, `batch` and `rate` count.
         train, held_out: (H, W, 3) or (T, H, W, 3) uint8 of any sizes that the config can cut, or (T,) int16.
         per_second: of the films or the samples.
-        observers: told every event of the loop; `exam` has what is measured on `held_out`.
+        observers: told every event of the loop; `exam` has what is measured on `held_out`, or on `train` where nothing is.
 
     Raises:
         UserError: nothing to learn from, or a size that cannot be cut.
         Interrupted: as `loop.train`.
     """
-    most = MEASURED_SOUNDS if config.kind == "audio" else MEASURED
+    most = _MEASURED_SOUNDS if config.kind == "audio" else _MEASURED
     signals = _sampled(train, MOST_SIGNALS, seed)
-    measured = _sampled(held_out, most, seed) or signals[:most]
+    kept = _sampled(held_out, most, seed)
+    measured = kept or signals[:most]
     learned: Batches
     if config.kind == "audio":
         shape = _usual_length(signals, config)
@@ -131,7 +132,8 @@ def train_quantizer(
             observers=observers,
             objective=Objective(cast(Callable[[Decoder], nn.Module], Reconstruction), MEASURES),
             exam=loop.Exam(
-                lambda: measure(Quantizer(network, shape, per_second), measured), "snr" if config.kind == "audio" else "psnr"
+                lambda: {**measure(Quantizer(network, shape, per_second), measured), "held_out": float(bool(kept))},
+                "snr" if config.kind == "audio" else "psnr",
             ),
         )
     )
@@ -258,13 +260,14 @@ def _with_quantizer(
 
 
 def in_words(marks: Mapping[str, float]) -> str:
-    """What `measure` found, in a line."""
+    """What an exam of a quantizer found, in a line."""
     near = (
         f"{marks['psnr']:.2f} dB, SSIM {marks['ssim']:.3f}"
         if "psnr" in marks
         else f"spectra {marks['snr']:.2f} dB above their errors, {marks['distance']:.1f} dB off"
     )
-    return f"{near} on held-out signals; {marks['usage']:.0%} of the ids used, perplexity {marks['perplexity']:.1f}"
+    on = "held-out signals" if marks["held_out"] else "signals that it learned from, since none are held out"
+    return f"{near} on {on}; {marks['usage']:.0%} of the ids used, perplexity {marks['perplexity']:.1f}"
 
 
 class _Batches:
