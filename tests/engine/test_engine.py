@@ -336,6 +336,14 @@ def test_nothing_of_a_generation_that_was_interrupted_stays(engine: Engine) -> N
     assert len(engine.generate([[1]], greedy(5))[0].ids) == 5
 
 
+def test_a_request_that_bans_every_token_fails_alone(engine: Engine, vocabulary: Vocabulary, ask: Ask) -> None:
+    _, other = ask(engine, [1], greedy(5))
+    _, banned = ask(engine, [2], SamplingParams(5, bias={i: -100.0 for i in range(vocabulary.size)}))
+    run(engine)
+    assert isinstance(banned.events[-1], Failed) and "no token is left" in banned.events[-1].message
+    assert len(other.ids) == 5 and isinstance(other.events[-1], Finished) and engine.stats().cache_tokens == 0
+
+
 def test_a_step_that_failed_can_be_answered_and_the_engine_goes_on(decoder: Decoder, vocabulary: Vocabulary, ask: Ask) -> None:
     engine = Engine(decoder, vocabulary, Limits(rows=1))
     _, running = ask(engine, [1], greedy(5))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.engine.sampling import Draw, History, SamplingParams, sample, uniform
+from tessera.engine.sampling import NOTHING, Draw, History, SamplingParams, sample, uniform
 from tessera.errors import UserError
 
 LOGITS = torch.log(torch.tensor([0.4, 0.05, 0.3, 0.0, 0.15, 0.1]))
@@ -59,6 +59,22 @@ def test_a_forbidden_token_is_not_drawn_even_at_the_edges() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 1.0, float("-inf")]])
     for at in (0.0, 1 - 2**-53, 0.2689414):
         assert sample(logits.clone(), [Draw(SamplingParams(), at)]).ids[0] in (1, 3)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-9, 9e-6, 1e-5])
+def test_any_temperature_above_zero_is_one(temperature: float) -> None:
+    sampled = sample(LOGITS.repeat(2, 1), [Draw(SamplingParams(temperature=t), 0.99) for t in (temperature, 1.0)])
+    assert sampled.ids == [0, 5] and np.isfinite(sampled.logprobs).all()
+
+
+def test_a_row_with_no_token_left_has_none_and_its_neighbour_has_one() -> None:
+    banned = SamplingParams(bias={i: -100.0 for i in range(6)})
+    for params in (banned, SamplingParams(bias={0: -100.0, 2: -100.0})):
+        allowed = torch.tensor([True, False, True, False, False, False])
+        draws = [Draw(params, 0.5, None, allowed), Draw(SamplingParams(temperature=0), 0.5), Draw(SamplingParams(), 0.99)]
+        sampled = sample(LOGITS.repeat(3, 1), draws)
+        assert sampled.ids == [NOTHING, 0, 5]
+    assert sample(torch.full((1, 6), float("nan")), [Draw(SamplingParams(), 0.5)]).ids == [NOTHING]
 
 
 def test_penalties_and_bias_are_what_a_plain_loop_makes_of_them() -> None:

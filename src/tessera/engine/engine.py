@@ -26,7 +26,7 @@ from tessera.engine.compiled import BUCKETS, CompiledDecode, decode
 from tessera.engine.constraints import Guesses
 from tessera.engine.guesses import Guessed, draw_all, guess
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Stats, Token, Top, ignore
-from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, sample, uniform
+from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, refuse_nothing, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
 from tessera.engine.stream import TextStream
 from tessera.engine.thinking import ThoughtProgress
@@ -514,7 +514,8 @@ class Engine:
     def _take(
         self, row: Row, token: int, logprob: float, top: Top, chosen: bool, ended: dict[Row, FinishReason | UserError]
     ) -> bool:
-        """Adds a token, tells the listener, and returns whether it was the last."""
+        """Adds a token, tells the listener, and returns whether it was the last; UserError where there is none."""
+        refuse_nothing(token)
         for one in row.rows:
             one.ids.append(token)
         row.logprobs.append(logprob)

@@ -23,6 +23,10 @@ _GOLDEN = 0x9E3779B97F4A7C15
 # The cumulative distribution is searched in two strides, of sums and then of single ids: half the time of one running sum
 # over the vocabulary (docs/LOG.md, 2026-11-25, "sampling").
 _STRIDE = 64
+_COLD = 1e-5
+"""Temperatures below are 0: logits divided by less are no float32 any more."""
+NOTHING = -1
+"""Stands for the id of a row that has none to choose from."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Sampled:
     """One token per row.
 
     Args:
-        ids: (B,) of them.
+        ids: (B,) of them; `NOTHING` for a row in which bias and masks leave no token, or whose logits are no finite numbers.
         logprobs: (B,) log-probability of each under softmax(logits / temperature) over the allowed tokens, penalties and bias
             included, before top_k, top_p and min_p cut it; at temperature 0 that of temperature 1.
         top: for each row the most likely ids with their log-probabilities, as many as it asked for.
@@ -142,14 +146,18 @@ def sample(logits_BV: Tensor, draws: Sequence[Draw], blocked: Tensor | None = No
     """Samples one token per row by inverting the cumulative distribution at `Draw.uniform`.
 
     Args:
-        logits_BV: (B, V) float32, written over; finite somewhere among the allowed ids of each row.
+        logits_BV: (B, V) float32, written over.
         draws: B of them.
         blocked: int64, ids that rows without a mask of their own never sample.
     """
     _adjust(logits_BV, draws, blocked)
-    greedy = [draw.params.temperature == 0 for draw in draws]
-    if any(draw.params.temperature not in (0, 1) for draw in draws):
-        logits_BV.div_(_column([draw.params.temperature or 1.0 for draw in draws], logits_BV))
+    none = (~logits_BV.amax(-1).isfinite()).nonzero()[:, 0].tolist()
+    if none:
+        logits_BV[none] = 0.0  # drawn like the others, and then left
+    heats = [draw.params.temperature if draw.params.temperature >= _COLD else 0.0 for draw in draws]
+    greedy = [heat == 0 for heat in heats]
+    if any(heat not in (0, 1) for heat in heats):
+        logits_BV.div_(_column([heat or 1.0 for heat in heats], logits_BV))
     p_BV = torch.softmax(logits_BV, dim=-1)
     if not all(greedy):
         cut_BV = p_BV
@@ -165,7 +173,16 @@ def sample(logits_BV: Tensor, draws: Sequence[Draw], blocked: Tensor | None = No
         most_likely(logits_BV[row].log_softmax(-1), draw.params.top_logprobs) if draw.params.top_logprobs else ()
         for row, draw in enumerate(draws)
     ]
-    return Sampled(ids_B.tolist(), logprobs_B.tolist(), top)
+    ids = ids_B.tolist()
+    for row in none:
+        ids[row] = NOTHING
+    return Sampled(ids, logprobs_B.tolist(), top)
+
+
+def refuse_nothing(token: int) -> None:
+    """Raises UserError for `NOTHING`."""
+    if token == NOTHING:
+        raise UserError("no token is left to choose from: what is asked for, logit_bias and penalties leave none.")
 
 
 def most_likely(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
