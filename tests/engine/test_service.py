@@ -11,7 +11,7 @@ import pytest
 from tessera.engine.engine import Engine, Limits
 from tessera.engine.request import Busy, Event, Failed, Finished, Request, Token
 from tessera.engine.sampling import SamplingParams
-from tessera.engine.service import Service
+from tessera.engine.service import Closed, Service
 from tessera.model.decoder import Decoder
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -133,5 +133,20 @@ def test_closing_ends_what_is_open_and_takes_nothing_more(long_decoder: Decoder,
             service.submit(request(answer, tokens=1000))
         assert started.wait(SECONDS)
     assert [answer.wait().reason for answer in answers] == ["abort", "abort"]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Closed):
         service.submit(request(Answer()))
+    with pytest.raises(Closed):
+        service.run(lambda engine: 1).result(SECONDS)
+
+
+def test_an_errand_that_is_not_reached_any_more_says_so(long_decoder: Decoder, vocabulary: Vocabulary) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    with Service(Engine(long_decoder, vocabulary)) as service:
+        first = service.run(lambda engine: (reached.set(), go_on.wait(SECONDS)))
+        assert reached.wait(SECONDS)
+        service._closed = True  # as `close` does first, while an errand runs
+        second = service.run(lambda engine: 2)
+        go_on.set()
+        first.result(SECONDS)
+    with pytest.raises(Closed):
+        second.result(SECONDS)

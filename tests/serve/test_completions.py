@@ -65,6 +65,27 @@ def test_echo_with_logprobs_is_the_models_own_opinion(
     assert len(told.tokens) <= len(prompt) + max_tokens and len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs)
 
 
+def test_echo_with_no_alternatives_has_each_tokens_own_logprob(client: OpenAI) -> None:
+    made = client.completions.create(model="base", prompt="The boat.", echo=True, logprobs=0, max_tokens=1)
+    told = made.choices[0].logprobs
+    assert told is not None and told.token_logprobs and told.top_logprobs and told.token_logprobs[0] is None
+    assert all(value is not None for value in told.token_logprobs[1:]) and all(len(top) == 1 for top in told.top_logprobs[1:])
+
+
+def test_the_least_temperature_is_the_likeliest_token(client: OpenAI) -> None:
+    said = [client.completions.create(model="base", prompt="a", temperature=t, max_tokens=4, seed=1) for t in (1e-40, 0)]
+    assert said[0].choices[0].text == said[1].choices[0].text
+
+
+def test_a_request_that_leaves_no_token_fails_and_others_go_on(client: OpenAI, vocabulary: Vocabulary) -> None:
+    stream = client.completions.create(model="base", prompt="a", max_tokens=200, stream=True, logit_bias={"5": 100})
+    next(iter(stream))
+    banned = {str(id): -100 for id in range(vocabulary.size)}
+    with pytest.raises(openai.InternalServerError):
+        client.completions.create(model="base", prompt="a", max_tokens=5, logit_bias=banned)
+    assert len(list(stream)) > 3
+
+
 def test_prompts_may_be_many_and_may_be_ids(client: OpenAI, vocabulary: Vocabulary) -> None:
     ask: dict[str, Any] = {"model": "base", "max_tokens": 5, "seed": 3}
     texts = ["first", "second one"]

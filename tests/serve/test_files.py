@@ -126,6 +126,24 @@ def test_an_upload_becomes_a_file_of_its_parts_in_order(client: OpenAI) -> None:
         client.uploads.parts.create(upload.id, data=b"late")
 
 
+def test_parts_go_with_time_and_are_no_more_than_announced(
+    client: OpenAI, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tessera.serve import uploads
+
+    monkeypatch.setattr(uploads, "_MOST_PART_BYTES", 10)
+    upload = client.uploads.create(bytes=4, filename="x", mime_type="text/plain", purpose="user_data")
+    for _ in range(2):
+        client.uploads.parts.create(upload.id, data=b"123456789")
+    with pytest.raises(openai.BadRequestError, match="announced were 4"):
+        client.uploads.parts.create(upload.id, data=b"123456789")
+    store = running.door._app.state.server.store  # type: ignore[attr-defined]
+    (first, *_) = store.everywhere("upload.part")
+    assert first.private["size"] == 9
+    monkeypatch.setattr("tessera.serve.store.time.time", lambda: upload.expires_at + 1.0)
+    assert {record.id for record in store.expire()} >= {first.id}
+
+
 def test_an_upload_can_be_given_up(client: OpenAI) -> None:
     upload = client.uploads.create(bytes=3, filename="x", mime_type="text/plain", purpose="batch")
     part = client.uploads.parts.create(upload.id, data=b"abc")

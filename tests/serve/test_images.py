@@ -186,6 +186,22 @@ def test_uploads_are_checked(client: OpenAI, image: bytes, mask: bytes | None, p
     assert refused.value.param == param
 
 
+def test_a_size_that_no_context_holds_is_refused_before_it_is_made(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("made")
+
+    for name in ("hole", "sized"):
+        monkeypatch.setattr(f"tessera.serve.images.{name}", never)
+    picture = np.full((4, 4, 4), 255, np.uint8)
+    picture[0, 0, 3] = 0
+    for ask in (
+        lambda: client.images.edit(model="painter", image=("a.png", png(picture)), prompt="a dot", size="9999x9999", n=10),  # type: ignore[call-overload]
+        lambda: client.images.create_variation(model="painter", image=("a.png", png(picture[..., :3])), size="9999x9999"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(openai.BadRequestError, match="give a smaller size"):
+            ask()
+
+
 def test_two_pictures_none_and_a_form_without_one_are_refused(client: OpenAI, server: Running) -> None:
     with pytest.raises(openai.BadRequestError, match="one picture at a time"):
         client.images.edit(model="painter", image=[("a.png", b"x"), ("b.png", b"y")], prompt="a dot")

@@ -176,6 +176,38 @@ def test_items_can_be_referred_to_by_id(client: OpenAI) -> None:
         client.responses.create(model="tiny", input=[{"type": "item_reference", "id": "msg_none"}])
 
 
+def test_what_is_given_again_stays_where_it_was(client: OpenAI) -> None:
+    first = client.responses.create(model="tiny", input="hi", text=exactly("one"))
+    again: Any = [first.output[0].model_dump(exclude_none=True), {"role": "user", "content": "again"}]
+    second = client.responses.create(model="tiny", input=again, max_output_tokens=1)
+    client.responses.delete(second.id)
+    reference: Any = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "and?"}]
+    assert client.responses.create(model="tiny", input=reference, max_output_tokens=1).usage
+
+    old = client.conversations.create(items=[{"role": "user", "content": "I am Bo"}, {"role": "user", "content": "and Ada"}])
+    items = list(client.conversations.items.list(old.id, order="asc"))
+    new = client.conversations.create()
+    copied: Any = [{"type": "item_reference", "id": items[0].id}, items[1].model_dump(exclude_none=True)]
+    client.responses.create(model="tiny", input=copied, conversation=new.id, max_output_tokens=1)
+    assert list(client.conversations.items.list(old.id, order="asc")) == items
+    texts = [item.content[0].text for item in client.conversations.items.list(new.id, order="asc")]  # type: ignore[union-attr]
+    assert texts[:2] == ["I am Bo", "and Ada"] and len(texts) == 3
+
+
+def test_half_of_a_surrogate_pair_is_taken_as_a_stranger(client: OpenAI, running: Running) -> None:
+    raw = httpx2.Client(base_url=running.url, timeout=30, headers={"content-type": "application/json"})
+    conversation = client.conversations.create()
+    item = {"type": "message", "role": "user", "content": "hi \ud83d"}
+    answer = raw.post(f"/conversations/{conversation.id}/items", content=json.dumps({"items": [item]}))
+    assert answer.status_code == 200, answer.text
+    (kept,) = client.conversations.items.list(conversation.id)
+    assert kept.content[0].text == "hi \ufffd"  # type: ignore[union-attr]
+    assert raw.post("/responses", content=json.dumps({"model": "\ud800", "input": "x"})).status_code == 404
+    odd = {"model": "tiny", "input": "x", "max_output_tokens": 1, "tool_choice": "none"}
+    odd["tools"] = [{"type": "function", "name": "f", "parameters": {"x": float("nan")}}]
+    assert raw.post("/responses", content=json.dumps(odd)).status_code in (200, 400)
+
+
 def test_a_background_response_is_polled(client: OpenAI) -> None:
     made = client.responses.create(model="tiny", input="hi", background=True, text=exactly("later"))
     assert made.status == "queued" and made.background and made.output == []

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -84,13 +85,26 @@ def test_tables_of_this_form_are_opened_without_migrations(url: str, monkeypatch
 
 
 def test_an_object_comes_back_as_it_went_in(store: Store) -> None:
-    body = {"id": "x", "text": "ünï 🙂 \u0000 \" '", "deep": [{"a": [1, 2.5, None, True]}], "large": 2**53}
+    body = {"id": "x", "text": "ünï 🙂 \" '", "deep": [{"a": [1, 2.5, None, True]}], "large": 2**53}
     store.put("me", "thing", body, {"hidden": 1})
     record = store.get("me", "thing", "x")
     assert record is not None and record.body == body and record.private == {"hidden": 1}
     store.put("me", "thing", {"id": "x", "new": True})
     record = store.get("me", "thing", "x")
     assert record is not None and record.body == {"id": "x", "new": True} and record.private == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(float("nan"), None), (float("-inf"), None), ("\ud83d", "\ufffd"), ("a\\ud83d", "a\\ud83d"), ("\0", "?")]
+)
+def test_what_no_json_is_stops_no_search(store: Store, value: Any, kept: Any) -> None:
+    store.put("me", "thing", {"id": "odd", "status": "new", "deep": [{"x": value}]}, {"state": "new", "x": value})
+    store.put("you", "thing", {"id": "plain", "status": "new"}, {"state": "new"})
+    assert {r.id for r in store.everywhere("thing", {"status": "new"})} == {"odd", "plain"}
+    assert {r.id for r in store.everywhere("thing", private={"state": "new"})} == {"odd", "plain"}
+    record = store.get("me", "thing", "odd")
+    assert record is not None
+    assert record.body["deep"][0]["x"] in ([kept] if kept != "?" else ["\0", "\ufffd"])
 
 
 def test_objects_outlive_the_server(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from openai import OpenAI
 
 import tessera
 from tessera.engine.engine import Limits
+from tessera.serve import embeddings
 from tessera.serve.app import Settings
 
 from .conftest import CONTEXT, Running, database_for, serving, wait_for
@@ -118,6 +120,38 @@ def test_a_failing_engine_is_an_error_in_the_stream(running: Running, client: Op
             list(stream)
     assert "purpose" not in str(error.value) and running.idle()
     assert client.chat.completions.create(model="tiny", messages=HI, max_tokens=1).choices
+
+
+def test_what_nobody_foresaw_comes_in_the_envelope_and_ends_no_batch(
+    running: Running, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = embeddings.prompts_of
+
+    def break_down(served: Any, given: Any, param: str) -> Any:
+        if given == "broken":
+            raise RuntimeError("on purpose")
+        return real(served, given, param)
+
+    monkeypatch.setattr(embeddings, "prompts_of", break_down)
+    with pytest.raises(openai.InternalServerError) as error:
+        client.embeddings.create(model="tiny", input="broken")
+    assert error.value.code == "internal_error" and "purpose" not in str(error.value)
+    rows = [
+        {"custom_id": word, "method": "POST", "url": "/v1/embeddings", "body": {"model": "tiny", "input": word}}
+        for word in ("broken", "whole", "hale")
+    ]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    file = client.files.create(file=("in.jsonl", data), purpose="batch")
+    batch = client.batches.create(completion_window="24h", endpoint="/v1/embeddings", input_file_id=file.id)
+    assert wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", 20)
+    counts = client.batches.retrieve(batch.id).request_counts
+    assert counts is not None and (counts.completed, counts.failed) == (2, 1)
+    # What was asked lies on the disk no longer than its file.
+    digest = hashlib.sha256(data).hexdigest()
+    where = running.door._app.state.server.blobs.path(digest)  # type: ignore[attr-defined]
+    assert where.exists()
+    client.files.delete(file.id)
+    assert not where.exists()
 
 
 def test_a_restart_keeps_what_was_stored_and_finishes_what_was_begun(tmp_path: Path, model_folder: Path) -> None:

@@ -194,12 +194,13 @@ def _grid(reader: Reader, wish: Wish) -> PictureGrid:
     if wish.known is not None:
         if wish.hidden is None or wish.hidden.shape != wish.known.shape[:2]:
             raise UserError("the mask has to have the size of the picture.")
+        refuse_large(reader, (wish.known.shape[0], wish.known.shape[1]))
         known = np.where(wish.hidden, -1, tokenizer.encode(wish.known))
     else:
         height, width = _shape_of(reader, wish)
         if height < 1 or width < 1:
             raise UserError(f"a picture of {height} x {width} pixels is none; give a size like 32x32.")
-        _refuse_long(reader, height * (width + 1) + 1, (height, width))
+        refuse_large(reader, (height, width))
         known = np.full((height, width), -1)
     return PictureGrid(block.offset, block.size, vocabulary.control(ROW), vocabulary.control(IMAGE_END), known)
 
@@ -273,6 +274,11 @@ def _behind_the_hole(grid: PictureGrid) -> np.ndarray:
     hidden = grid.known < 0
     later = np.logical_or.accumulate(hidden.ravel()).reshape(hidden.shape) & ~hidden
     return np.concatenate([np.pad(later, ((0, 0), (0, 1))).ravel(), [False]])
+
+
+def refuse_large(reader: Reader, shape: tuple[int, int]) -> None:
+    """Raises UserError for a picture that the model cannot read even without a prompt; before anything of that size is made."""
+    _refuse_long(reader, shape[0] * (shape[1] + 1) + 1, shape)
 
 
 def _refuse_long(reader: Reader, tokens: int, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,10 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+class Closed(Exception):
+    """The service has ended, or does before it comes to what was asked."""
+
+
 class Service:
     """Steps an engine for as long as there is work, and sleeps otherwise. A context, which closes it.
 
@@ -57,7 +61,7 @@ class Service:
         Raises:
             UserError: a request that cannot be served.
             Busy: the queue is full.
-            RuntimeError: the service is closed.
+            Closed: the service is.
         """
         known: list[int] = []
 
@@ -71,7 +75,7 @@ class Service:
 
         with self._changed:
             if self._closed:
-                raise RuntimeError("the engine's service is closed")
+                raise Closed
             known.append(self._engine.submit(replace(request, on_event=hear)))
             self._work = True
             self._changed.notify()
@@ -83,10 +87,19 @@ class Service:
         self._wake()
 
     def run(self, function: Callable[[Engine], T]) -> Future[T]:
-        """Calls `function` with the engine between two steps, in the engine's thread; for embeddings and new weights."""
+        """Calls `function` with the engine between two steps, in the engine's thread; for embeddings and new weights.
+
+        Returns:
+            What it gives; `Closed` where the service ends before that.
+        """
         future: Future[T] = Future()
-        self._errands.append((function, future))
-        self._wake()
+        with self._changed:
+            if self._closed:
+                future.set_exception(Closed())
+                return future
+            self._errands.append((function, future))
+            self._work = True
+            self._changed.notify()
         return future
 
     def stats(self) -> Stats:
@@ -111,8 +124,10 @@ class Service:
             while self._step() and not self._closed:
                 pass
         self._engine.abort_all()
+        # Nothing is added to them any more.
         while self._errands:
-            self._errands.popleft()[1].cancel()
+            if (future := self._errands.popleft()[1]).set_running_or_notify_cancel():
+                future.set_exception(Closed())
 
     def _step(self) -> bool:
         """One step and all errands; whether there is more to do."""

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp
 from tessera.serve.bodies import Body, Metadata, Part
 from tessera.serve.context import Here, Id, Limit, Server, in_thread
 from tessera.serve.door import call
-from tessera.serve.errors import ApiError, invalid
-from tessera.serve.files import keep
+from tessera.serve.errors import ApiError, invalid, of_exception
+from tessera.serve.files import forget_bytes, keep
 from tessera.serve.models import now
 from tessera.serve.store import new_id
 
@@ -139,6 +139,7 @@ class _Work:
         except ApiError as error:
             problem = {"code": error.code, "message": error.message, "param": error.param, "line": None}
             self._note(status="failed", failed_at=now(), errors={"object": "list", "data": [problem]})
+            await in_thread(self._release)
             return
         done = await in_thread(self._done)
         counts = {"total": len(rows), "completed": sum(done.values()), "failed": len(done) - sum(done.values())}
@@ -152,7 +153,16 @@ class _Work:
                 counts["completed" if answer["error"] is None else "failed"] += 1
                 self._note(request_counts=dict(counts))
 
-        await asyncio.gather(*(worker() for _ in range(_AT_A_TIME)))
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails ends the others, who would go on unseen
+                for _ in range(_AT_A_TIME):
+                    group.create_task(worker())
+        except* Exception:
+            unforeseen = of_exception(RuntimeError())
+            problem = {"code": unforeseen.code, "message": unforeseen.message, "param": None, "line": None}
+            self._note(errors={"object": "list", "data": [problem]})
+            await in_thread(self.close, "failed")
+            raise
         self._note(status="finalizing", finalizing_at=now())
         await in_thread(self.close, "completed")
 
@@ -170,6 +180,14 @@ class _Work:
                 made[name] = keep(self._server, self._owner, file_name, "batch_output", iter(lines), expires_at)["id"]
         self._note(status=status, **{f"{status}_at": now()}, **made)
         self._lines.unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        """Lets go of the requests, which are not read again: they go when their file does."""
+        digest = self._private["digest"]
+        self._server.store.update(self._owner, _KIND, self._id, lambda _, private: private.update(digest=None))
+        if digest is not None:
+            forget_bytes(self._server, digest)
 
     def _read(self) -> list[dict[str, Any]]:
         """The rows of the file.

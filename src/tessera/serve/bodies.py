@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tessera.engine.sampling import SamplingParams
+from tessera.tokens.text import scalar_json
 
 
 class Part(BaseModel):
@@ -26,6 +27,15 @@ class Body(Part):
     """The body of a request. A field that it does not know is an error, as a typing mistake would else go unnoticed."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_json(cls, given: Any) -> Any:
+        """Halves of surrogate pairs, as a client that cuts an emoji in two sends them, become U+FFFD, and NaN null."""
+        try:
+            return scalar_json(given)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
 
 Metadata = Annotated[

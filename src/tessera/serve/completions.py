@@ -156,7 +156,8 @@ class _Text:
         self.finish_reason = finished.reason
         done = finished.completion
         if done.prompt_logprobs is not None:
-            triples = zip(self.prompt, done.prompt_logprobs.tolist(), done.prompt_top, strict=True)
+            tops = done.prompt_top or [()] * len(self.prompt)  # logprobs=0 asks for none beside each token's own
+            triples = zip(self.prompt, done.prompt_logprobs.tolist(), tops, strict=True)
             told = [Token(id, logprob, top, "") for id, logprob, top in triples]
             self.prompt_tokens = [None, *told[1:]]  # nothing foretells the first
         new = self._stream.finish()

@@ -10,7 +10,7 @@ from pydantic import Field
 from tessera.serve.bodies import Body, Metadata
 from tessera.serve.context import Call, Here, Id, Limit, Order, in_thread
 from tessera.serve.errors import invalid
-from tessera.serve.items import Item, kept
+from tessera.serve.items import Item, kept, renewed
 from tessera.serve.models import now
 from tessera.serve.store import new_id
 
@@ -114,4 +114,4 @@ def _new(items: list[Item]) -> list[dict[str, Any]]:
     shown = kept(items, "items")
     if any(item["type"] == "item_reference" for item in shown):
         raise invalid("A reference cannot be added; send the item.", "items")
-    return [item | {"id": new_id(item["id"].split("_")[0][:8] + "_")} for item in shown]
+    return [renewed(item) for item in shown]

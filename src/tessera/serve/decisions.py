@@ -6,7 +6,6 @@ text as the answer, relative to the other options.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from tessera.serve.compaction import expanded
 from tessera.serve.context import Here, in_thread
 from tessera.serve.dialogue import prompt_ids, room_for
 from tessera.serve.errors import invalid
-from tessera.serve.generation import Usage, unless_left
+from tessera.serve.generation import Usage, errand, unless_left
 from tessera.serve.items import Items, conversation_of, kept
 from tessera.serve.models import Served
 from tessera.tokens.chat import Message
@@ -135,7 +134,7 @@ async def _answer(served: Served, before: Sequence[Message], question: Question,
     logprobs: list[float] = []
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         rows = texts[start : start + _ROWS_AT_ONCE]
-        logprobs += await asyncio.wrap_future(served.service.run(partial(probabilities, prompt=prompt, options=rows)))
+        logprobs += await errand(served, partial(probabilities, prompt=prompt, options=rows))
     usage.prompt += len(prompt) + sum(map(len, texts))
     odds = np.exp(np.array(logprobs) - max(logprobs))
     return _shown(question, (odds / odds.sum()).tolist())

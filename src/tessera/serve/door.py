@@ -6,6 +6,8 @@ Plain ASGI, so that streams pass through as they come and a client that leaves i
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +22,8 @@ from tessera.serve.keys import LOCAL, Key, Limits, find_owner, refuse_foreign
 from tessera.serve.metrics import Log, Metrics
 from tessera.serve.page.front import Front, is_of_page
 from tessera.serve.store import new_id
+
+_log = logging.getLogger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -222,5 +226,10 @@ async def call(
         else:
             pieces.append(message.get("body", b""))
 
-    await app(scope, receive, send)
+    try:
+        await app(scope, receive, send)
+    except Exception as error:
+        # Whoever is out there gets the same from the door; one row must not end all others.
+        _log.exception("a request from within failed: %s %s", method, path)
+        return 500, {}, json.dumps(of_exception(error).body).encode(), request_id
     return status, headers, b"".join(pieces), request_id

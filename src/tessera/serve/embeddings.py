@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from tessera.serve.bodies import Body
 from tessera.serve.completions import TokenId, prompts_of
 from tessera.serve.context import Here, in_thread
 from tessera.serve.errors import ApiError, invalid
-from tessera.serve.generation import unless_left
+from tessera.serve.generation import errand, unless_left
 
 router = APIRouter(tags=["embeddings"])
 
@@ -51,7 +50,7 @@ async def create(body: EmbeddingRequest, here: Here) -> dict[str, Any]:
     async def work() -> list[np.ndarray]:
         vectors: list[np.ndarray] = []
         for batch in _batches(prompts):
-            vectors += await asyncio.wrap_future(served.service.run(partial(embed, prompts=batch)))
+            vectors += await errand(served, partial(embed, prompts=batch))
         return vectors
 
     vectors = await unless_left(here.request, work())

@@ -122,6 +122,10 @@ def handle_all(app: FastAPI) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         return of_validation(error.errors(), error.body).response()
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        return of_exception(error).response()
+
     @app.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> JSONResponse:
         route = f"{request.method} {request.url.path}"

@@ -22,7 +22,7 @@ from tessera.posttrain.verifiers.schema import validator
 from tessera.serve.bodies import Body, Metadata, Part
 from tessera.serve.context import Here, Id, Limit, Order, Server, in_thread
 from tessera.serve.door import call
-from tessera.serve.errors import ApiError, invalid
+from tessera.serve.errors import ApiError, invalid, of_exception
 from tessera.serve.files import forget_bytes
 from tessera.serve.graders import checked_grader, need_sandbox
 from tessera.serve.models import now
@@ -337,7 +337,15 @@ class _Work:
             for number, row in waiting:
                 await in_thread(self._keep, await self._item(number, row))
 
-        await asyncio.gather(*(worker() for _ in range(_AT_A_TIME)))
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails ends the others, who would go on unseen
+                for _ in range(_AT_A_TIME):
+                    group.create_task(worker())
+        except* Exception:
+            unforeseen = of_exception(RuntimeError())
+            told = {"code": unforeseen.code, "message": unforeseen.message}
+            self._note(lambda run: run.update(status="failed", error=told))
+            raise
         self._note(lambda run: run.update(status="completed"))
 
     def _rows(self, digest: str | None, schema: Mapping[str, Any]) -> Iterator[Row]:

@@ -17,8 +17,10 @@ from starlette.types import Receive
 
 from tessera.engine import request as requests
 from tessera.engine.constraints import Constraint
+from tessera.engine.engine import Engine
 from tessera.engine.request import Busy, Event, Failed, Finished, Guidance, Token
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.service import Closed
 from tessera.serve.errors import ApiError, too_busy
 from tessera.serve.metrics import Metrics
 from tessera.serve.models import Served
@@ -213,7 +215,7 @@ class Generation:
         )
         try:
             self._running[index] = self.served.service.submit(request)
-        except RuntimeError:  # its service is closed
+        except Closed:
             raise _STOPPING from None
 
     def _measure(self, index: int, last: dict[int, float]) -> None:
@@ -223,6 +225,29 @@ class Generation:
         else:
             metrics.first_token.labels(name).observe(now - self.caller.state["started"])
         last[index] = now
+
+
+async def errand(served: Served, function: Callable[[Engine], Result]) -> Result:
+    """What `function` gives, called with the model's engine in its thread.
+
+    Raises:
+        ApiError: 503, the model was let go of meanwhile.
+    """
+    try:
+        return await asyncio.wrap_future(served.service.run(function))
+    except Closed:
+        raise _STOPPING from None
+
+
+async def when_there_is_room(start: Callable[[], Generation]) -> Generation:
+    """What `start` gives, tried again for as long as the queue is full; for what nobody waits for at the other end."""
+    while True:
+        try:
+            return start()
+        except ApiError as error:
+            if error.status != 429:
+                raise
+            await asyncio.sleep(float(error.headers["retry-after"]))
 
 
 async def unless_left(request: Request, work: Awaitable[Result]) -> Result:

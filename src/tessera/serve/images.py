@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, Response
 from tessera.data.pictures import encoded, hole, on_white, read_picture, sized
 from tessera.data.reasons import Unreadable
 from tessera.engine.constraints import PictureGrid
-from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, named, pasted, unfinished
+from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, named, pasted, refuse_large, unfinished
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import marked
@@ -124,6 +124,7 @@ async def edit(body: Annotated[Edit, Form(media_type="multipart/form-data")], he
         raise invalid("Models here edit one picture at a time.", "image", "unsupported_value")
     picture = await _read(given[0], "image")
     mask = None if body.mask is None else await _read(body.mask, "mask")
+    _refuse_large(served, body.shape)
     try:
         known, hidden = await in_thread(hole, picture, mask, body.shape, _most_pixels(served))
     except UserError as error:
@@ -136,6 +137,7 @@ async def vary(body: Annotated[Vary, Form(media_type="multipart/form-data")], he
     """Draws other pictures of the same: the model says first what it sees, and draws that beside the picture."""
     served = await maker(here, body.model, "image")
     picture = await _read(body.image, "image")
+    _refuse_large(served, body.shape)
     source = on_white(await in_thread(sized, picture, body.shape, _most_pixels(served)))
     return await _answer(here, served, body, Wish(body.prompt.strip(), source=source), "")
 
@@ -150,6 +152,11 @@ async def show(name: Annotated[str, PathPart(pattern=r"^img_[0-9a-f]{24}\.[a-z]{
             headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}
             return FileResponse(path, media_type=f"image/{kind}", headers=headers)
     raise not_found("picture", name)
+
+
+def _refuse_large(served: Served, shape: tuple[int, int] | None) -> None:
+    if shape is not None:
+        refuse_large(served, shape)
 
 
 async def _answer(here: Call, served: Served, body: Wanted, wish: Wish, events: str) -> Response:

@@ -122,6 +122,11 @@ def message_item(role: str, text: str) -> dict[str, Any]:
     return {"id": new_id("msg_"), "type": "message", "status": "completed", "role": role, "content": [part]}
 
 
+def renewed(item: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an item, with an id of its own: kept in two places under one id, it would leave the first."""
+    return item | {"id": new_id(item["id"].split("_")[0][:8] + "_")}
+
+
 def kept(items: Iterable[Item], param: str = "input") -> list[dict[str, Any]]:
     """Items as they are kept and shown: each with an id, contents as lists. References stay as they are.
 

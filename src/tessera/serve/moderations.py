@@ -5,7 +5,6 @@ Categories that the model does not cover are null, not false: nothing is known o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ from tessera.engine.moderation import CATEGORIES, Head, logits_of, probabilities
 from tessera.serve.bodies import Body, Part
 from tessera.serve.context import Here, in_thread
 from tessera.serve.errors import ApiError, invalid
-from tessera.serve.generation import unless_left
+from tessera.serve.generation import errand, unless_left
 from tessera.serve.models import Kept, Served
 from tessera.serve.store import new_id
 
@@ -79,7 +78,7 @@ async def create(body: ModerationRequest, here: Here) -> dict[str, Any]:
         parts = []
         for at in range(0, len(texts), _TEXTS_AT_ONCE):
             task = partial(_logits, served=served, texts=texts[at : at + _TEXTS_AT_ONCE])
-            parts.append(await asyncio.wrap_future(served.service.run(task)))
+            parts.append(await errand(served, task))
         return np.concatenate(parts)
 
     logits = await unless_left(here.request, work())

@@ -24,8 +24,8 @@ from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread
 from tessera.serve.context import Order as Sorting
 from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
 from tessera.serve.errors import ApiError, invalid
-from tessera.serve.generation import Generation, Order, Usage, unless_left
-from tessera.serve.items import Items, conversation_of, kept, message_item
+from tessera.serve.generation import Generation, Order, Usage, unless_left, when_there_is_room
+from tessera.serve.items import Items, conversation_of, kept, message_item, renewed
 from tessera.serve.models import Served, now
 from tessera.serve.response_events import Happened, Writer
 from tessera.serve.store import Record, new_id
@@ -504,17 +504,21 @@ async def _keep(
     given: list[dict[str, Any]],
     background: bool = False,
 ) -> None:
-    """Keeps a response, its items, and what it adds to a conversation."""
+    """Keeps a response, its items, and what it adds to a conversation.
 
-    items: list[tuple[dict[str, Any], dict[str, Any]]] = [(item, {}) for item in (*given, *response["output"])]
+    What was given may be kept already, in another response or conversation, and stays there: a response refers to it, a
+    conversation gets a copy.
+    """
+    store, output = server.store, response["output"]
 
     def work() -> None:
         if body.store:
-            private = {"input": given, "background": background}
-            server.store.put(owner, _KIND, response, private)
-            server.store.put_all(owner, "response.item", items, parent=response["id"])
+            store.put(owner, _KIND, response, {"input": given, "background": background})
+            new = [item for item in given if store.get(owner, "response.item", item["id"]) is None]
+            store.put_all(owner, "response.item", [(item, {}) for item in (*new, *output)], parent=response["id"])
         if body.conversation_id is not None and response["status"] in ("completed", "incomplete"):
-            server.store.put_all(owner, "conversation.item", items, parent=body.conversation_id)
+            copied: list[tuple[dict[str, Any], dict[str, Any]]] = [(item, {}) for item in (*map(renewed, given), *output)]
+            store.put_all(owner, "conversation.item", copied, parent=body.conversation_id)
 
     await in_thread(work)
 
@@ -533,7 +537,8 @@ def _start(
 
     async def work() -> None:
         try:
-            generation = await _when_there_is_room(server, owner, served, order)
+            caller = server.caller(owner, {"started": asyncio.get_running_loop().time()})
+            generation = await when_there_is_room(lambda: Generation.start(served, [order], caller))
             generation.usage.prompt = len(order.prompt)
             writer = Writer(dict(response), generation, _wants_logprobs(body), _shows_thoughts(body))
             async with contextlib.aclosing(writer.events()) as events:
@@ -553,16 +558,6 @@ def _start(
 
 def _begin(shown: dict[str, Any], private: dict[str, Any]) -> None:
     shown["status"] = "in_progress"
-
-
-async def _when_there_is_room(server: Server, owner: str, served: Served, order: Order) -> Generation:
-    while True:
-        try:
-            return Generation.start(served, [order], server.caller(owner, {"started": asyncio.get_running_loop().time()}))
-        except ApiError as error:
-            if error.status != 429:
-                raise
-            await asyncio.sleep(float(error.headers["retry-after"]))
 
 
 async def _start_again(server: Server, record: Record) -> None:

@@ -9,7 +9,7 @@ from tessera.engine.pictures import Steps
 from tessera.engine.request import Completion, Finished, Request, Token
 from tessera.serve.context import Call, in_thread
 from tessera.serve.errors import invalid
-from tessera.serve.generation import Caller, Generation, Order, Usage
+from tessera.serve.generation import Caller, Generation, Order, Usage, when_there_is_room
 from tessera.serve.models import Served
 
 T = TypeVar("T")
@@ -45,15 +45,17 @@ class Rounds(Generic[T]):
         served: the model.
         steps: that ask it.
         caller: on whose behalf.
+        patient: the first round waits for room in the queue; later ones always do, so that what is made is not lost.
     """
 
-    def __init__(self, served: Served, steps: Steps[T], caller: Caller) -> None:
+    def __init__(self, served: Served, steps: Steps[T], caller: Caller, patient: bool = False) -> None:
         self.usage = Usage()
         self.completions: list[Completion] = []
         """Of all rounds so far."""
         self._served = served
         self._steps = steps
         self._caller = caller
+        self._patient = patient
         self._requests: Sequence[Request] = ()
         self._generation: Generation | None = None
         self._results: list[T] = []
@@ -68,7 +70,7 @@ class Rounds(Generic[T]):
 
         Raises:
             UserError: the steps cannot be taken.
-            ApiError: 429, there is no room.
+            ApiError: 429, there is no room, and it is not patient.
         """
         await self._go_on(None)
 
@@ -106,7 +108,11 @@ class Rounds(Generic[T]):
         if requests is not None:
             self._requests = requests
             orders = [Order(r.prompt, r.params, r.constraint, r.prompt_logprobs, r.guidance) for r in requests]
-            self._generation = Generation.start(self._served, orders, self._caller)
+
+            def begin() -> Generation:
+                return Generation.start(self._served, orders, self._caller)
+
+            self._generation = await when_there_is_room(begin) if self._patient or made is not None else begin()
             self._generation.usage.prompt = sum(len(request.prompt) for request in requests)
 
     def _advance(self, made: list[Completion] | None) -> list[Request] | None:

@@ -8,6 +8,7 @@ length of one transaction; routes call them from a thread.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import threading
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from tessera.errors import UserError
+from tessera.tokens.text import scalar_json, scalar_text
 
 T = TypeVar("T")
 
@@ -327,12 +329,27 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
+def _json(value: Any) -> str:
+    """A value as every reader takes it: a database that looks into one object looks into all, and what is no JSON stops it."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return _json(scalar_json(value))
+    return json.dumps(scalar_json(value)) if "\\ud" in text else text
+
+
+def _json_without_nul(value: Any) -> str:
+    """PostgreSQL keeps a NUL and cannot read it again."""
+    text = _json(value)
+    return text if "\\u0000" not in text else _json(scalar_json(value, lambda part: scalar_text(part).replace("\0", "\ufffd")))
+
+
 def _open(url: str) -> sa.Engine:
     if url.startswith(("postgres://", "postgresql://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+        return sa.create_engine(url, pool_pre_ping=True, json_serializer=_json_without_nul)
+    engine = sa.create_engine(url, json_serializer=_json, connect_args={"timeout": 30, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:

@@ -73,13 +73,19 @@ async def create(body: Create, here: Here) -> dict[str, Any]:
 @router.post("/v1/uploads/{upload_id}/parts")
 async def add_part(upload_id: Id, data: UploadFile, here: Here) -> dict[str, Any]:
     """Takes in a part, in any order."""
-    await _pending(here, upload_id)
+    record = await _pending(here, upload_id)
     if data.size is not None and data.size > _MOST_PART_BYTES:
         raise ApiError(413, f"A part may have at most {_MOST_PART_BYTES} bytes.", "data", "file_too_large")
+    # A part whose answer was lost is sent again, so that there may be more than announced; twice as much is enough for that.
+    announced, taken = record.body["bytes"], record.private.get("taken", 0) + (data.size or 0)
+    if taken > 2 * announced + _MOST_PART_BYTES:
+        raise invalid(f"The parts have {taken} bytes already, announced were {announced}.", "data", "size_mismatch")
     part = {"id": new_id("part_"), "object": "upload.part", "created_at": now(), "upload_id": upload_id}
 
     def refer(digest: str, size: int) -> None:
-        here.server.store.put(here.owner, _PART, part, {"digest": digest, "size": size}, upload_id)
+        store, expires_at = here.server.store, record.body["expires_at"]
+        store.put(here.owner, _PART, part, {"digest": digest, "size": size}, upload_id, expires_at)
+        store.update(here.owner, _KIND, upload_id, lambda _, private: private.update(taken=private.get("taken", 0) + size))
 
     await in_thread(here.server.blobs.write, chunks_of(data.file), refer)
     return part

@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 import json
+import math
 import secrets
 import tempfile
 import time
@@ -128,7 +129,10 @@ async def create(here: Here) -> dict[str, Any]:
     total = frames if body.seconds is None else _frames(body.seconds, quantizer.per_second)
     given = np.empty((0, height, width, 3), np.uint8)
     if body.input_reference is not None:
-        given = resized(on_white(await _picture(body.input_reference)), height, width)[None]
+        if height * width > served.context * math.prod(quantizer.shape[1:]):  # before anything of that size is made
+            raise invalid(f"The model reads {served.context} tokens, too few for a frame of {width}x{height}.", "size")
+        picture = await _picture(body.input_reference)
+        given = await in_thread(lambda: resized(on_white(picture), height, width)[None])
     return await _begin(here, served, body.prompt, given, total, body.guidance, body.seed)
 
 
@@ -253,7 +257,7 @@ async def _make(server: Server, owner: str, id: str) -> None:
         served = found if isinstance(found, Served) else await in_thread(server.models.get, record.body["model"], owner)
         given = await in_thread(_frames_of, server, record.private)
         caller = server.caller(owner, {"started": time.perf_counter()})
-        rounds = Rounds(served, _steps(served, record.private, given), caller)
+        rounds = Rounds(served, _steps(served, record.private, given), caller, patient=True)
         await note(lambda shown, _: shown.update(status="in_progress"))
         await rounds.start()
         made, told = 0, 0

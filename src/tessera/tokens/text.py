@@ -8,8 +8,9 @@ the ones that llama.cpp implements by name, written as Hugging Face writes them 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -68,6 +69,18 @@ def scalar_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def scalar_json(value: Any, text: Callable[[str], str] = scalar_text) -> Any:
+    """A JSON value with `text` over all of its strings, names of fields too; NaN and the infinities, which Python reads and no
+    JSON has, become null."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {text(name) if isinstance(name, str) else name: scalar_json(part, text) for name, part in value.items()}
+    return [scalar_json(part, text) for part in value] if isinstance(value, list | tuple) else value
 
 
 def ascii_splitter(normalizer: Any, pre_tokenizer: Any) -> Callable[[str], list[str]] | None:
