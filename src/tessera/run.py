@@ -22,6 +22,9 @@ from tessera import recipe as recipes
 from tessera.errors import RunFailed, UserError, disk_full
 from tessera.recipe import Recipe
 
+CHAIN, BASE = "chain.json", "base"
+"""What says of a folder that it is a chain's (`tessera reproduce`), and where the training that it begins with lies in it."""
+
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
     {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}
@@ -127,6 +130,15 @@ class RunFolder:
             occupied = True
         if occupied:
             raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
+
+    @classmethod
+    def behind(cls, home: Path) -> RunFolder:
+        """The run that a model came from.
+
+        Args:
+            home: `weights.home` of it: a run's folder, or that of a chain, whose training it is then.
+        """
+        return cls(home / BASE if (home / CHAIN).is_file() else home)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

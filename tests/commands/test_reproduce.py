@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from tessera.commands.evaluate import documents_of
 from tessera.commands.reproduce import names_of, reproduce, share_of
 from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
+from tessera.posttrain.replay import first_run
 from tessera.recipe import load
+from tessera.run import RunFolder
 from tessera.tokens.vocabulary import Vocabulary
 
 PAGE = """
@@ -77,6 +80,11 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     card = (out / "CARD.md").read_text(encoding="utf-8")
     assert "| base | train |" in card and "| arithmetic | pass@1" in card and str(out) not in card
 
+    # Of what the training held out, and it is what the last model learned first.
+    assert documents_of(str(out), (), pictures=False)[1] == documents_of(str(out / "base" / "model"), (), pictures=False)[1]
+    assert documents_of(str(out), (), pictures=False)[1] == "held-out documents of the run"
+    assert first_run(out / "model").path == out.resolve() / "base"
+
     # As if it had been killed within the last stage, and before the first of its files was there.
     stamp = (out / "dpo" / "model" / "model.safetensors").stat().st_mtime_ns
     kept = json.loads((out / "chain.json").read_text(encoding="utf-8"))
@@ -88,6 +96,11 @@ def test_a_chain_runs_through_and_goes_on_where_it_stopped(page: Path) -> None:
     again = run(str(page), "--out", str(out), "--no-forecast", "--resume")
     assert again.returncode == 0 and "grpo, in" in again.stderr and "dpo, in" not in again.stderr, again.stderr[-3000:]
     assert (out / "dpo" / "model" / "model.safetensors").stat().st_mtime_ns == stamp
+    owner = RunFolder(out)
+    owner.lock()
+    refused = run(str(page), "--out", str(out), "--no-forecast", "--resume")
+    assert refused.returncode == 2 and "another process is training in" in refused.stderr
+    owner.unlock()
     refused = run(str(page), "--out", str(out), "--no-forecast", "--resume", "--budget", "30ktok")
     assert refused.returncode == 2 and "budget is 30ktok here and 20ktok in the chain" in refused.stderr
 

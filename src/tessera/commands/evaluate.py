@@ -274,7 +274,7 @@ def documents_of(model: str, sources: Sequence[str], pictures: bool) -> tuple[It
     Raises:
         UserError: the model was tuned on what is no document, and no source is given.
     """
-    run = RunFolder(Path(model))
+    run = RunFolder.behind(weights.home(weights.resolve_model(model)))
     if not sources and starter.is_meant(model):
         # It has read this source too; whatever Python's version, what is held out here was held out there.
         corpus = gather(Data(sources=(Source(uri=_STAND_IN),)), cache_folder(), lambda line: print(line, file=sys.stderr))

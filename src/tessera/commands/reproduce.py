@@ -35,11 +35,9 @@ from tessera.commands.train import say
 from tessera.errors import Interrupted, UserError
 from tessera.posttrain import curriculum, supervised
 from tessera.recipe import Budget, Later, Recipe
-from tessera.report import CHAIN, write_card, write_chain_report
+from tessera.report import write_card, write_chain_report
 from tessera.report.measured import SCORES
-from tessera.run import RunFolder, commit, disk_may_be_full, write_text
-
-BASE = "base"
+from tessera.run import BASE, CHAIN, RunFolder, commit, disk_may_be_full, write_text
 
 
 def reproduce(
@@ -70,7 +68,8 @@ def reproduce(
     asked = {"recipe": recipe, "budget": intent.budget, "settings": overrides, "forecast": forecast, "seed": intent.train.seed}
     try:
         with disk_may_be_full(path):
-            chain = _begin(path, asked, resume)
+            owner = RunFolder(path)
+            chain = _begin(owner, asked, resume)
             for name, run in _parts(intent, path, recipe, budget, overrides, forecast).items():
                 if name not in [stage["name"] for stage in chain["stages"]]:
                     _run(path, chain, name, run)
@@ -80,6 +79,7 @@ def reproduce(
             if not (path / SCORES).is_file():
                 scorecard(path, path / BASE, intent.name, say)
             card, report = write_card(path), write_chain_report(path)
+            owner.unlock()
     except Interrupted as stop:
         raise Interrupted(stop.number, stop.step, (path / CHAIN).is_file()) from None
     took = ", ".join(f"{stage['name']} {duration(stage['seconds'])}" for stage in chain["stages"])
@@ -121,9 +121,13 @@ def _check(later: Later) -> None:
         raise UserError(f"{later.data} is no file of preferences, which the stage {later.stage} learns from.")
 
 
-def _begin(path: Path, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """The chain's record, new or as it was left."""
+def _begin(owner: RunFolder, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """The chain's record, new or as it was left; its folder belongs to this process from now on."""
+    path = owner.path
     file = path / CHAIN
+    if not resume or file.is_file():
+        path.mkdir(parents=True, exist_ok=True)
+        owner.lock()
     if file.is_file() != resume:
         raise UserError(
             f"{path} is no folder of tessera reproduce ({CHAIN} is missing); start one without --resume."
@@ -141,7 +145,6 @@ def _begin(path: Path, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]
             "machine": {"cpu": machine.name, "threads": machine.threads},
             "versions": {"tessera": tessera.__version__, "python": sys.version.split()[0], "torch": torch.__version__},
         }
-        path.mkdir(parents=True, exist_ok=True)
         _keep(path, chain)
         return chain
     chain = json.loads(file.read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ RATES = {"dpo": 5e-5, "reward": 3e-4}
 BATCH = 16
 EVALUATIONS = 10
 SCORE = "<|spare_0|>"
-REWARD = "reward.json"
+REWARD, _PROBES = "reward.json", "probes.json"
 _PROBED = 64
 
 Say = Callable[[str], None]
@@ -242,7 +242,8 @@ def tune(
             write_text(model / REWARD, json.dumps({"score_id": _score_id(vocabulary), "centre": 0.0}))
 
     result = examined.tune(path, resume, observers, say, build, mark, world=world)
-    if result is not None and wish.kind == "reward" and world.first:
+    # Also of a run that ended between the two.
+    if wish.kind == "reward" and world.first and not (path / _PROBES).is_file():
         _conclude(RunFolder.open(path), wish, say)
     return result
 
@@ -384,7 +385,7 @@ def _conclude(folder: RunFolder, wish: Wish, say: Say) -> None:
     write_text(folder.model / REWARD, json.dumps({"score_id": judge.score_id, "centre": centre}))
     found = fooled(judge, read_questions(folder.path / "held_out.jsonl", judge.vocabulary))
     told = {kind: {"beaten": beaten, "of": count} for kind, (beaten, count) in found.items()}
-    write_text(folder.path / "probes.json", json.dumps(told, indent=1))
+    write_text(folder.path / _PROBES, json.dumps(told, indent=1))
     for kind, (beaten, count) in found.items():
         verdict = "no answer" if not beaten else f"{beaten} answers"
         say(f"probe {kind}: {verdict} of {count} beat the chosen one" + (", so it can be fooled" if beaten else ""))

@@ -20,7 +20,7 @@ def first_run(model: Path) -> RunFolder:
     Raises:
         UserError: it is not there, or the model did not begin in a run of `tessera train`.
     """
-    folder, seen = weights.home(model), set[Path]()
+    folder, seen = RunFolder.behind(weights.home(model)).path, set[Path]()
     while folder not in seen and (folder / "run.json").is_file():
         seen.add(folder)
         run = RunFolder(folder)
@@ -28,7 +28,7 @@ def first_run(model: Path) -> RunFolder:
             return run
         if not run.info.get("init"):
             break
-        folder = weights.home(Path(run.info["init"]))
+        folder = RunFolder.behind(weights.home(Path(run.info["init"]))).path
     raise UserError(
         f"what {model} learned first is not known here (no run of tessera train in {folder}), so nothing of it can be replayed: "
         "leave --replay out."

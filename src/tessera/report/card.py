@@ -29,7 +29,7 @@ from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
 from tessera.report.measured import SAMPLES, SCORES, Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
-from tessera.report.stages import CHAIN
+from tessera.run import CHAIN
 
 CARD = "CARD.md"
 TOUR = "tour"

@@ -17,7 +17,8 @@ from tessera.report.measured import SCORES, read_measured
 from tessera.report.page import write_report
 from tessera.report.parts import NOTHING, count_of, section, shortly, table, took, value_of, whole, write_page
 from tessera.report.record import RunRecord, mapping_of, number_of, read_json
-from tessera.report.stages import CHAIN, REPORT, Stage, curve, outcome, stages_of, stages_table
+from tessera.report.stages import REPORT, Stage, curve, outcome, stages_of, stages_table
+from tessera.run import CHAIN
 
 
 def write_chain_report(folder: Path) -> Path:

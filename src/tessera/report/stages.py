@@ -16,8 +16,9 @@ from tessera.report.charts import Series, legend, line_chart
 from tessera.report.exams import decided, error_band, kept, kind_of, main_measure, mark_of, percents, told
 from tessera.report.parts import NOTHING, column, figure, section, shortly, smoothed, table, took
 from tessera.report.record import RunRecord, items_of, mapping_of, number_of, read_json, read_run
+from tessera.run import CHAIN
 
-CHAIN, ASKED = "chain.json", "stages.json"
+ASKED = "stages.json"
 REPORT = "report.html"
 _RECIPES = {"reason": (("cold", "sft"), ("", "grpo")), "chat": (("sft", "sft"), ("", "dpo"))}
 """Of ASKED: folders of the stages and their kinds."""
