@@ -422,6 +422,12 @@ def _say(text: str) -> None:
 def _same_command(resumable: bool) -> str:
     """What the person typed, with --resume where the command takes it."""
     words = ["tessera", *sys.argv[1:]]
+    if resumable:
+        # The budget that it asked for was found, and stands in the run's folder.
+        if "--target-loss" in words:
+            at = words.index("--target-loss")
+            words[at : at + 2] = []
+        words = [word for word in words if word != "--yes" and not word.startswith("--target-loss=")]
     if resumable and sys.argv[1] in ("train", "posttrain", "reproduce") and "--resume" not in words:
         words.append("--resume")
     return shlex.join(words)

@@ -108,6 +108,8 @@ def train(
             "--target-loss is a positive loss, and needs the forecast of a run from nothing: "
             "leave --resume, --init and --no-forecast out."
         )
+    if target_loss is not None and intent.train.tokens is not None:
+        raise UserError("--target-loss finds the budget, which train.tokens sets already; leave one of them out.")
     path = Path(out or f"runs/{intent.name}")
     _say_later(intent)
     if not resume:

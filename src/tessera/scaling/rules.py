@@ -116,9 +116,9 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     said: dict[str, Derived] = {}
 
     def choose(name: str, value: Any, reason: str) -> Any:
-        """The recipe's own value if it has one."""
+        """The recipe's own value if it has one, and may: a model to go on from has its shape and its vocabulary."""
         part, key = name.split(".")
-        given = getattr(getattr(recipe, part), key)
+        given = None if facts.shape and part != "train" else getattr(getattr(recipe, part), key)
         said[name] = Derived(name, given, "set in the recipe") if given is not None else Derived(name, value, reason)
         return said[name].value
 
