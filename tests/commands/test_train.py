@@ -196,13 +196,15 @@ def first_loss(run: Path) -> tuple[float, float]:
 
 
 def words_from(corner: Any, out: Path, init: Path) -> list[str]:
-    """`tessera train --init`: shape and vocabulary are the model's."""
+    """`tessera train --init`: shape and vocabulary are the model's; in float32, so that losses can be compared closely."""
     head, settings = (words := corner.words(out, budget="2ktok"))[:6], [w for w in words[6:] if w != "--set"]
     return [
         *head,
         "--init",
         str(init),
         *(x for s in settings if not s.startswith(("model.", "tokenizer.")) for x in ("--set", s)),
+        "--set",
+        "train.precision=float32",
     ]
 
 

@@ -185,11 +185,16 @@ def test_every_built_in_source_has_a_licence() -> None:
 @pytest.mark.parametrize(
     ("uri", "shown", "licence"),
     [
-        ("files:/data/text/lm/gutenberg_books", "files:gutenberg_books", "public domain"),
-        ("files:../shared/data/image/emoji/*.png", "files:emoji/*.png", "Apache-2.0"),
+        ("files:/data/text/lm/gutenberg_books", "files:text/lm/gutenberg_books", "public domain"),
+        ("files:../shared/data/image/emoji/*.png", "files:image/emoji/*.png", "Apache-2.0"),
         ("chat:/x/cache/lines/hierarchy-20-0-0a1b2c3d.jsonl", "builtin:hierarchy", "Apache-2.0"),
-        ("/data/text/math/gsm8k/train.jsonl", "gsm8k/train.jsonl", "MIT"),
+        ("/data/text/math/gsm8k/train.jsonl", "text/math/gsm8k/train.jsonl", "MIT"),
         ("tasks:dial", "tasks:dial", "Apache-2.0"),
+        ("arithmetic:1-3", "arithmetic:1-3", "Apache-2.0"),
+        ("dial/log.jsonl", "dial/log.jsonl", UNKNOWN),
+        ("files:emoji/mine.txt", "files:emoji/mine.txt", UNKNOWN),
+        ("files:~/scan/*.txt", "files:scan/*.txt", UNKNOWN),
+        ("files:/data/image/emoji-names/x.json", "files:image/emoji-names/x.json", "MIT, Apache-2.0, Unicode"),
         ("hub:somebody/something", "hub:somebody/something", UNKNOWN),
     ],
 )

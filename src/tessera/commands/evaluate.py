@@ -195,8 +195,9 @@ def _print(model: str, scores: Sequence[Score], seconds: float, as_json: bool) -
             print(json.dumps({**score.as_json(), "model": model, "seconds": seconds}), flush=True)
             continue
         print(score.as_text(), flush=True)
-    if not as_json and scores:
-        print("  " + ", ".join(f"{key} {value}" for key, value in scores[0].settings.items()), flush=True)
+        alone = len(scores) == 1 or any(other.settings != score.settings for other in scores)
+        if alone or score is scores[-1]:
+            print("  " + ", ".join(f"{key} {value}" for key, value in score.settings.items()), flush=True)
 
 
 def _bits(engine: Engine, model: str, sources: Sequence[str], documents_at_most: int, as_json: bool) -> None:

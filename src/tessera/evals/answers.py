@@ -162,7 +162,9 @@ def _examples(suite: Suite, tasks: Sequence[Task], settings: Settings) -> list[l
     if suite.own_examples is not None:
         found = [suite.own_examples(task, settings.shots) for task in tasks]
     else:
-        found = [suite.examples(settings.shots, settings.seed) if suite.examples else []] * len(tasks)
+        measured = {task.prompt for task in tasks}
+        drawn = suite.examples(settings.shots + len(tasks), settings.seed) if suite.examples else []
+        found = [[one for one in drawn if one.prompt not in measured][: settings.shots]] * len(tasks)
     if (fewest := min(map(len, found))) < settings.shots:
         raise UserError(f"{suite.name} has {fewest} examples to show, not {settings.shots}; give fewer --shots.")
     return found

@@ -18,25 +18,27 @@ _BUILT_IN = {
     _OURS,
 )  # fmt: skip
 _FILES = {
-    "gutenberg_books": f"{_PUBLIC} (Project Gutenberg)",
-    "inaugural": _PUBLIC,
-    "shakespeare_xml": _PUBLIC,
-    "state_union": _PUBLIC,
-    "tinyshakespeare": _PUBLIC,
-    "udhr2": _PUBLIC,
-    "chatterbot_en": "BSD-3-Clause",
-    "emoji-names": "MIT, Apache-2.0, Unicode-3.0",
-    "emoji": "Apache-2.0",
-    "gsm8k": "MIT",
-    "mbpp": "CC-BY-4.0",
-    "scan": "BSD-3-Clause",
-    "self_instruct_seed": "Apache-2.0",
-    "sgd": "CC-BY-SA-4.0 (share-alike)",
-    "spoken-digits": "CC-BY-SA-4.0 (share-alike)",
-    "sprites": "CC-BY-SA-3.0 (share-alike)",
-    "topical_chat": "CDLA-Sharing-1.0 (share-alike)",
+    "text/lm/gutenberg_books": f"{_PUBLIC} (Project Gutenberg)",
+    "text/lm/inaugural": _PUBLIC,
+    "text/lm/shakespeare_xml": _PUBLIC,
+    "text/lm/state_union": _PUBLIC,
+    "text/lm/tinyshakespeare": _PUBLIC,
+    "text/lm/udhr2": _PUBLIC,
+    "text/dialogue/chatterbot_en": "BSD-3-Clause",
+    "image/emoji-names": "MIT, Apache-2.0, Unicode-3.0",
+    "image/emoji": "Apache-2.0",
+    "text/math/gsm8k": "MIT",
+    "text/code/mbpp": "CC-BY-4.0",
+    "text/reasoning/scan": "BSD-3-Clause",
+    "text/instruct/self_instruct_seed": "Apache-2.0",
+    "text/dialogue/sgd": "CC-BY-SA-4.0 (share-alike)",
+    "audio/spoken-digits": "CC-BY-SA-4.0 (share-alike)",
+    "video/sprites": "CC-BY-SA-3.0 (share-alike)",
+    "text/dialogue/topical_chat": "CDLA-Sharing-1.0 (share-alike)",
 }
-"""By a folder of the address; the names are those of the small real data (`$TESSERA_DATA`)."""
+"""By where the address lies in the small real data (`$TESSERA_DATA`)."""
+_PLACE = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, _FILES))})(?![\w.-])")
+_TASKS = re.compile(r"(?:tasks:)?(?:arithmetic|dial|gym|reversal)(?::[\w,-]+)*")
 _GENERATED_LINES = re.compile(r"(?:^|/)lines/(\w+)-\d+-\d+-[0-9a-f]+\.jsonl$")
 """The file that `data.builtin_lines` writes for `builtin:NAME`."""
 
@@ -48,9 +50,10 @@ def named(uri: str) -> str:
     kind, rest = re.fullmatch(r"([a-z]+:)?(.*)", uri, re.S).groups(default="")  # type: ignore[union-attr] # it matches all
     if not rest.startswith(("/", "~", "../")):
         return uri
+    if (known := _PLACE.search(rest)) is not None:
+        return f"{kind}{rest[known.start() :]}"
     parts = [part for part in rest.split("/") if part not in ("", "~", "..")]
-    known = next((place for place, part in enumerate(parts) if part in _FILES), max(0, len(parts) - 2))
-    return f"{kind}{'/'.join(parts[known:])}"
+    return f"{kind}{'/'.join(parts[-2:])}"
 
 
 def told(text: str) -> str:
@@ -63,7 +66,7 @@ def licence_of(uri: str) -> str:
     uri = named(uri)
     if (built_in := re.match(r"builtin:(\w+)", uri)) is not None:
         return _BUILT_IN.get(built_in[1], UNKNOWN)
-    if re.match(r"(tasks:)?(arithmetic|dial|gym|reversal)\b", uri):
+    if _TASKS.fullmatch(uri):
         return "Apache-2.0 (generated: Tessera, reasoning-gym)"
-    parts = re.split(r"[/:#?]", uri)
-    return next((licence for name, licence in _FILES.items() if name in parts), UNKNOWN)
+    known = _PLACE.search(uri)
+    return UNKNOWN if known is None else _FILES[known[1]]

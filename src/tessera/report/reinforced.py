@@ -65,7 +65,10 @@ def held_out_answers(run: RunRecord) -> str:
 
 def _is_paid(events: Sequence[Event]) -> bool:
     """Whether rewards are more than 0 for wrong and 1 for right."""
-    return any(math.isfinite(r) and r != p for r, p in zip(column(events, "reward"), column(events, "pass_at_1"), strict=True))
+    return any(
+        math.isfinite(r) and not math.isclose(r, p, abs_tol=1e-9)
+        for r, p in zip(column(events, "reward"), column(events, "pass_at_1"), strict=True)
+    )
 
 
 def _by_effort(run: RunRecord, efforts: Sequence[str]) -> str:

@@ -101,7 +101,9 @@ def read(path: Path) -> Ledger:
         if line.get("previous") != (_digest(lines[number - 1]) if number else None):
             gaps.append(number + 1)
         if line["event"] == "sealed":
-            sealed[line["seal"]] = line
+            # What was sealed first stands; a second line of one seal says something else of it.
+            if sealed.setdefault(line["seal"], line) is not line:
+                gaps.append(number + 1)
         else:
             verdicts[line["seal"]] = line
     entries = tuple(Entry(line["run"], key, line, verdicts.get(key)) for key, line in sealed.items())

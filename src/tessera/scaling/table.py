@@ -11,6 +11,7 @@ import csv
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,6 +211,8 @@ def condition(text: str, columns: Sequence[str]) -> Callable[[Mapping[str, str]]
     return lambda cells: any(all(holds(cells) for holds in every) for every in alternatives)
 
 
+_SAME_TOKENS = 1e-3
+"""Relative difference of D that two seeds of one run may have."""
 _CONDITION = re.compile(
     r"""\s*(?P<column>[^<>=!'",]+?)\s*(?P<operator><=|>=|!=|==|=|<|>)\s*"""
     r"""(?P<value>'[^']*'|"[^"]*"|[^'",<>=!]+?|[^'",\s]+)(?P<join>\s+and\s+|\s+or\s+|\s+and$|\s+or$|\s*,\s*|\s*$)""",
@@ -256,7 +259,7 @@ def _rows(path: Path) -> tuple[list[str], list[_Row]]:
                     raise UserError(f"{path}, line {lines.line_num}: {len(cells)} cells under {len(header)} columns.")
                 named = dict(zip(header, (cell.strip() for cell in cells), strict=True))
                 rows.append(_Row(lines.line_num, named))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{path} cannot be read: {reason}.") from None
     except (UnicodeDecodeError, csv.Error):
@@ -395,12 +398,19 @@ def _without_duplicates(runs: Runs) -> tuple[Runs, list[str]]:
 
 
 def _average_seeds(path: str | Path, runs: Runs) -> tuple[Runs, list[str], list[str]]:
-    """One row per (N, D, U), with the mean loss; the spread within gives the noise between seeds."""
-    groups: dict[tuple[float, ...], list[int]] = {}
-    for i in range(len(runs)):
-        key = (*(float(f"{v:.6g}") for v in (runs.N[i], runs.D[i])), runs.U[i] if runs.U is not None else 0.0)
-        groups.setdefault(key, []).append(i)
-    several = [g for g in groups.values() if len(g) > 1]
+    """One row per (N, D, U), with the mean loss; the spread within gives the noise between seeds. Seeds pack their documents
+    into rows differently, so that D may differ a little."""
+    groups: list[list[int]] = []
+    unique = runs.U if runs.U is not None else np.zeros(len(runs))
+    for i in map(int, np.lexsort((runs.D, unique, np.round(runs.N, 6)))):
+        first = groups[-1][0] if groups else i
+        same = math.isclose(runs.N[i], runs.N[first], rel_tol=1e-6) and unique[i] == unique[first]
+        if groups and same and math.isclose(runs.D[i], runs.D[first], rel_tol=_SAME_TOKENS):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    groups = sorted(map(sorted, groups))
+    several = [g for g in groups if len(g) > 1]
     if not several:
         return runs, [], []
     wide = [g for g in several if runs.loss[g].max() > LADDERS_DIFFER * runs.loss[g].min()]
@@ -411,15 +421,15 @@ def _average_seeds(path: str | Path, runs: Runs) -> tuple[Runs, list[str], list[
             "choose one by --where."
         )
     lost = [i for g in wide for i in g if runs.loss[i] > DIVERGED * runs.loss[g].min()]
-    kept = [[i for i in g if i not in lost] for g in groups.values()]
+    kept = [[i for i in g if i not in lost] for g in groups]
     deviations = np.concatenate([np.log(runs.loss[g]) - np.log(runs.loss[g]).mean() for g in kept if len(g) > 1] or [np.zeros(0)])
     free = sum(len(g) - 1 for g in kept)
     averaged = runs.take([g[0] for g in kept])
-    loss = np.array([runs.loss[g].mean() for g in kept])
+    loss, D, C = (np.array([column[g].mean() for g in kept]) for column in (runs.loss, runs.D, runs.C))
     noise = float(np.sqrt((deviations**2).sum() / free)) if free else None
     said = f"{_counted(sum(len(g) > 1 for g in kept), 'run')} had several seeds; their losses were averaged."
     warnings = [f"Diverged, left out: {_listed([runs.name[i] for i in lost])}."] if lost else []
-    return replace(averaged, loss=loss, seed_noise=noise), [said] if free else [], warnings
+    return replace(averaged, loss=loss, D=D, C=C, seed_noise=noise), [said] if free else [], warnings
 
 
 def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
