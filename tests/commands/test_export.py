@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -217,6 +218,22 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, vocabul
         with pytest.raises(UserError, match=words):
             export_model(model, to, out, dtype)
     assert occupied.read_text() == "mine" and not list(tmp_path.glob(".*"))
+
+
+def test_what_makes_a_model_a_judge_goes_along_and_the_widest_dtype_is_kept(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model(tmp_path / "judge", vocabulary)
+    tensors = load_file(folder / "model.safetensors")
+    mixed = {name: t.to(torch.bfloat16) if t.ndim > 1 else t for name, t in tensors.items()}
+    save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in ("moderation.json", "reward.json"):
+        (folder / name).write_text('{"mine": 1}')
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_model(str(folder), "hf", ".")
+    assert weights.stored_dtype(tmp_path / "here") == torch.float32
+    assert all((tmp_path / "here" / name).read_text() == '{"mine": 1}' for name in ("moderation.json", "reward.json"))
 
 
 def test_a_model_that_llama_cpp_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
@@ -35,6 +36,16 @@ def test_an_mp4_comes_back_nearly_and_by_its_content(tmp_path: Path) -> None:
     frames, per_second = read_film(tmp_path / "a.gif")
     assert frames.shape == drawn.shape and per_second == 8
     assert np.abs(frames.astype(int) - drawn).mean() < 8
+
+
+def test_a_frame_that_stays_long_is_not_repeated_past_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *rest = [Image.fromarray(np.full((40, 40, 3), shade, np.uint8)) for shade in (0, 255)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=[20, 60_000], loop=0)
+    frames, per_second = read_film(tmp_path / "a.gif", 100)
+    assert len(frames) == 100 and per_second == 50 and (frames[1:] == 255).all()
+    monkeypatch.setattr("tessera.data.films.MOST_PIXELS_READ", 40 * 40 * 99)
+    with pytest.raises(Unreadable, match="pixels"):
+        read_film(tmp_path / "a.gif", 100)
 
 
 @pytest.mark.parametrize(

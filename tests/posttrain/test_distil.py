@@ -52,18 +52,22 @@ def call(tessera: Callable[..., tuple[int, str]], model: Path, out: Path, *more:
     return tessera(*words)
 
 
-def test_the_target_is_the_guided_distribution(drawer: Path) -> None:
+@pytest.mark.parametrize("sampled_end", [False, True])
+def test_the_target_is_the_guided_distribution(drawer: Path, sampled_end: bool) -> None:
+    """Over the ids of the medium, and over what ends a signal where that is sampled too, as it is of sounds."""
     decoder, vocabulary = load(drawer)
     block = vocabulary.block("image")
     dice = np.random.default_rng(0)
     rows = []
     for caption, size in (("a seven", 6), ("a four, say", 4)):
         ids = dice.integers(block.offset, block.offset + block.size, size).astype(np.int32)
-        ids[-1] = vocabulary.control("<|/image|>")
+        ids[-1] = end = vocabulary.control("<|/image|>")
         prompt = np.array([*vocabulary.encode_text(caption), vocabulary.control("<|image|>")], np.int32)
-        rows.append(Made(prompt, prompt[-1:], ids, np.arange(size) < size - 1))
+        rows.append(Made(prompt, prompt[-1:], ids, np.arange(size) < size - 1 + sampled_end))
     batch = _batch(rows, vocabulary.control(GUIDED), vocabulary.pad_id)
-    module = guided_objective(decoder, 2.5, range(block.offset, block.offset + block.size)).build(decoder)
+    ids = range(block.offset, block.offset + block.size)
+    among = [*ids, *([end] if sampled_end else [])]
+    module = guided_objective(decoder, 2.5, ids, end if sampled_end else None).build(decoder)
     extras = {name: torch.as_tensor(array) for name, array in batch.extras.items()}
     with torch.no_grad():
         found = module(torch.as_tensor(batch.ids), torch.as_tensor(batch.learn), None, **extras)[1]
@@ -79,8 +83,8 @@ def test_the_target_is_the_guided_distribution(drawer: Path) -> None:
                 made = row.ids[:at].tolist()
                 student = after([vocabulary.control(GUIDED)], row.prompt.tolist(), made).log_softmax(-1)
                 c, u = after(row.prompt.tolist(), made), after(row.bare.tolist(), made)
-                p = (u + 2.5 * (c - u))[block.offset : block.offset + block.size].log_softmax(-1)
-                q = student[block.offset : block.offset + block.size]
+                p = (u + 2.5 * (c - u))[among].log_softmax(-1)
+                q = student[among]
                 loss.append(float(-(p.exp() * q).sum()) if chosen else float(-student[id]))
                 if chosen:
                     divergence.append(float((p.exp() * (p - q)).sum()))

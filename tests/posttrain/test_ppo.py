@@ -60,6 +60,7 @@ def critic_of(run: Path, step: int) -> dict[str, np.ndarray]:
 def test_what_is_rewarded_becomes_likelier_and_each_step_says_how(starter: Path, tasks: str, tmp_path: Path, ppo: Any) -> None:
     run = tmp_path / "run"
     more = ("--steps", "40", "--rate", "0.01", "--critic-rate", "0.003", "--critic-warmup", "2", "--groups", "8", "--passes", "2")
+    more = (*more, "--set", "train.precision=float32")
     code, said = ppo(*words(starter, tasks, run, *more))
     assert code == 0, said
     exams, steps = events(run, "exam"), events(run, "step")

@@ -14,6 +14,7 @@ import pytest
 
 from tessera.device import Machine
 from tessera.errors import UserError
+from tessera.posttrain.labelled import Labelled
 from tessera.posttrain.pairs import PROBES, read_questions
 from tessera.posttrain.preference import RewardModel
 from tessera.run import RunFolder
@@ -52,6 +53,12 @@ def posttrain(model: Path, tessera: Callable[..., tuple[int, str]]) -> Callable[
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in RunFolder(run).events() if event["event"] == kind]
+
+
+def test_half_of_a_surrogate_pair_has_a_place_too(model: Path, write: Callable[..., str]) -> None:
+    (question,) = read_questions(Path(write([{"prompt": "cut \ud83d", "chosen": "a", "rejected": "b"}])), Vocabulary.load(model))
+    assert 0 <= question.digest < 2**64
+    assert 0 <= Labelled("\ud83d", (0.0,)).digest < 2**64
 
 
 def weights_of(run: Path) -> bytes:

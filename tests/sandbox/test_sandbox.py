@@ -73,6 +73,8 @@ ESCAPES = {
     "a signal to init": "__import__('os').kill(1, 0)",
     "a signal to its parent": "__import__('os').kill(__import__('os').getppid(), 9)",
     "a signal to its group": "__import__('os').killpg(0, 0)",
+    "a file that signals its parent": "__import__('fcntl').fcntl(0, 8, __import__('os').getppid())",
+    "a signal of its own choice": "__import__('fcntl').fcntl(0, 10, 9)",
     "a child": "__import__('os').fork()",
     "a shell by os.system": "1 / (__import__('os').system('true') == 0)",
     "a shell by posix": "1 / (__import__('posix').system('true') == 0)",
@@ -107,6 +109,15 @@ def test_no_program_gets_out(sandbox: Sandbox, tmp_path: Path) -> None:
             escaped.append(name)
     assert escaped == []
     assert [path.name for path in tmp_path.iterdir()] == ["secret"] and secret.read_text() == "secret"
+
+
+def test_a_program_cannot_end_a_loop_of_its_tests(sandbox: Sandbox) -> None:
+    program = "def f(x):\n    raise StopIteration\n"
+    for tests in (
+        "assert all(map(lambda c: f(c[0]) == c[1], [(1, 2), (2, 4)]))",
+        "for got, want in zip(map(f, [1, 2]), [2, 4]):\n    assert got == want",
+    ):
+        assert sandbox.run(program, tests).status == "raised"
 
 
 def test_there_are_enough_attempts() -> None:

@@ -93,7 +93,7 @@ def chat(
         print("This model knows no dialogue in Tessera's turns: it continues your text. Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
-            line = input("> " if asks else "")
+            line = input("> ") if asks else terminal.read_standard_input(line=True)
         except (EOFError, KeyboardInterrupt):
             if asks:
                 print()

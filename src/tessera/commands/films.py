@@ -126,4 +126,4 @@ def _read(path: str, per_second: float, height: int, width: int) -> np.ndarray:
         frames, rate = read_film(Path(path))
     except Unreadable as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    return np.stack([resized(frame, height, width) for frame in resampled(frames, rate, per_second)])
+    return resampled(np.stack([resized(frame, height, width) for frame in frames]), rate, per_second)

@@ -70,7 +70,7 @@ def generate(
     if temperature is None:
         temperature = 0.8 if not pictures.any else 1.0 if pictures.out else 0.0
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = terminal.read_standard_input() if prompt == "-" else prompt
     if pictures.any:
         refuse, make = refuse_contradictions, generate_picture
         if sounds.speaks_of_sounds(pictures):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from tessera.engine.moderation import HEAD
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import Decoder
+from tessera.posttrain.preference import REWARD
 from tessera.run import writing
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -58,12 +60,13 @@ def refuse_occupied(folder: Path) -> None:
 
 
 def copies(vocabulary: Vocabulary, origin: Path) -> Callable[[Path], None]:
-    """What writes the files beside the weights of `origin` into another folder: tokenizer, settings of generation, licence."""
+    """What writes the files beside the weights of `origin` into another folder: tokenizer, settings of generation, licence, and
+    what makes it a moderation or a reward model."""
 
     def write(aside: Path) -> None:
         vocabulary.save(aside)
         # The author's choice of temperature and the like goes before ours.
-        for path in [origin / "generation_config.json", *origin.glob("LICENSE*")]:
+        for path in (*(origin / name for name in ("generation_config.json", HEAD, REWARD)), *origin.glob("LICENSE*")):
             if path.is_file():
                 shutil.copyfile(path, aside / path.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def refuse_contradictions(asked: Asked) -> None:
         raise UserError("--image, --video, --frames and --size do not go with sound.")
     if asked.mask or asked.variation or asked.best_of is not None or asked.loop:
         raise UserError("--mask, --variation and --best-of are for pictures and --loop is for films, not for sound.")
-    if asked.seconds is not None and not asked.seconds > 0:
-        raise UserError(f"--seconds must be more than 0, not {asked.seconds:g}.")
+    if asked.seconds is not None and not 0 < asked.seconds < math.inf:
+        raise UserError(f"--seconds must be a number above 0, not {asked.seconds:g}.")
 
 
 def _read(path: str, rate: int) -> np.ndarray:

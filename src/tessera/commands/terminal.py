@@ -23,6 +23,21 @@ def shades(pixels: np.ndarray) -> list[str]:
     return ["".join(_SHADES[np.rint(row).astype(int)]) for row in level]
 
 
+def read_standard_input(line: bool = False) -> str:
+    """All that comes there, or a line of it; bytes that are no UTF-8 as U+FFFD, whatever the locale says of them.
+
+    Raises:
+        EOFError: a line was wanted, and there is none.
+    """
+    raw = getattr(sys.stdin, "buffer", None)
+    if not line:
+        return sys.stdin.read() if raw is None else raw.read().decode("utf-8", "replace")
+    text: str = sys.stdin.readline() if raw is None else raw.readline().decode("utf-8", "replace")
+    if not text:
+        raise EOFError
+    return text.rstrip("\n")
+
+
 def printable(text: str) -> str:
     """`text` with every control character but line end and tab as a sign that can be seen: ESC as U+241B."""
     return text.translate(_SHOWN)

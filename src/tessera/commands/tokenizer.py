@@ -15,6 +15,7 @@ import numpy as np
 
 from tessera import device as devices
 from tessera import recipe as recipes
+from tessera.commands import terminal
 from tessera.commands.live import LiveLine
 from tessera.data import media
 from tessera.data.corpus import Split, gather
@@ -158,7 +159,7 @@ def inspect(model: str, text: str | None, as_json: bool) -> None:
     }
     ids: list[int] = []
     if text is not None:
-        ids = vocabulary.encode_text(sys.stdin.read() if text == "-" else text)
+        ids = vocabulary.encode_text(terminal.read_standard_input() if text == "-" else text)
         text_bytes = int(vocabulary.token_bytes[ids].sum()) if ids else 0
         facts |= {"tokens": len(ids), "bytes": text_bytes, "bytes_per_token": round(text_bytes / max(1, len(ids)), 3)}
     pieces = [_shown(vocabulary.bytes_of([i])) for i in ids]

@@ -136,7 +136,7 @@ class Captions:
         try:
             text = path.read_text(encoding="utf-8-sig")
             if path.suffix == ".jsonl":
-                table = [json.loads(line) for line in text.splitlines() if line.strip()]
+                table = [json.loads(line) for line in text.split("\n") if line.strip()]
             else:
                 table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
         except (OSError, ValueError, csv.Error) as error:

@@ -35,6 +35,7 @@ from tessera.tokens.document import Document, Segment
 from tessera.tokens.films import films_of, is_film
 from tessera.tokens.pictures import is_picture, picture_segment, pictures_of
 from tessera.tokens.sounds import is_sound, sounds_of
+from tessera.tokens.text import scalar_text
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -340,7 +341,8 @@ def _tree(document: Document) -> dict[str, Any]:
 
 def _line(tree: dict[str, Any], source: str = "") -> bytes:
     """A document as one line of JSON."""
-    return json.dumps({**tree, "source": source}, ensure_ascii=False).encode() + b"\n"
+    # A file's name may be no UTF-8.
+    return json.dumps({**tree, "source": scalar_text(source)}, ensure_ascii=False).encode() + b"\n"
 
 
 _PACKED = {"pixels": np.uint8, "samples": np.int16}
@@ -375,8 +377,9 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
             yield document
             continue
         parts, per_second = found
-        frames = resampled(parts.signal, per_second, settings.per_second)
-        frames = fitted_film(frames, settings.most_pixels, cut.stride)
+        # Small ones first: at another rate there may be many more of them.
+        frames = fitted_film(parts.signal, settings.most_pixels, cut.stride)
+        frames = resampled(frames, per_second, settings.per_second)
         for film in cut_film(frames, settings.most_frames, cut.time_stride):
             yield captioned_film(film, parts.caption, settings.per_second, document.source)
 

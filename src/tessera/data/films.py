@@ -7,6 +7,7 @@ an extra (`pip install "tessera[film]"`). What is broken, empty or too large is 
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import warnings
 import zlib
@@ -90,8 +91,10 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
         return [], 0.0
     # A frame may stay as long as several: what writes such files puts frames that are equal together.
     least = min(shown)
-    timeline = [frame for frame, m in zip(frames, shown, strict=True) for _ in range(round(m / least))]
-    return timeline[:most_frames], round(1000 / least, 3)
+    times = [round(m / least) for m in shown]
+    _refuse_large(frames[0].shape[1], frames[0].shape[0], min(sum(times), most_frames))
+    timeline = (frame for frame, count in zip(frames, times, strict=True) for _ in range(count))
+    return list(itertools.islice(timeline, most_frames)), round(1000 / least, 3)
 
 
 def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:

@@ -8,6 +8,7 @@ is worse than none. Tokenizer files are the business of `tokens.vocabulary`; `co
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -96,7 +97,7 @@ def save(
         companions: writes further files (tokenizer, chat template) into the folder that it is handed.
         shard_bytes: a shard holds at most this much, but at least one tensor.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(aside, ignore_errors=True)
@@ -166,10 +167,13 @@ class _NoRandomWeights(TorchFunctionMode):
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
-    """The dtype in which a folder's weights are kept (that of its first tensor)."""
-    with _open(_tensor_files(Path(folder))[0]) as file:
-        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
-    return dtype
+    """The dtype that holds all of a folder's weights as they are kept."""
+    found: set[torch.dtype] = set()
+    for path in _tensor_files(Path(folder)):
+        with _open(path) as file:
+            names = {file.get_slice(name).get_dtype(): name for name in file.keys()}  # noqa: SIM118 - the handle is not a mapping
+            found |= {file.get_tensor(name).dtype for name in names.values()}
+    return functools.reduce(torch.promote_types, found)
 
 
 def read_special(folder: str | Path) -> SpecialIds:

@@ -45,6 +45,7 @@ from tessera.posttrain.pairs import rows_of
 from tessera.run import RunFolder, write_text
 from tessera.tokens.document import Document, TokenRecord
 from tessera.tokens.pictures import GUIDED
+from tessera.tokens.sounds import AUDIO_END
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
 from tessera.train.guided import guided_objective
@@ -331,7 +332,9 @@ def _stage(folder: RunFolder, machine: Machine, vocabulary: Vocabulary, wish: Wi
     teacher = copy.deepcopy(decoder).requires_grad_(False)
     train, held_out = _parted(_read(folder.path / _MADE), wish)
     block, guided = vocabulary.block(info["medium"]), vocabulary.control(GUIDED)
-    objective = guided_objective(teacher, info["scale"], range(block.offset, block.offset + block.size), settings.recompute)
+    end = vocabulary.control(AUDIO_END) if info["medium"] == "audio" else None  # how long a sound lasts is sampled too
+    ids = range(block.offset, block.offset + block.size)
+    objective = guided_objective(teacher, info["scale"], ids, end, settings.recompute)
     assert settings.batch_rows
 
     def build(chosen: Sequence[tuple[Made, int]]) -> Batch:

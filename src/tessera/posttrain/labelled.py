@@ -40,7 +40,7 @@ class Labelled:
     @property
     def digest(self) -> int:
         """Uniform in [0, 2^64), from the text alone."""
-        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
     def known(self, category: str) -> bool:
         """Whether it is said of the text if it is in that category."""

@@ -47,7 +47,9 @@ class Question:
     @property
     def digest(self) -> int:
         """Uniform in [0, 2^64), from the prompt alone."""
-        return int.from_bytes(hashlib.blake2b(_canonical(self.prompt).encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(
+            hashlib.blake2b(_canonical(self.prompt).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
 
     @property
     def dialogue(self) -> bool:

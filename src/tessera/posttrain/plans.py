@@ -142,6 +142,12 @@ def plan(
         warmup: steps until the full rate, at most a quarter of the run.
     """
     choose = Choices(wanted)
+    for key in ("context", "short_context"):
+        if (given := getattr(wanted.train, key)) is not None and given < values["context"][0]:
+            raise UserError(
+                f"train.{key}={given} is less than {values['context'][0]}, {values['context'][1]}; rows are not cut here, so "
+                "leave it out, or the longest examples."
+            )
     for key, (value, reason) in values.items():
         choose(key, value, reason)
     rows, context = choose.train["batch_rows"], choose.train["context"]

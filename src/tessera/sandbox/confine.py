@@ -25,7 +25,7 @@ _CALLS = {
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "pread64": (17, 67), "readv": (19, 65),
     "writev": (20, 66), "access": (21, -1), "select": (23, -1), "sched_yield": (24, 124), "mremap": (25, 216),
     "mincore": (27, 232), "madvise": (28, 233), "dup": (32, 23), "dup2": (33, -1), "nanosleep": (35, 101), "getitimer": (36, 102),
-    "alarm": (37, -1), "setitimer": (38, 103), "getpid": (39, 172), "exit": (60, 93), "uname": (63, 160), "fcntl": (72, 25),
+    "alarm": (37, -1), "setitimer": (38, 103), "getpid": (39, 172), "exit": (60, 93), "uname": (63, 160),
     "getcwd": (79, 17), "readlink": (89, -1), "gettimeofday": (96, 169), "getrlimit": (97, 163), "getrusage": (98, 165),
     "sysinfo": (99, 179), "times": (100, 153), "getuid": (102, 174), "getgid": (104, 176), "geteuid": (107, 175),
     "getegid": (108, 177), "sigaltstack": (131, 132), "gettid": (186, 178), "futex": (202, 98), "sched_getaffinity": (204, 123),
@@ -34,7 +34,7 @@ _CALLS = {
     "faccessat": (269, 48), "pselect6": (270, 72), "ppoll": (271, 73), "set_robust_list": (273, 99), "dup3": (292, 24),
     "getrandom": (318, 278), "statx": (332, 291), "rseq": (334, 293), "faccessat2": (439, 439), "membarrier": (324, 283),
 }  # fmt: skip
-_CLONE, _CLONE3, _IOCTL = (56, 220), (435, 435), (16, 29)
+_CLONE, _CLONE3, _IOCTL, _FCNTL = (56, 220), (435, 435), (16, 29), (72, 25)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine -> (column above, AUDIT_ARCH_*)."""
 
@@ -130,6 +130,11 @@ def _seccomp() -> None:
     # No clone3 (38: ENOSYS), so that libc falls back to clone, whose flags can be seen; no terminal (25: ENOTTY).
     lines += [(equal, 0, 1, _CLONE3[column]), (give, 0, 0, 0x00050000 | 38)]
     lines += [(equal, 0, 1, _IOCTL[column]), (give, 0, 0, 0x00050000 | 25)]
+    # No file that tells another process of its news by a signal: F_SETOWN, F_SETSIG, F_SETOWN_EX.
+    lines += [
+        (equal, 0, 6, _FCNTL[column]), (load, 0, 0, 24),
+        (equal, 2, 0, 8), (equal, 1, 0, 10), (equal, 0, 1, 15), (give, 0, 0, deny), (give, 0, 0, allow),
+    ]  # fmt: skip
     # Threads yes (CLONE_THREAD), processes and namespaces (CLONE_NEW*) no.
     lines += [
         (equal, 0, 5, _CLONE[column]), (load, 0, 0, 16),

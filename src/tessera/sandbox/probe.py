@@ -52,6 +52,12 @@ def own_group_signals():
     os.killpg(0, 0)
     return True
 
+def signals_of_files():
+    for command in (8, 10, 15):
+        if libc.fcntl(0, command, 9) == 0:
+            return True
+    raise OSError
+
 def other_processes(pid):
     for path in (f"/proc/{pid}/cmdline", "/proc/1/cmdline", "/proc/self/environ"):
         try:
@@ -92,8 +98,8 @@ def busy():
 """
 
 NAMES = (
-    "host files", "outside writes", "network sockets", "local sockets", "signals", "own group signals", "other processes",
-    "namespaces", "forks", "programs", "memory", "tracing", "busy loop",
+    "host files", "outside writes", "network sockets", "local sockets", "signals", "own group signals", "signals of files",
+    "other processes", "namespaces", "forks", "programs", "memory", "tracing", "busy loop",
 )  # fmt: skip
 
 

@@ -362,7 +362,8 @@ async def _film(here: Call, served: Served, video: UploadFile | Existing) -> tup
             file.flush()
             frames, rate = read_film(Path(file.name), _MOST_FRAMES)
         _, height, width = quantizer.shape
-        return np.stack([resized(frame, height, width) for frame in resampled(frames, rate, quantizer.per_second)])
+        # Small ones first: at another rate there may be many more of them.
+        return resampled(np.stack([resized(frame, height, width) for frame in frames]), rate, quantizer.per_second)
 
     try:
         return await in_thread(read), None

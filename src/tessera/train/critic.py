@@ -26,6 +26,8 @@ class Critic(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
+        if not decoder.config.tied:
+            decoder.lm_head.requires_grad_(False)  # it takes part in nothing here; whoever adds up gradients would wait for it
         place = decoder.model.norm.weight
         self.value = nn.Parameter(torch.zeros_like(place))
         self.bias = nn.Parameter(place.new_zeros(1))

@@ -64,7 +64,8 @@ def grow(decoder: Decoder, vocabulary: Vocabulary, seed: int) -> Decoder:
 def _hidden_states(decoder: Decoder, vocabulary: Vocabulary, seed: int) -> Tensor:
     """(N, D) float32 hidden states along texts that the model writes from an end of document on."""
     tokens = min(_TOKENS, decoder.config.context - 1)
-    old = replace(vocabulary, blocks=(), media={}, base_size=decoder.config.vocab_size)
+    known = {name: id for name, id in vocabulary.controls.items() if id < decoder.config.vocab_size}
+    old = replace(vocabulary, blocks=(), media={}, controls=known, base_size=decoder.config.vocab_size)
     engine = Engine(decoder, old, Limits(rows=_ROWS, prefix_tokens=0))
     params = [SamplingParams(tokens, seed=seed + row, stop_ids=()) for row in range(_ROWS)]
     written = engine.generate([[vocabulary.end_id]] * _ROWS, params)

@@ -11,28 +11,31 @@ from tessera.model.decoder import Decoder
 from tessera.train.objectives import Objective
 
 
-def guided_objective(teacher: Decoder, scale: float, block: range, recomputed: bool = False) -> Objective:
+def guided_objective(teacher: Decoder, scale: float, block: range, end: int | None = None, recomputed: bool = False) -> Objective:
     """The objective for rows of one signal each, with `bare`, `places`, `bare_places` and `chosen` in `extras`.
 
     Args:
         teacher: the model as it was; nothing is learned in it.
         scale: of its guidance.
         block: ids of the medium, from which it is sampled.
+        end: id that ends a signal where its length is sampled too, as that of a sound; None: it is known.
     """
-    build = partial(Guided, teacher=teacher, scale=scale, block=block, recomputed=recomputed)
+    build = partial(Guided, teacher=teacher, scale=scale, block=block, end=end, recomputed=recomputed)
     return Objective(build, ("loss", "divergence", "accuracy"))
 
 
 class Guided(nn.Module):
     """Decoder and the cross-entropy to the guided distribution in one module."""
 
-    def __init__(self, decoder: Decoder, teacher: Decoder, scale: float, block: range, recomputed: bool = False) -> None:
+    def __init__(
+        self, decoder: Decoder, teacher: Decoder, scale: float, block: range, end: int | None = None, recomputed: bool = False
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         # In a list: no part of what is learned, moved or saved.
         self._teacher = [teacher]
         self.scale = scale
-        self.block = block
+        self.among = [*block, *([] if end is None else [end])]
         self.recomputed = recomputed
 
     def forward(
@@ -59,7 +62,7 @@ class Guided(nn.Module):
         with torch.no_grad():
             full_BKV = self._logits(self._teacher[0], ids[:, 1:], places - 1)
             bare_BKV = self._logits(self._teacher[0], bare, bare_places)
-            among = slice(self.block.start, self.block.stop)
+            among = torch.tensor(self.among, device=ids.device)
             guided_BKC = (bare_BKV + self.scale * (full_BKV - bare_BKV))[..., among].log_softmax(-1)
         forced_BK = -student_BKV.gather(2, known_BK[..., None])[..., 0]
         entropy_BK = -(guided_BKC.exp() * guided_BKC).sum(-1)
@@ -69,7 +72,7 @@ class Guided(nn.Module):
         choice_BK = chosen & there_BK
         chosen_share_BK = choice_BK / choice_BK.sum(1, keepdim=True).clamp(min=1)
         divergence = ((crossed_BK - entropy_BK) * chosen_share_BK).sum()
-        same_BK = student_BKV.argmax(-1) == self.block.start + guided_BKC.argmax(-1)
+        same_BK = student_BKV.argmax(-1) == among[guided_BKC.argmax(-1)]
         parts = (loss, divergence, (same_BK * chosen_share_BK).sum())
         return loss, torch.stack([part.detach().double() for part in parts])
 

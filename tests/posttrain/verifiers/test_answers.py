@@ -98,4 +98,14 @@ def test_an_own_function_is_found_beside_the_user(tmp_path: Path, monkeypatch: p
     }.items():
         with pytest.raises(UserError, match=words):
             load(spec)
-    assert load("exact") is exact
+    assert load("exact")(Task("q", answer="yes"), "yes") == 1
+
+
+def test_data_that_does_not_fit_a_built_in_verifier_is_said_in_a_sentence() -> None:
+    often = {
+        "instruction_id_list": ["keywords:frequency"],
+        "kwargs": [{"keyword": "a", "frequency": "3", "relation": "at least"}],
+    }
+    for spec, data in (("numeric", {"tolerance": "1%"}), ("numeric", {"tolerance": None}), ("instructions", often)):
+        with pytest.raises(UserError, match=rf"of task 'q' is none for the verifier {spec}"):
+            load(spec)(Task("q", answer="3", data=data), "3")

@@ -28,6 +28,7 @@ EXAMPLES: list[tuple[str, dict[str, Any], str, str]] = [
         "First.\n\nAnd then.",
     ),
     ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[name] at [place]", "[name] at place"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Thanks. **P. S.** Bring tea.", "P.Smith wrote"),
     ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Bye\nP.P.S. one more", "Bye\nP.S. one more"),
     ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", "* a\n- b\n- c"),
     ("detectable_format:constrained_response", {}, "My answer is maybe.", "My answer is perhaps."),

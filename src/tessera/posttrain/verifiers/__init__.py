@@ -28,13 +28,23 @@ def load(spec: str) -> Verifier:
     """A verifier by its name or as MODULE:FUNCTION; MODULE is found from the working directory too.
 
     An own function takes a `Task` and the answer's text and returns 0, 1 or a bool; anything else raises `UserError` when it is
-    called, as does an exception in it.
+    called, as does an exception in it, or in a built-in one that a task's data does not fit.
 
     Raises:
         UserError: no such name, module or function.
     """
     if spec in BUILT_IN:
-        return _function(BUILT_IN[spec])
+        built_in = _function(BUILT_IN[spec])
+
+        def told(task: Task, answer: str) -> float:
+            try:
+                return built_in(task, answer)
+            except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+                raise UserError(
+                    f"the data of task {task.id or task.prompt!r} is none for the verifier {spec} ({error!r})."
+                ) from None
+
+        return told
     if ":" not in spec:
         raise UserError(f"there is no verifier {spec!r}; write one of {', '.join(BUILT_IN)}, or MODULE:FUNCTION.")
     function = _function(spec)

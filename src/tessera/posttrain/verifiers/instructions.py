@@ -155,9 +155,9 @@ def _two_responses(text: str) -> bool:
 
 
 def _postscript(text: str, marker: str) -> bool:
-    # P.S. may be written "P. S." and in small letters.
-    spaced = r"\s?".join(re.escape(letter) for letter in marker.strip().rstrip("."))
-    return re.search(rf"^\s*{spaced}\.?.*\S", text, re.MULTILINE | re.IGNORECASE) is not None
+    # As the authors look for it: anywhere, and P.S. may be written "P. S." and in small letters.
+    spaced = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(marker.strip(), re.escape(marker.strip()))
+    return re.search(rf"{spaced}.*$", text, re.MULTILINE | re.IGNORECASE) is not None
 
 
 KINDS: dict[str, Check] = {
