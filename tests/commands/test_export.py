@@ -139,6 +139,8 @@ def test_tokenizers_of_other_families_are_cut_alike(tmp_path: Path, rule: str) -
     decoder.initialise(0)
     weights.save(decoder, folder, special=weights.SpecialIds(begin, (begin + 1,)), companions=vocabulary.save)
     export_model(str(folder), "gguf", str(tmp_path / "m.gguf"), "f16")
+    assert all(vocabulary.encode_prompt(text) == tokenizer.encode(text).ids for text in (PROMPT, "", *TEXTS))
+    assert GGUFReader(tmp_path / "m.gguf").fields["tokenizer.ggml.add_bos_token"].contents() is True
     with llama(tmp_path / "m.gguf") as model:
         for text in (PROMPT, *TEXTS):
             assert model.tokenize(text.encode(), add_bos=False, special=False) == vocabulary.encode_text(text)

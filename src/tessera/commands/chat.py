@@ -44,7 +44,8 @@ class Dialogue:
         while len(self.turns) > 1 and sum(map(len, self.turns)) > self.room:
             # A question leaves together with its answer, so that the oldest turn left is a question.
             del self.turns[: 2 if len(self.turns) > 2 else 1]
-        return [token for turn in self.turns for token in turn]
+        begin = [] if self.tuned else self.vocabulary.begin_ids
+        return [*begin, *(token for turn in self.turns for token in turn)]
 
     def answer(self, ids: list[int]) -> None:
         """Adds what the model said."""

@@ -96,7 +96,7 @@ def generate(
         question = chats.render(said, add_generation_prompt=True, effort=effort if think else "")
         ids = engine.vocabulary.encode(question).ids.tolist()
     elif suffix is None:
-        ids = engine.vocabulary.encode_text(text) or [engine.vocabulary.end_id]
+        ids = engine.vocabulary.encode_prompt(text) or [engine.vocabulary.end_id]
     else:
         ids = fill_prompt(engine.vocabulary, text, suffix, room=context - min(max_tokens, context // 2))
     if not as_json and effort is None:

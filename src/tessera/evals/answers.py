@@ -189,7 +189,7 @@ def _prompt(engine: Engine, examples: Sequence[Task], task: Task, settings: Sett
             int(id) for id in engine.vocabulary.encode(chat.render(turns, add_generation_prompt=True, effort=settings.effort)).ids
         ]
     shown = "".join(f"{example.prompt}{example.answer}\n" for example in examples)
-    return engine.vocabulary.encode_text(shown + task.prompt)
+    return engine.vocabulary.encode_prompt(shown + task.prompt)
 
 
 def _judge(suite: Suite, tasks: Sequence[Task], answers: Sequence[str], sandbox: Sandbox | None) -> dict[str, list[bool]]:

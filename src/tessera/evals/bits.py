@@ -66,7 +66,9 @@ def measure(decoder: Decoder, vocabulary: Vocabulary, documents: Iterable[Docume
         ids = vocabulary.encode_text(document.text)
         if not ids:
             continue
-        if end is not None:
+        if vocabulary.begin_ids:
+            ids = [*vocabulary.begin_ids, *ids]
+        elif end is not None:
             # The model meets a document after the end of another; this also makes its first token one that is predicted.
             ids = [end, *ids, end]
         ids = ids[: max_tokens + 1]

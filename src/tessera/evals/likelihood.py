@@ -86,10 +86,10 @@ def _likelier(good: float, bad: float) -> float:
 def text_logprobs(decoder: Decoder, vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """log p(text | context) for each (context, text), in nats, summed over the text's tokens; float64.
 
-    A document's end stands first, as before every document in training. Context and text are cut into tokens together. What does
-    not fit into the model's context is left off at the start.
+    What the tokenizer puts before every text stands first, or else a document's end, as before every document in training.
+    Context and text are cut into tokens together. What does not fit into the model's context is left off at the start.
     """
-    end = [vocabulary.controls[END]] if END in vocabulary.controls else []
+    end = vocabulary.begin_ids or ([vocabulary.controls[END]] if END in vocabulary.controls else [])
     context = decoder.config.context
     device = decoder.head_weight.device
     sequences = []

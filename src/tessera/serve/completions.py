@@ -79,7 +79,7 @@ def prompts_of(
         raise invalid(f"There must be 1 to {_MOST_PROMPTS} prompts, not {len(several)}.", param)
     prompts = []
     for one in several:
-        ids = served.vocabulary.encode_text(one) if isinstance(one, str) else list(one)
+        ids = served.vocabulary.encode_prompt(one) if isinstance(one, str) else list(one)
         if ids and not 0 <= max(ids) < served.vocabulary.size:
             raise invalid(f"This model has the token ids 0 to {served.vocabulary.size - 1}.", param)
         prompts.append(ids or [served.vocabulary.end_id])

@@ -45,7 +45,7 @@ def tokenizer_fields(vocabulary: Vocabulary, begin: int | None, end: Sequence[in
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in tree["model"]["merges"]],
         # Where none is named llama.cpp takes id 11, whatever that is.
         "tokenizer.ggml.bos_token_id": ends[0] if begin is None else begin,
-        "tokenizer.ggml.add_bos_token": _puts_first(tree.get("post_processor")),
+        "tokenizer.ggml.add_bos_token": bool(vocabulary.begin_ids),
         "tokenizer.ggml.add_eos_token": False,
     }
     fields |= {f"tokenizer.ggml.{kind}_token_id": i for kind, i in zip(("eos", "eot", "eom"), ends, strict=False)}
@@ -75,15 +75,6 @@ def _rule(tree: dict[str, Any]) -> str:
     if rule is None or normalizer != "NFC" or bool(tree["model"].get("ignore_merges")) != (rule == "llama-bpe"):
         raise UserError("llama.cpp has no name for the rule by which this model's tokenizer splits text; use --to hf.")
     return rule
-
-
-def _puts_first(part: Any) -> bool:
-    """Whether a tokenizer begins every text with a token of its own."""
-    if not isinstance(part, dict):
-        return False
-    if part.get("type") == "Sequence":
-        return any(map(_puts_first, part["processors"]))
-    return part.get("type") == "TemplateProcessing" and "SpecialToken" in part["single"][0]
 
 
 def _chat_template(vocabulary: Vocabulary) -> str | None:

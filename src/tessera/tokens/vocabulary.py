@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +306,15 @@ class Vocabulary:
         """Ids of `text`, none of them a control token's. Lone surrogates, which UTF-8 cannot hold, count as U+FFFD."""
         return self._text_tokenizer.encode(scalar_text(text), add_special_tokens=False).ids
 
+    @cached_property
+    def begin_ids(self) -> list[int]:
+        """Ids that this tokenizer puts before every text, as Llama's does; none for those that are trained here."""
+        return _put_first(json.loads(self.files["tokenizer.json"]).get("post_processor"))
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text that begins a row: `encode_text` behind `begin_ids`."""
+        return [*self.begin_ids, *self.encode_text(text)]
+
     def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode_text` of many, faster: for each (T,) int32."""
         return [ids for batch in _batches(texts) for ids in self._encode_batch(batch)]
@@ -567,3 +576,15 @@ def _has_part(tree: Any, kind: str) -> bool:
     if isinstance(tree, dict):
         return tree.get("type") == kind or any(_has_part(value, kind) for value in tree.values())
     return isinstance(tree, list) and any(_has_part(value, kind) for value in tree)
+
+
+def _put_first(part: Any) -> list[int]:
+    """Ids that a section `post_processor` puts before a text."""
+    if not isinstance(part, dict):
+        return []
+    if part.get("type") == "Sequence":
+        return [id for inner in part["processors"] for id in _put_first(inner)]
+    if part.get("type") != "TemplateProcessing":
+        return []
+    first = takewhile(lambda piece: "SpecialToken" in piece, part["single"])
+    return [id for piece in first for id in part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]]
