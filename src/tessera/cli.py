@@ -407,6 +407,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            _say(f"tessera: {error.filename} cannot be read or written: {error.strerror}.")
+            sys.exit(UserError.exit_code)
         if error.errno != errno.ENAMETOOLONG:
             raise
         _say(f"tessera: {max(str(error.filename).split(os.sep), key=len)[:40]}... is no file: its name is too long.")

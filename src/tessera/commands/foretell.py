@@ -309,12 +309,13 @@ def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:
         FLOPs: most likely, least, most; the last is infinite where the interval's upper end never comes down so far.
 
     Raises:
-        UserError: the ladder is refused, or the law never reaches the loss.
+        UserError: the ladder is refused, or the law never reaches the loss, or did so below the ladder.
     """
     first = foretell(climbed, [Target(C=2 * max(row["C"] for row in climbed.rows))])
     if first.refused:
         raise UserError(f"no budget can be said for a loss of {loss:g}, since the ladder is refused: {' '.join(first.reasons)}")
-    exponents = [math.log10(max(row["C"] for row in climbed.rows)) + step / 50 for step in range(-50, 301)]
+    least, most = (math.log10(end(row["C"] for row in climbed.rows)) for end in (min, max))
+    exponents = [least + step / 50 for step in range(round(50 * (most + 6 - least)) + 1)]
     made = foretell(climbed, [Target(C=10.0**e) for e in exponents]).predictions
 
     def where(values: list[float]) -> float:
@@ -325,5 +326,9 @@ def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:
         raise UserError(
             f"a loss of {loss:g} is out of reach of this recipe and data: the law's floor is {first.coefficients['E']:.3f} nats "
             f"per token, and 10^6 times the ladder's compute would give {made[-1].loss:.3f}; more or other data moves it."
+        )
+    if middle == 10.0 ** exponents[0]:
+        raise UserError(
+            f"a loss of {loss:g} takes less than the smallest run of the ladder, {middle:.2e} FLOPs; give a smaller --budget."
         )
     return middle, where([p.low for p in made]), where([p.high for p in made])

@@ -7,6 +7,7 @@ grammar. Functions are continued as text, all else is asked in turns.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -157,8 +158,15 @@ def _held_out(engine: Engine, corpus: Corpus, index: int, uri: str) -> list[Scor
     settings = {"on": f"held-out documents of {uri}"}
     if corpus.sources[index].pictures:
         seen = pictures.measure_pictures(engine.decoder, engine.vocabulary, pictures.sample_pictures(documents, DOCUMENTS))
-        found = {"bits per pixel": seen.bits_per_pixel, "bits per pixel after the caption": seen.bits_per_pixel_captioned}
-        return [Score("bits", name, v, seen.standard_error, seen.pictures, None, None, "", settings) for name, v in found.items()]
+        found = {
+            "bits per pixel": (seen.bits_per_pixel, seen.standard_error),
+            "bits per pixel after the caption": (seen.bits_per_pixel_captioned, seen.standard_error_captioned),
+        }
+        return [
+            Score("bits", name, value, error, seen.pictures, None, None, "", settings)
+            for name, (value, error) in found.items()
+            if math.isfinite(value)
+        ]
     if corpus.sources[index].films or corpus.sources[index].sounds:
         return []
     read = bits.measure(engine.decoder, engine.vocabulary, bits.sample_documents(documents, DOCUMENTS))

@@ -31,13 +31,14 @@ class PictureMeasure:
     Args:
         bits_per_pixel: over all pixels, nothing said before the picture.
         standard_error: with pictures as the sample; NaN for a single one.
-        bits_per_pixel_captioned: the same pictures after their captions; NaN where one has none.
+        bits_per_pixel_captioned: the same pictures after their captions, and its standard error; NaN where one has none.
         psnr: mean decibels of the palette's pictures against the real ones, of those that it changes; NaN where it changes none.
     """
 
     bits_per_pixel: float
     standard_error: float
     bits_per_pixel_captioned: float
+    standard_error_captioned: float
     psnr: float
     pictures: int
     pixels: int
@@ -58,20 +59,23 @@ def measure_pictures(decoder: Decoder, vocabulary: Vocabulary, pictures: Sequenc
     if not pictures:
         raise UserError("there is no picture to measure on.")
     tokenizer = vocabulary.media_tokenizer("image")
-    bare = np.array([_nats(decoder, vocabulary, p.signal, "") for p in pictures])
-    captioned = math.nan
-    if all(p.caption for p in pictures):
-        captioned = sum(_nats(decoder, vocabulary, p.signal, p.caption) for p in pictures)
     pixels = np.array([p.signal.shape[0] * p.signal.shape[1] for p in pictures])
-    bits = bare / math.log(2)
-    per_pixel = float(bits.sum() / pixels.sum())
-    # Standard error of a ratio of two sums, by linearisation, as in `evals.bits`.
-    n = len(pictures)
-    error = float((bits - per_pixel * pixels).std(ddof=1) * math.sqrt(n) / pixels.sum()) if n > 1 else math.nan
+    bare = _ratio(np.array([_nats(decoder, vocabulary, p.signal, "") for p in pictures]), pixels)
+    captioned = (math.nan, math.nan)
+    if all(p.caption for p in pictures):
+        captioned = _ratio(np.array([_nats(decoder, vocabulary, p.signal, p.caption) for p in pictures]), pixels)
     near = [psnr(tokenizer.decode(tokenizer.encode(p.signal[..., :3])), p.signal[..., :3]) for p in pictures]
     changed = [value for value in near if math.isfinite(value)]
     fidelity = float(np.mean(changed)) if changed else math.nan
-    return PictureMeasure(per_pixel, error, captioned / math.log(2) / float(pixels.sum()), fidelity, n, int(pixels.sum()))
+    return PictureMeasure(*bare, *captioned, fidelity, len(pictures), int(pixels.sum()))
+
+
+def _ratio(nats: np.ndarray, pixels: np.ndarray) -> tuple[float, float]:
+    """Bits per pixel and the standard error: of a ratio of two sums, by linearisation, as in `evals.bits`."""
+    bits, n = nats / math.log(2), len(nats)
+    per_pixel = float(bits.sum() / pixels.sum())
+    error = float((bits - per_pixel * pixels).std(ddof=1) * math.sqrt(n) / pixels.sum()) if n > 1 else math.nan
+    return per_pixel, error
 
 
 @torch.inference_mode()
