@@ -18,7 +18,7 @@ import pytest
 
 from tessera.serve.app import Settings
 from tessera.serve.keys import Key
-from tests.serve.conftest import CONTEXT, Running, make_model, serving
+from tests.serve.conftest import CONTEXT, Running, make_model, serving, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -145,6 +145,38 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
     assert server.idle() and server.engine_tokens - before < CONTEXT - 100
     inside.reload()
     inside.get_by_text("stopped", exact=True).wait_for()
+
+
+def leave(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closes the tab, and the server waits for nobody to come back."""
+    from nicegui import core
+
+    monkeypatch.setattr(core.app.config, "reconnect_timeout", 0.0)
+    page.close()
+
+
+def test_what_came_of_an_answer_is_kept_where_the_person_leaves(
+    inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings(inside, temperature=0)
+    ask(inside, "Go on")
+    inside.wait_for_function("[...document.querySelectorAll('.answer .text')].some(part => part.textContent)")
+    path = f"/tessera/chats/{inside.url.partition('=')[2]}"
+    leave(inside, monkeypatch)
+    assert wait_for(lambda: len(api.get(path).json()["turns"]) == 2, 30) and server.idle()
+    answer = api.get(path).json()["turns"][1]
+    assert answer["text"] and answer["finish_reason"] == "stopped"
+
+
+def test_a_film_is_forgotten_where_the_person_leaves(
+    inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film(inside, "a ball")
+    inside.locator(".bubble").wait_for()
+    path = f"/tessera/chats/{inside.url.partition('=')[2]}"
+    leave(inside, monkeypatch)
+    assert wait_for(lambda: len(api.get(path).json()["turns"]) == 2, 30)
+    assert api.get("/v1/videos").json()["data"] == [] and server.idle()
 
 
 def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any, api: httpx.Client) -> None:
@@ -292,14 +324,19 @@ def test_what_a_card_sets_ends_with_its_chat(inside: Any) -> None:
     assert inside.get_by_label("Temperature").input_value() == "0.7" and not inside.get_by_label("Most tokens").input_value()
 
 
-def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> None:
-    choose(inside, "able")
-    inside.locator(".pill", has_text="Chat").click()
-    inside.get_by_role("menuitem", name="Film").click()
+def film(page: Any, text: str) -> None:
+    """Asks for one."""
+    choose(page, "able")
+    page.locator(".pill", has_text="Chat").click()
+    page.get_by_role("menuitem", name="Film").click()
     # What is sent before the server has heard of the mode is a message.
-    inside.locator(".pill", has_text="Film").wait_for()
-    inside.get_by_role("menu").wait_for(state="detached")
-    ask(inside, "a ball")
+    page.locator(".pill", has_text="Film").wait_for()
+    page.get_by_role("menu").wait_for(state="detached")
+    ask(page, text)
+
+
+def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> None:
+    film(inside, "a ball")
     # Found and measured in one step: between two the page may draw the turn again.
     inside.wait_for_function("document.querySelector('.answer video')?.getBoundingClientRect().width > 100")
     assert inside.locator(".bubble").inner_text() == "a ball" and server.idle()

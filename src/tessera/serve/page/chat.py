@@ -6,6 +6,7 @@ copy of what it shows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ class ChatPanel:
         self._turns: list[dict[str, Any]] = []
         self._picked: dict[str, str] = {}
         self._running: list[Answering] = []
+        self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
         self._card: Card | None = None
         self._places: dict[tuple[str, Voice], ui.element] = {}
@@ -160,6 +162,11 @@ class ChatPanel:
         for answering in self._running:
             answering.stop()
 
+    async def end(self) -> None:
+        """What comes, ends here; returns once all that came is kept."""
+        await self.stop()
+        await asyncio.gather(*self._following, return_exceptions=True)
+
     def draw(self) -> None:
         """Shows the conversation anew."""
         self._column.clear()
@@ -249,7 +256,9 @@ class ChatPanel:
         self._running += begun
         self.draw()
         for answering in begun:
-            background_tasks.create(self._follow(answering, self.chat_id))
+            following = background_tasks.create(self._follow(answering, self.chat_id))
+            self._following.add(following)
+            following.add_done_callback(self._following.discard)
 
     def _request(self, asked: Turn, model: str) -> tuple[str, dict[str, Any]]:
         """Where a model is asked, and what."""

@@ -158,7 +158,7 @@ class Page:
         self.chat.models_changed()
 
     async def _leave(self) -> None:
-        await self.chat.stop()
+        await self.chat.end()
         await self.client.close()
 
     def _key_dialog(self) -> None:
