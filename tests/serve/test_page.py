@@ -147,6 +147,12 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
     inside.get_by_text("stopped", exact=True).wait_for()
 
 
+def test_settings_that_are_empty_are_left_to_the_server(inside: Any) -> None:
+    settings(inside, temperature="", top_p="", most_tokens=5)
+    ask(inside, "A word")
+    inside.locator(".answer .speed").wait_for()
+
+
 def leave(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closes the tab, and the server waits for nobody to come back."""
     from nicegui import core

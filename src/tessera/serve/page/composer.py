@@ -88,7 +88,8 @@ class Composer:
         most = int(self._most.value or 0)
         if mode == "film":
             return {}
-        given: dict[str, Any] = {"temperature": float(self._temperature.value), "top_p": float(self._top_p.value)}
+        dials = {"temperature": self._temperature, "top_p": self._top_p}
+        given: dict[str, Any] = {name: float(dial.value) for name, dial in dials.items() if dial.value is not None}
         if mode == "draw":
             return given | ({"size": self._size.value} if self._size.value else {})
         if mode == "play":
