@@ -147,6 +147,17 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
     inside.get_by_text("stopped", exact=True).wait_for()
 
 
+def test_a_chat_of_the_list_is_opened_by_a_click_and_the_address_names_it(
+    inside: Any, api: httpx.Client, server: Running
+) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Clicked"}).json()["id"]
+    api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked before"})
+    inside.reload()
+    inside.locator(".chat-row", has_text="Clicked").locator(".chat-title").click()
+    inside.locator(".bubble", has_text="Asked before").wait_for()
+    inside.wait_for_url(f"{home(server)}?chat={chat}")
+
+
 def test_settings_that_are_empty_are_left_to_the_server(inside: Any) -> None:
     settings(inside, temperature="", top_p="", most_tokens=5)
     ask(inside, "A word")

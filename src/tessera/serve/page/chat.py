@@ -123,14 +123,15 @@ class ChatPanel:
         self._leave()
         self._card, self._turns = None, chat.pop("turns")
         self._chat, self._picked = chat, dict(chat["picked"])
-        self.composer.reset(chat["instructions"])
-        last = self._way()
-        if last:
-            models = {model for model, _ in last[-1].answers}
-            if names := [name for name in self._page.in_order(models) if self._page.model(name)]:
-                self._page.select.value = names
-        self._moved()
-        ui.run_javascript("toEnd(true)")
+        with self._column:  # as in `begin`
+            self.composer.reset(chat["instructions"])
+            last = self._way()
+            if last:
+                models = {model for model, _ in last[-1].answers}
+                if names := [name for name in self._page.in_order(models) if self._page.model(name)]:
+                    self._page.select.value = names
+            self._moved()
+            ui.run_javascript("toEnd(true)")
 
     def models_changed(self) -> None:
         """Others are to answer from now on."""
