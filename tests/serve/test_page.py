@@ -158,6 +158,17 @@ def test_a_chat_of_the_list_is_opened_by_a_click_and_the_address_names_it(
     inside.wait_for_url(f"{home(server)}?chat={chat}")
 
 
+def test_enter_twice_says_it_once(inside: Any, api: httpx.Client) -> None:
+    settings(inside, most_tokens=5)
+    box = inside.get_by_label("Message")
+    box.fill("Only once")
+    enter = "new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true })"
+    box.evaluate(f"box => {{ box.dispatchEvent({enter}); box.dispatchEvent({enter}); }}")
+    inside.locator(".answer .speed").wait_for()
+    assert len(api.get("/tessera/chats", params={"query": "Only once"}).json()["data"]) == 1
+    assert inside.locator(".bubble").count() == 1 and not box.input_value()
+
+
 def test_settings_that_are_empty_are_left_to_the_server(inside: Any) -> None:
     settings(inside, temperature="", top_p="", most_tokens=5)
     ask(inside, "A word")
@@ -426,8 +437,10 @@ def test_thumbs_become_a_job_whose_model_answers(inside: Any, api: httpx.Client)
             turn = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
             api.post(f"/tessera/chats/{chat}/turns/{turn}", json={"rating": thumb})
     inside.get_by_role("tab", name="Tuning").click()
-    inside.get_by_role("button", name="Tune on these pairs").click()
+    before = len(api.get("/v1/fine_tuning/jobs").json()["data"])
+    inside.get_by_role("button", name="Tune on these pairs").evaluate("button => { button.click(); button.click(); }")
     inside.get_by_role("cell", name="succeeded").wait_for(timeout=180_000)
+    assert len(api.get("/v1/fine_tuning/jobs").json()["data"]) == before + 1
     inside.get_by_role("tab", name="Chat").click()
     inside.get_by_label("Models").click()
     inside.get_by_role("option", name=":thumbs:").first.click()

@@ -52,6 +52,7 @@ class ChatPanel:
         self._running: list[Answering] = []
         self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
+        self._sending = False
         self._card: Card | None = None
         self._places: dict[tuple[str, Voice], ui.element] = {}
         self._edits: dict[str, ui.button] = {}
@@ -70,6 +71,11 @@ class ChatPanel:
     def chat_id(self) -> str:
         """Of the chat that is shown; empty: none is kept yet."""
         return str(self._chat.get("id", ""))
+
+    @property
+    def sending(self) -> bool:
+        """Whether something is on its way to the chat: nothing else is said meanwhile."""
+        return self._sending
 
     @property
     def models(self) -> list[str]:
@@ -153,6 +159,8 @@ class ChatPanel:
 
     async def try_out(self, card: Card) -> None:
         """Begins a chat with a card of the tour."""
+        if self._sending:
+            return
         self.begin()
         self._card = card
         with self._column:
@@ -221,19 +229,26 @@ class ChatPanel:
     # What is done.
 
     async def _say(self, text: str, images: Sequence[str], after: Sequence[str]) -> bool:
-        client = self._page.client
+        client, chat, turns = self._page.client, self._chat, self._turns
+        self._sending = True
         try:
-            if not self._chat:
+            if not chat:
                 title = " ".join(text.split())[:_TITLE] or "A picture"
                 settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
-                self._chat = await client.post("/tessera/chats", settings)
-                self._page.history.changed(self._chat)
-                self._moved()
+                chat = await client.post("/tessera/chats", settings)
+                if turns is self._turns:
+                    self._chat = chat
+                    self._moved()
+                self._page.history.changed(chat)
             turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
-            said = await client.post(f"/tessera/chats/{self.chat_id}/turns", turn)
+            said = await client.post(f"/tessera/chats/{chat['id']}/turns", turn)
         except Refused as refused:
             self._page.say(refused.message)
             return False
+        finally:
+            self._sending = False
+        if turns is not self._turns:
+            return True  # another chat is shown by now; in its own this turn waits for an answer
         self._turns.append(said)
         self._picked |= pick((t for t in self._turns if t["role"] == "user" and t["after"] == said["after"]), said["id"])
         efforts = [step.effort for step in self._card.steps] if self._card and not after else [""]
@@ -323,9 +338,12 @@ class ChatPanel:
         self._draw_answer(turn["after"][0], voice(turn))
 
     async def _say_again(self, turn: Turn, text: str) -> None:
+        if self._sending:
+            return
         self._editing = ""
-        if not await self._say(text, turn["images"], turn["after"]):
-            self.draw()
+        with self._column:  # as in `begin`
+            if not await self._say(text, turn["images"], turn["after"]):
+                self.draw()
 
     # What is shown.
 

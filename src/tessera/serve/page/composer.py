@@ -165,7 +165,7 @@ class Composer:
 
     async def _send(self, text: str | None) -> None:
         text = text or ""
-        if self._running or not (text.strip() or self._images):
+        if self._running or self._panel.sending or not (text.strip() or self._images):
             return
         images, self._images = self._images, []
         self._field.value = ""
