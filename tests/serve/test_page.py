@@ -242,21 +242,40 @@ def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside:
     assert all(inside.locator(".answer .made").all_inner_texts())
 
 
-def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
+def dot(path: Path) -> Path:
+    """A picture of one red pixel."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    picture = tmp_path / "dot.png"
     pixels = chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
-    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
-    with inside.expect_file_chooser() as chooser:
-        inside.get_by_label("Add a picture").click()
-    chooser.value.set_files(picture)
-    inside.locator(".thumb img").wait_for()
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
+    return path
+
+
+def add(page: Any, *pictures: Path) -> None:
+    """Puts pictures beside the message."""
+    there = page.locator(".thumb").count()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_label("Add a picture").click()
+    chooser.value.set_files(pictures)
+    page.locator(".thumb img").nth(there + len(pictures) - 1).wait_for()
+
+
+def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
+    add(inside, dot(tmp_path / "dot.png"))
     ask(inside, "What is this?")
     inside.get_by_role("alert").get_by_text("does not read pictures").wait_for()
     assert inside.locator(".question img").evaluate("image => image.naturalWidth") == 1
+
+
+def test_pictures_that_are_added_at_once_all_arrive_and_one_may_come_again(inside: Any, tmp_path: Path) -> None:
+    pictures = [dot(tmp_path / f"{number}.png") for number in range(6)]
+    add(inside, *pictures)
+    inside.wait_for_function("!document.querySelector('.q-uploader__file')")
+    add(inside, pictures[0])
+    assert inside.locator(".thumb").count() == 7
 
 
 def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_them_answers(inside: Any, tmp_path: Path) -> None:
@@ -280,10 +299,7 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     inside.locator(".pill", has_text="Draw").click()
     inside.get_by_role("menuitem", name="Chat").click()
     (tmp_path / "drawn.png").write_bytes(base64.b64decode(str(shown).partition(",")[2]))
-    with inside.expect_file_chooser() as chooser:
-        inside.get_by_label("Add a picture").click()
-    chooser.value.set_files(tmp_path / "drawn.png")
-    inside.locator(".thumb img").wait_for()
+    add(inside, tmp_path / "drawn.png")
     settings(inside, most_tokens=5)
     ask(inside, "What is this?")
     inside.locator(".answer .speed").wait_for()

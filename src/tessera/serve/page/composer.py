@@ -57,6 +57,8 @@ class Composer:
                     on_rejected=self._reject,
                 )
                 self._upload.props("accept=image/*").classes("uploader")
+                # Not a reset, which would end the uploads that are under way.
+                self._upload.on("uploaded", lambda: self._upload.run_method("removeUploadedFiles"), args=[])
                 self._attach = ui.button(
                     icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
                 )
@@ -211,7 +213,6 @@ class Composer:
             self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
             return
         self._images.append(f"data:{kind};base64,{base64.b64encode(await event.file.read()).decode()}")
-        self._upload.reset()
         self._show_pictures()
 
     def _reject(self) -> None:
