@@ -411,6 +411,19 @@ def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
     assert inside.evaluate("window.ran") is None
 
 
+def test_links_of_an_answer_open_apart(inside: Any, server: Running, api: httpx.Client) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Linked"}).json()["id"]
+    asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Where?"}).json()["id"]
+    body = {"role": "assistant", "text": "[link](/favicon.ico) ![picture](/favicon.ico)", "after": [asked], "model": "tiny"}
+    api.post(f"/tessera/chats/{chat}/turns", json=body)
+    inside.goto(f"{home(server)}?chat={chat}")
+    for name in ("link", "picture"):
+        with inside.expect_popup() as opened:
+            inside.get_by_role("link", name=name).click()
+        opened.value.close()
+    assert inside.url == f"{home(server)}?chat={chat}"
+
+
 def test_runs_and_tuning_are_shown_and_a_small_screen_has_room_for_all(inside: Any, api: httpx.Client) -> None:
     inside.get_by_role("tab", name="Runs").click()
     inside.locator(".chart svg path[stroke]").first.wait_for(state="attached")
