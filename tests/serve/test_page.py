@@ -135,6 +135,17 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.locator(".chat-row", has_text="A zebra and a gnu").wait_for()
 
 
+def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None:
+    page.goto(home(server))
+    page.get_by_text("This server asks for a key").wait_for()
+    with page.expect_response("**/upload/*"):
+        page.evaluate("takeFiles([new File(['x'], 'x.png', { type: 'image/png' })])")
+    page.get_by_label("API key").fill(_KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("What shall we talk about?").wait_for()
+    assert page.locator(".thumb").count() == 0
+
+
 def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any, server: Running) -> None:
     settings(inside, temperature=0)  # goes round in circles until the context is full
     before = server.engine_tokens

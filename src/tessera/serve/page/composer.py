@@ -208,6 +208,9 @@ class Composer:
         self._dials: tuple[ValueElement[Any], ...] = (self._temperature, self._top_p, self._most, self._size)
 
     async def _add(self, event: events.UploadEventArguments) -> None:
+        # The page itself sends no such thing: it asks for a key first, and refuses what is too large.
+        if not self._panel.page.models or event.file.size() > _MOST_PICTURE_BYTES:
+            return
         kind = event.file.content_type or ""
         if not kind.startswith("image/") or len(self._images) >= _MOST_PICTURES:
             self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
