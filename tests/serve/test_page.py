@@ -135,6 +135,16 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.locator(".chat-row", has_text="A zebra and a gnu").wait_for()
 
 
+def test_a_link_to_a_chat_opens_it_once_a_key_is_given(page: Any, server: Running, api: httpx.Client) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Linked to"}).json()["id"]
+    api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked elsewhere"})
+    page.goto(f"{home(server)}?chat={chat}")
+    page.get_by_label("API key").fill(_KEY)
+    page.keyboard.press("Enter")
+    page.locator(".bubble", has_text="Asked elsewhere").wait_for()
+    page.wait_for_url(f"{home(server)}?chat={chat}")
+
+
 def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None:
     page.goto(home(server))
     page.get_by_text("This server asks for a key").wait_for()
