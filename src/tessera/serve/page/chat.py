@@ -469,7 +469,8 @@ class ChatPanel:
             if shown is None:
                 return
             # Of pictures and gaps no pairs are made: a preference job learns from what is said or follows.
-            thumbs = shown["text"] and not (self.mode == "complete" and GAP in exchange.turn["text"])
+            pictures = any(turn["images"] for turn in before(self._turns, exchange.turn, one[0]))
+            thumbs = shown["text"] and not pictures and not (self.mode == "complete" and GAP in exchange.turn["text"])
             for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")) if thumbs else ():
                 given = shown["rating"] == thumb
                 filled = "" if given else "o_"
