@@ -275,28 +275,35 @@ def dot(path: Path) -> Path:
     return path
 
 
-def add(page: Any, *pictures: Path) -> None:
-    """Puts pictures beside the message."""
-    there = page.locator(".thumb").count()
+def pick(page: Any, *pictures: Path) -> None:
+    """Chooses pictures for the message."""
     with page.expect_file_chooser() as chooser:
         page.get_by_label("Add a picture").click()
     chooser.value.set_files(pictures)
-    page.locator(".thumb img").nth(there + len(pictures) - 1).wait_for()
 
 
 def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
-    add(inside, dot(tmp_path / "dot.png"))
+    pick(inside, dot(tmp_path / "dot.png"))
+    inside.locator(".thumb img").wait_for()
     ask(inside, "What is this?")
     inside.get_by_role("alert").get_by_text("does not read pictures").wait_for()
     assert inside.locator(".question img").evaluate("image => image.naturalWidth") == 1
 
 
 def test_pictures_that_are_added_at_once_all_arrive_and_one_may_come_again(inside: Any, tmp_path: Path) -> None:
-    pictures = [dot(tmp_path / f"{number}.png") for number in range(6)]
-    add(inside, *pictures)
+    first, *others = (dot(tmp_path / f"{number}.png") for number in range(3))
+    held: list[Any] = []
+    inside.route("**/upload/*", lambda route: held.append(route))
+    inside.route("**/upload/*", lambda route: route.continue_(), times=1)
+    pick(inside, first, *others)
+    inside.wait_for_function("document.querySelectorAll('.q-uploader__file').length === 2")  # the first has come
+    inside.route("**/upload/*", lambda route: route.continue_())
+    for route in held:
+        route.continue_()
+    inside.locator(".thumb img").nth(2).wait_for()
     inside.wait_for_function("!document.querySelector('.q-uploader__file')")
-    add(inside, pictures[0])
-    assert inside.locator(".thumb").count() == 7
+    pick(inside, first)
+    inside.locator(".thumb img").nth(3).wait_for()
 
 
 def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_them_answers(inside: Any, tmp_path: Path) -> None:
@@ -320,7 +327,8 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     inside.locator(".pill", has_text="Draw").click()
     inside.get_by_role("menuitem", name="Chat").click()
     (tmp_path / "drawn.png").write_bytes(base64.b64decode(str(shown).partition(",")[2]))
-    add(inside, tmp_path / "drawn.png")
+    pick(inside, tmp_path / "drawn.png")
+    inside.locator(".thumb img").wait_for()
     settings(inside, most_tokens=5)
     ask(inside, "What is this?")
     inside.locator(".answer .speed").wait_for()
