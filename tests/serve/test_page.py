@@ -18,11 +18,13 @@ import pytest
 
 from tessera.serve.app import Settings
 from tessera.serve.keys import Key
-from tests.serve.conftest import CONTEXT, Running, make_model, serving, wait_for
+from tests.serve.conftest import Running, make_model, serving, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 _KEY = "sk-page-test"
+_LONG = 1 << 15
+"""Tokens of a context that is not full before a browser has done something."""
 _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -30,7 +32,7 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Four models behind a key: one knows dialogue, one only goes on, one draws, one does all; a run beside them."""
+    """Five models behind a key: two know dialogue, one of them for long, one only goes on, one draws, one does all; and a run."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "one").mkdir()
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
@@ -42,7 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
     able = make_model(
         tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
     )
-    with serving(settings, model_folder, base_folder, painter, able) as running:
+    endless = make_model(tmp_path_factory.mktemp("models") / "endless", context=_LONG)
+    with serving(settings, model_folder, base_folder, painter, able, endless) as running:
         yield running
 
 
@@ -92,6 +95,14 @@ def settings(page: Any, **given: object) -> None:
     page.get_by_label("Settings").click()
     for name, value in given.items():
         page.get_by_label(name.replace("_", " ").capitalize()).fill(str(value))
+    page.keyboard.press("Escape")
+
+
+def choose(page: Any, *names: str) -> None:
+    """These models instead of the first one."""
+    page.get_by_label("Models").click()
+    for name in (*names, "tiny"):
+        page.get_by_role("option", name=name, exact=True).click()
     page.keyboard.press("Escape")
 
 
@@ -157,13 +168,14 @@ def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None
 
 
 def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any, server: Running) -> None:
+    choose(inside, "endless")
     settings(inside, temperature=0)  # goes round in circles until the context is full
     before = server.engine_tokens
     ask(inside, "Go on")
     inside.locator(".stop").wait_for()
     inside.keyboard.press("Escape")
     inside.get_by_text("stopped", exact=True).wait_for()
-    assert server.idle() and server.engine_tokens - before < CONTEXT - 100
+    assert server.idle() and server.engine_tokens - before < _LONG - 100
     inside.reload()
     inside.get_by_text("stopped", exact=True).wait_for()
 
@@ -207,6 +219,7 @@ def leave(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_came_of_an_answer_is_kept_where_the_person_leaves(
     inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    choose(inside, "endless")
     settings(inside, temperature=0)
     ask(inside, "Go on")
     inside.wait_for_function("[...document.querySelectorAll('.answer .text')].some(part => part.textContent)")
@@ -333,14 +346,6 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     ask(inside, "What is this?")
     inside.locator(".answer .speed").wait_for()
     assert inside.locator(".question img").count() == 1
-
-
-def choose(page: Any, *names: str) -> None:
-    """These models instead of the first one."""
-    page.get_by_label("Models").click()
-    for name in (*names, "tiny"):
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
 
 
 def test_the_tour_offers_what_a_model_can_and_each_card_is_answered_in_its_way(inside: Any, api: httpx.Client) -> None:
