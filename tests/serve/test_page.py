@@ -197,7 +197,7 @@ def test_enter_twice_says_it_once(inside: Any, api: httpx.Client) -> None:
     box.fill("Only once")
     enter = "new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true })"
     box.evaluate(f"box => {{ box.dispatchEvent({enter}); box.dispatchEvent({enter}); }}")
-    inside.locator(".answer .speed").wait_for()
+    inside.get_by_label("Another answer").wait_for()
     assert len(api.get("/tessera/chats", params={"query": "Only once"}).json()["data"]) == 1
     assert inside.locator(".bubble").count() == 1 and not box.input_value()
 
@@ -205,7 +205,8 @@ def test_enter_twice_says_it_once(inside: Any, api: httpx.Client) -> None:
 def test_settings_that_are_empty_are_left_to_the_server(inside: Any) -> None:
     settings(inside, temperature="", top_p="", most_tokens=5)
     ask(inside, "A word")
-    inside.locator(".answer .speed").wait_for()
+    inside.get_by_label("Another answer").wait_for()
+    assert inside.locator(".failure").count() == 0
 
 
 def leave(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +345,8 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     inside.locator(".thumb img").wait_for()
     settings(inside, most_tokens=5)
     ask(inside, "What is this?")
-    inside.locator(".answer .speed").wait_for()
+    inside.get_by_label("Another answer").wait_for()
+    assert inside.locator(".failure").count() == 0
     assert inside.locator(".question img").count() == 1
 
 
