@@ -11,8 +11,10 @@ import pytest
 
 from tessera.scaling import ledger
 from tessera.serve.app import Settings
+from tessera.serve.keys import LOCAL
+from tessera.serve.store import Store
 from tessera.serve.turns import before, pairs, text_of, way
-from tests.serve.conftest import Running, serving
+from tests.serve.conftest import Running, database_for, serving
 
 
 @pytest.fixture
@@ -63,6 +65,30 @@ def test_thumbs_under_one_question_become_the_rows_of_a_preference_job(http: htt
     }
     http.delete(f"/tessera/chats/{chat}")
     assert http.get("/tessera/preferences").json()["data"] == []
+
+
+def test_what_is_said_of_a_picture_makes_no_pair(http: httpx.Client) -> None:
+    chat = http.post("/tessera/chats", json={}).json()["id"]
+    picture = "data:image/png;base64,AAAA"
+    asked = http.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "What?", "images": [picture]}).json()
+    for text, rating in (("A dot.", "up"), ("A cat.", "down")):
+        answer = say(http, chat, "assistant", text, [asked["id"]], "tiny")
+        rated = http.post(f"/tessera/chats/{chat}/turns/{answer['id']}", json={"rating": rating}).json()
+        assert rated["pairs"] == 0
+
+
+def test_a_pair_with_a_picture_that_was_kept_once_is_not_exported(tmp_path: Path, model_folder: Path) -> None:
+    url = database_for(tmp_path) or f"sqlite:///{tmp_path / 'tessera.db'}"
+    words = {"prompt": "Red", "chosen": " ball", "rejected": " wall"}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    seen = {"prompt": [{"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}], "chosen": [], "rejected": []}
+    store = Store(url)
+    for number, row in enumerate((seen, words)):
+        store.put(LOCAL, "preference", {"id": f"pref_{number}", "created_at": number} | row)
+    store.close()
+    with serving(Settings(tmp_path), model_folder) as server:
+        lines = httpx.get(f"{server.url.removesuffix('/v1')}/tessera/preferences.jsonl").text.splitlines()
+    assert [json.loads(line) for line in lines] == [words]
 
 
 def test_a_turn_must_stand_in_its_chat(http: httpx.Client) -> None:

@@ -18,11 +18,13 @@ import pytest
 
 from tessera.serve.app import Settings
 from tessera.serve.keys import Key
-from tests.serve.conftest import CONTEXT, Running, make_model, serving
+from tests.serve.conftest import Running, make_model, serving, wait_for
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 _KEY = "sk-page-test"
+_LONG = 1 << 15
+"""Tokens of a context that is not full before a browser has done something."""
 _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -30,7 +32,7 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Four models behind a key: one knows dialogue, one only goes on, one draws, one does all; a run beside them."""
+    """Five models behind a key: two know dialogue, one of them for long, one only goes on, one draws, one does all; and a run."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "one").mkdir()
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
@@ -42,7 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
     able = make_model(
         tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
     )
-    with serving(settings, model_folder, base_folder, painter, able) as running:
+    endless = make_model(tmp_path_factory.mktemp("models") / "endless", context=_LONG)
+    with serving(settings, model_folder, base_folder, painter, able, endless) as running:
         yield running
 
 
@@ -95,6 +98,14 @@ def settings(page: Any, **given: object) -> None:
     page.keyboard.press("Escape")
 
 
+def choose(page: Any, *names: str) -> None:
+    """These models instead of the first one."""
+    page.get_by_label("Models").click()
+    for name in (*names, "tiny"):
+        page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+
+
 def ask(page: Any, text: str) -> None:
     box = page.get_by_label("Message")
     box.fill(text)
@@ -135,16 +146,100 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.locator(".chat-row", has_text="A zebra and a gnu").wait_for()
 
 
+def test_a_link_to_a_chat_opens_it_once_a_key_is_given(page: Any, server: Running, api: httpx.Client) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Linked to"}).json()["id"]
+    api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked elsewhere"})
+    page.goto(f"{home(server)}?chat={chat}")
+    page.get_by_label("API key").fill(_KEY)
+    page.keyboard.press("Enter")
+    page.locator(".bubble", has_text="Asked elsewhere").wait_for()
+    page.wait_for_url(f"{home(server)}?chat={chat}")
+
+
+def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None:
+    page.goto(home(server))
+    page.get_by_text("This server asks for a key").wait_for()
+    with page.expect_response("**/upload/*"):
+        page.evaluate("takeFiles([new File(['x'], 'x.png', { type: 'image/png' })])")
+    page.get_by_label("API key").fill(_KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("What shall we talk about?").wait_for()
+    assert page.locator(".thumb").count() == 0
+
+
 def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any, server: Running) -> None:
+    choose(inside, "endless")
     settings(inside, temperature=0)  # goes round in circles until the context is full
     before = server.engine_tokens
     ask(inside, "Go on")
     inside.locator(".stop").wait_for()
     inside.keyboard.press("Escape")
     inside.get_by_text("stopped", exact=True).wait_for()
-    assert server.idle() and server.engine_tokens - before < CONTEXT - 100
+    assert server.idle() and server.engine_tokens - before < _LONG - 100
     inside.reload()
     inside.get_by_text("stopped", exact=True).wait_for()
+
+
+def test_a_chat_of_the_list_is_opened_by_a_click_and_the_address_names_it(
+    inside: Any, api: httpx.Client, server: Running
+) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Clicked"}).json()["id"]
+    api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked before"})
+    inside.reload()
+    inside.locator(".chat-row", has_text="Clicked").locator(".chat-title").click()
+    inside.locator(".bubble", has_text="Asked before").wait_for()
+    inside.wait_for_url(f"{home(server)}?chat={chat}")
+
+
+def test_enter_twice_says_it_once(inside: Any, api: httpx.Client) -> None:
+    settings(inside, most_tokens=5)
+    box = inside.get_by_label("Message")
+    box.fill("Only once")
+    enter = "new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true })"
+    box.evaluate(f"box => {{ box.dispatchEvent({enter}); box.dispatchEvent({enter}); }}")
+    inside.get_by_label("Another answer").wait_for()
+    assert len(api.get("/tessera/chats", params={"query": "Only once"}).json()["data"]) == 1
+    assert inside.locator(".bubble").count() == 1 and not box.input_value()
+
+
+def test_settings_that_are_empty_are_left_to_the_server(inside: Any) -> None:
+    settings(inside, temperature="", top_p="", most_tokens=5)
+    ask(inside, "A word")
+    inside.get_by_label("Another answer").wait_for()
+    assert inside.locator(".failure").count() == 0
+
+
+def leave(page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closes the tab, and the server waits for nobody to come back."""
+    from nicegui import core
+
+    monkeypatch.setattr(core.app.config, "reconnect_timeout", 0.0)
+    page.close()
+
+
+def test_what_came_of_an_answer_is_kept_where_the_person_leaves(
+    inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(inside, "endless")
+    settings(inside, temperature=0)
+    ask(inside, "Go on")
+    inside.wait_for_function("[...document.querySelectorAll('.answer .text')].some(part => part.textContent)")
+    path = f"/tessera/chats/{inside.url.partition('=')[2]}"
+    leave(inside, monkeypatch)
+    assert wait_for(lambda: len(api.get(path).json()["turns"]) == 2, 30) and server.idle()
+    answer = api.get(path).json()["turns"][1]
+    assert answer["text"] and answer["finish_reason"] == "stopped"
+
+
+def test_a_film_is_forgotten_where_the_person_leaves(
+    inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film(inside, "a ball")
+    inside.locator(".bubble").wait_for()
+    path = f"/tessera/chats/{inside.url.partition('=')[2]}"
+    leave(inside, monkeypatch)
+    assert wait_for(lambda: len(api.get(path).json()["turns"]) == 2, 30)
+    assert api.get("/v1/videos").json()["data"] == [] and server.idle()
 
 
 def test_other_answers_and_edits_are_branches_and_thumbs_make_a_pair(inside: Any, api: httpx.Client) -> None:
@@ -182,21 +277,47 @@ def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside:
     assert all(inside.locator(".answer .made").all_inner_texts())
 
 
-def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
+def dot(path: Path) -> Path:
+    """A picture of one red pixel."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    picture = tmp_path / "dot.png"
     pixels = chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
-    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
-    with inside.expect_file_chooser() as chooser:
-        inside.get_by_label("Add a picture").click()
-    chooser.value.set_files(picture)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
+    return path
+
+
+def pick(page: Any, *pictures: Path) -> None:
+    """Chooses pictures for the message."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_label("Add a picture").click()
+    chooser.value.set_files(pictures)
+
+
+def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
+    pick(inside, dot(tmp_path / "dot.png"))
     inside.locator(".thumb img").wait_for()
     ask(inside, "What is this?")
     inside.get_by_role("alert").get_by_text("does not read pictures").wait_for()
     assert inside.locator(".question img").evaluate("image => image.naturalWidth") == 1
+
+
+def test_pictures_that_are_added_at_once_all_arrive_and_one_may_come_again(inside: Any, tmp_path: Path) -> None:
+    first, *others = (dot(tmp_path / f"{number}.png") for number in range(3))
+    held: list[Any] = []
+    inside.route("**/upload/*", lambda route: held.append(route))
+    inside.route("**/upload/*", lambda route: route.continue_(), times=1)
+    pick(inside, first, *others)
+    inside.wait_for_function("document.querySelectorAll('.q-uploader__file').length === 2")  # the first has come
+    inside.route("**/upload/*", lambda route: route.continue_())
+    for route in held:
+        route.continue_()
+    inside.locator(".thumb img").nth(2).wait_for()
+    inside.wait_for_function("!document.querySelector('.q-uploader__file')")
+    pick(inside, first)
+    inside.locator(".thumb img").nth(3).wait_for()
 
 
 def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_them_answers(inside: Any, tmp_path: Path) -> None:
@@ -220,22 +341,13 @@ def test_pictures_are_drawn_in_the_conversation_and_kept_and_a_model_that_sees_t
     inside.locator(".pill", has_text="Draw").click()
     inside.get_by_role("menuitem", name="Chat").click()
     (tmp_path / "drawn.png").write_bytes(base64.b64decode(str(shown).partition(",")[2]))
-    with inside.expect_file_chooser() as chooser:
-        inside.get_by_label("Add a picture").click()
-    chooser.value.set_files(tmp_path / "drawn.png")
+    pick(inside, tmp_path / "drawn.png")
     inside.locator(".thumb img").wait_for()
     settings(inside, most_tokens=5)
     ask(inside, "What is this?")
-    inside.locator(".answer .speed").wait_for()
+    inside.get_by_label("Another answer").wait_for()
+    assert inside.locator(".failure").count() == 0
     assert inside.locator(".question img").count() == 1
-
-
-def choose(page: Any, *names: str) -> None:
-    """These models instead of the first one."""
-    page.get_by_label("Models").click()
-    for name in (*names, "tiny"):
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
 
 
 def test_the_tour_offers_what_a_model_can_and_each_card_is_answered_in_its_way(inside: Any, api: httpx.Client) -> None:
@@ -292,14 +404,19 @@ def test_what_a_card_sets_ends_with_its_chat(inside: Any) -> None:
     assert inside.get_by_label("Temperature").input_value() == "0.7" and not inside.get_by_label("Most tokens").input_value()
 
 
-def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> None:
-    choose(inside, "able")
-    inside.locator(".pill", has_text="Chat").click()
-    inside.get_by_role("menuitem", name="Film").click()
+def film(page: Any, text: str) -> None:
+    """Asks for one."""
+    choose(page, "able")
+    page.locator(".pill", has_text="Chat").click()
+    page.get_by_role("menuitem", name="Film").click()
     # What is sent before the server has heard of the mode is a message.
-    inside.locator(".pill", has_text="Film").wait_for()
-    inside.get_by_role("menu").wait_for(state="detached")
-    ask(inside, "a ball")
+    page.locator(".pill", has_text="Film").wait_for()
+    page.get_by_role("menu").wait_for(state="detached")
+    ask(page, text)
+
+
+def test_a_film_is_made_in_a_mode_of_its_own(inside: Any, server: Running) -> None:
+    film(inside, "a ball")
     # Found and measured in one step: between two the page may draw the turn again.
     inside.wait_for_function("document.querySelector('.answer video')?.getBoundingClientRect().width > 100")
     assert inside.locator(".bubble").inner_text() == "a ball" and server.idle()
@@ -328,6 +445,19 @@ def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
     inside.get_by_text("First I think.").wait_for()
     assert inside.locator(".answer .text img").count() == 0 and inside.locator(".bubble").inner_text() == "<b>Draw</b>"
     assert inside.evaluate("window.ran") is None
+
+
+def test_links_of_an_answer_open_apart(inside: Any, server: Running, api: httpx.Client) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Linked"}).json()["id"]
+    asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Where?"}).json()["id"]
+    body = {"role": "assistant", "text": "[link](/favicon.ico) ![picture](/favicon.ico)", "after": [asked], "model": "tiny"}
+    api.post(f"/tessera/chats/{chat}/turns", json=body)
+    inside.goto(f"{home(server)}?chat={chat}")
+    for name in ("link", "picture"):
+        with inside.expect_popup() as opened:
+            inside.get_by_role("link", name=name).click()
+        opened.value.close()
+    assert inside.url == f"{home(server)}?chat={chat}"
 
 
 def test_runs_and_tuning_are_shown_and_a_small_screen_has_room_for_all(inside: Any, api: httpx.Client) -> None:
@@ -372,8 +502,10 @@ def test_thumbs_become_a_job_whose_model_answers(inside: Any, api: httpx.Client)
             turn = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
             api.post(f"/tessera/chats/{chat}/turns/{turn}", json={"rating": thumb})
     inside.get_by_role("tab", name="Tuning").click()
-    inside.get_by_role("button", name="Tune on these pairs").click()
+    before = len(api.get("/v1/fine_tuning/jobs").json()["data"])
+    inside.get_by_role("button", name="Tune on these pairs").evaluate("button => { button.click(); button.click(); }")
     inside.get_by_role("cell", name="succeeded").wait_for(timeout=180_000)
+    assert len(api.get("/v1/fine_tuning/jobs").json()["data"]) == before + 1
     inside.get_by_role("tab", name="Chat").click()
     inside.get_by_label("Models").click()
     inside.get_by_role("option", name=":thumbs:").first.click()

@@ -151,7 +151,7 @@ async def list_preferences(here: Here, after: str | None = None, limit: Limit = 
 
 @router.get("/tessera/preferences.jsonl", response_class=Response)
 async def export_preferences(here: Here) -> StreamingResponse:
-    """All pairs, oldest first, a line each: `prompt`, `chosen`, `rejected`."""
+    """All pairs, oldest first, a line each: `prompt`, `chosen`, `rejected`. Those that show pictures are left out."""
 
     async def lines() -> AsyncIterator[str]:
         after, more = None, True
@@ -159,11 +159,18 @@ async def export_preferences(here: Here) -> StreamingResponse:
             page = await in_thread(here.server.store.page, here.owner, _PAIR, None, after, None, 100, "asc")
             for record in page.records:
                 after = record.id
-                yield json.dumps({key: record.body[key] for key in ("prompt", "chosen", "rejected")}, ensure_ascii=True) + "\n"
+                row = {key: record.body[key] for key in ("prompt", "chosen", "rejected")}
+                if not any(map(_pictured, row.values())):
+                    yield json.dumps(row, ensure_ascii=True) + "\n"
             more = page.has_more
 
     headers = {"content-disposition": 'attachment; filename="preferences.jsonl"'}
     return StreamingResponse(lines(), media_type="application/jsonl", headers=headers)
+
+
+def _pictured(said: str | list[dict[str, Any]]) -> bool:
+    """Whether a part of a pair shows pictures, which no job reads; such pairs were kept once."""
+    return not isinstance(said, str) and any(not isinstance(message["content"], str) for message in said)
 
 
 async def _turns(here: Call, chat_id: str) -> list[dict[str, Any]]:

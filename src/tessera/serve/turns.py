@@ -110,7 +110,8 @@ def pairs(turns: Sequence[Turn], asked: Turn, mode: str, instructions: str = "")
 
     Returns:
         the liked answer, the disliked one, and the row of a preference job: `prompt`, `chosen`, `rejected`. They are lists of
-        messages for a dialogue and plain texts for a completion. What fills a gap makes no pair: a job learns what follows.
+        messages for a dialogue and plain texts for a completion. What fills a gap makes no pair, as a job learns what follows,
+        nor do pictures and what is said of them, as a job reads words.
     """
     answers = [turn for turn in turns if turn["role"] == "assistant" and asked["id"] in turn["after"]]
     found: list[tuple[Turn, Turn, dict[str, Any]]] = []
@@ -119,6 +120,8 @@ def pairs(turns: Sequence[Turn], asked: Turn, mode: str, instructions: str = "")
     for liked in (turn for turn in answers if turn["rating"] == "up"):
         history = before(turns, asked, liked["model"])
         for disliked in (turn for turn in answers if turn["rating"] == "down" and turn["text"] != liked["text"]):
+            if any(turn["images"] for turn in (*history, liked, disliked)):
+                continue
             row: dict[str, Any]
             if mode == "complete":
                 row = {"prompt": text_of(history)[0], "chosen": liked["text"], "rejected": disliked["text"]}

@@ -63,9 +63,9 @@ class Answering:
 
     def stop(self) -> None:
         """What came so far is the answer."""
-        self._stopped = True
-        if self._task is not None:
+        if self._task is not None and not self._stopped:  # once: a second time would end how it tidies up
             self._task.cancel()
+        self._stopped = True
 
     def turn(self) -> dict[str, Any]:
         """The body of `POST /tessera/chats/ID/turns`."""

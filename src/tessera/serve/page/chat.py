@@ -6,6 +6,7 @@ copy of what it shows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,9 @@ class ChatPanel:
         self._turns: list[dict[str, Any]] = []
         self._picked: dict[str, str] = {}
         self._running: list[Answering] = []
+        self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
+        self._sending = False
         self._card: Card | None = None
         self._places: dict[tuple[str, Voice], ui.element] = {}
         self._edits: dict[str, ui.button] = {}
@@ -68,6 +71,11 @@ class ChatPanel:
     def chat_id(self) -> str:
         """Of the chat that is shown; empty: none is kept yet."""
         return str(self._chat.get("id", ""))
+
+    @property
+    def sending(self) -> bool:
+        """Whether something is on its way to the chat: nothing else is said meanwhile."""
+        return self._sending
 
     @property
     def models(self) -> list[str]:
@@ -121,14 +129,15 @@ class ChatPanel:
         self._leave()
         self._card, self._turns = None, chat.pop("turns")
         self._chat, self._picked = chat, dict(chat["picked"])
-        self.composer.reset(chat["instructions"])
-        last = self._way()
-        if last:
-            models = {model for model, _ in last[-1].answers}
-            if names := [name for name in self._page.in_order(models) if self._page.model(name)]:
-                self._page.select.value = names
-        self._moved()
-        ui.run_javascript("toEnd(true)")
+        with self._column:  # as in `begin`
+            self.composer.reset(chat["instructions"])
+            last = self._way()
+            if last:
+                models = {model for model, _ in last[-1].answers}
+                if names := [name for name in self._page.in_order(models) if self._page.model(name)]:
+                    self._page.select.value = names
+            self._moved()
+            ui.run_javascript("toEnd(true)")
 
     def models_changed(self) -> None:
         """Others are to answer from now on."""
@@ -150,6 +159,8 @@ class ChatPanel:
 
     async def try_out(self, card: Card) -> None:
         """Begins a chat with a card of the tour."""
+        if self._sending:
+            return
         self.begin()
         self._card = card
         with self._column:
@@ -159,6 +170,11 @@ class ChatPanel:
         """What comes, ends here."""
         for answering in self._running:
             answering.stop()
+
+    async def end(self) -> None:
+        """What comes, ends here; returns once all that came is kept."""
+        await self.stop()
+        await asyncio.gather(*self._following, return_exceptions=True)
 
     def draw(self) -> None:
         """Shows the conversation anew."""
@@ -213,19 +229,26 @@ class ChatPanel:
     # What is done.
 
     async def _say(self, text: str, images: Sequence[str], after: Sequence[str]) -> bool:
-        client = self._page.client
+        client, chat, turns = self._page.client, self._chat, self._turns
+        self._sending = True
         try:
-            if not self._chat:
+            if not chat:
                 title = " ".join(text.split())[:_TITLE] or "A picture"
                 settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
-                self._chat = await client.post("/tessera/chats", settings)
-                self._page.history.changed(self._chat)
-                self._moved()
+                chat = await client.post("/tessera/chats", settings)
+                if turns is self._turns:
+                    self._chat = chat
+                    self._moved()
+                self._page.history.changed(chat)
             turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
-            said = await client.post(f"/tessera/chats/{self.chat_id}/turns", turn)
+            said = await client.post(f"/tessera/chats/{chat['id']}/turns", turn)
         except Refused as refused:
             self._page.say(refused.message)
             return False
+        finally:
+            self._sending = False
+        if turns is not self._turns:
+            return True  # another chat is shown by now; in its own this turn waits for an answer
         self._turns.append(said)
         self._picked |= pick((t for t in self._turns if t["role"] == "user" and t["after"] == said["after"]), said["id"])
         efforts = [step.effort for step in self._card.steps] if self._card and not after else [""]
@@ -249,7 +272,9 @@ class ChatPanel:
         self._running += begun
         self.draw()
         for answering in begun:
-            background_tasks.create(self._follow(answering, self.chat_id))
+            following = background_tasks.create(self._follow(answering, self.chat_id))
+            self._following.add(following)
+            following.add_done_callback(self._following.discard)
 
     def _request(self, asked: Turn, model: str) -> tuple[str, dict[str, Any]]:
         """Where a model is asked, and what."""
@@ -313,9 +338,12 @@ class ChatPanel:
         self._draw_answer(turn["after"][0], voice(turn))
 
     async def _say_again(self, turn: Turn, text: str) -> None:
+        if self._sending:
+            return
         self._editing = ""
-        if not await self._say(text, turn["images"], turn["after"]):
-            self.draw()
+        with self._column:  # as in `begin`
+            if not await self._say(text, turn["images"], turn["after"]):
+                self.draw()
 
     # What is shown.
 
@@ -441,7 +469,8 @@ class ChatPanel:
             if shown is None:
                 return
             # Of pictures and gaps no pairs are made: a preference job learns from what is said or follows.
-            thumbs = shown["text"] and not (self.mode == "complete" and GAP in exchange.turn["text"])
+            pictures = any(turn["images"] for turn in before(self._turns, exchange.turn, one[0]))
+            thumbs = shown["text"] and not pictures and not (self.mode == "complete" and GAP in exchange.turn["text"])
             for thumb, icon in (("up", "thumb_up"), ("down", "thumb_down")) if thumbs else ():
                 given = shown["rating"] == thumb
                 filled = "" if given else "o_"

@@ -149,8 +149,7 @@ class Client:
                 raise Refused(job["error"]["message"])
             yield Delta(media=_data_url(await self._ask("GET", f"{path}/content")), finish_reason="stop")
         finally:
-            # Where the person has gone, there is nobody left to ask with.
-            with suppress(Refused, RuntimeError):
+            with suppress(Refused):
                 await self.delete(path)
 
     async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:

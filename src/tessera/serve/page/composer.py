@@ -57,6 +57,8 @@ class Composer:
                     on_rejected=self._reject,
                 )
                 self._upload.props("accept=image/*").classes("uploader")
+                # Not a reset, which would end the uploads that are under way.
+                self._upload.on("uploaded", lambda: self._upload.run_method("removeUploadedFiles"), args=[])
                 self._attach = ui.button(
                     icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
                 )
@@ -88,7 +90,8 @@ class Composer:
         most = int(self._most.value or 0)
         if mode == "film":
             return {}
-        given: dict[str, Any] = {"temperature": float(self._temperature.value), "top_p": float(self._top_p.value)}
+        dials = {"temperature": self._temperature, "top_p": self._top_p}
+        given: dict[str, Any] = {name: float(dial.value) for name, dial in dials.items() if dial.value is not None}
         if mode == "draw":
             return given | ({"size": self._size.value} if self._size.value else {})
         if mode == "play":
@@ -164,7 +167,7 @@ class Composer:
 
     async def _send(self, text: str | None) -> None:
         text = text or ""
-        if self._running or not (text.strip() or self._images):
+        if self._running or self._panel.sending or not (text.strip() or self._images):
             return
         images, self._images = self._images, []
         self._field.value = ""
@@ -205,12 +208,14 @@ class Composer:
         self._dials: tuple[ValueElement[Any], ...] = (self._temperature, self._top_p, self._most, self._size)
 
     async def _add(self, event: events.UploadEventArguments) -> None:
+        # The page itself sends no such thing: it asks for a key first, and refuses what is too large.
+        if not self._panel.page.models or event.file.size() > _MOST_PICTURE_BYTES:
+            return
         kind = event.file.content_type or ""
         if not kind.startswith("image/") or len(self._images) >= _MOST_PICTURES:
             self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
             return
         self._images.append(f"data:{kind};base64,{base64.b64encode(await event.file.read()).decode()}")
-        self._upload.reset()
         self._show_pictures()
 
     def _reject(self) -> None:

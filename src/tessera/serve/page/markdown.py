@@ -1,7 +1,7 @@
 """From what a model writes to HTML: Markdown with highlighted code and formulas, made here, so that nothing is fetched.
 
-HTML in the text is shown as text, pictures become links (they could carry words of the conversation to a stranger), and links
-open apart. Formulas become MathML, which browsers draw by themselves.
+HTML in the text is shown as text, and pictures become links (they could carry words of the conversation to a stranger). Formulas
+become MathML, which browsers draw by themselves.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ def _parser() -> MarkdownIt:
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("code_block", _fence)
     parser.add_render_rule("image", _image)
-    parser.add_render_rule("link_open", _link)
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return parser
@@ -122,9 +121,4 @@ def _math(self: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -
 
 def _image(self: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
     url = escape(str(tokens[at].attrs.get("src", "")))
-    return f'<a href="{url}" target="_blank" rel="noopener noreferrer">{escape(tokens[at].content or "picture")}</a>'
-
-
-def _link(self: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
-    url = escape(str(tokens[at].attrs.get("href", "")))
-    return f'<a href="{url}" target="_blank" rel="noopener noreferrer">'
+    return f'<a href="{url}">{escape(tokens[at].content or "picture")}</a>'

@@ -68,6 +68,9 @@ async function copyText(text, button) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest?.("button.copy");
   if (button) copyText(button.closest(".code").querySelector("code").textContent, button);
+  // Here, as a target does not outlive how answers are made safe.
+  const link = event.target.closest?.(".text a[href]");
+  if (link) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
 });
 
 // Pictures of a few pixels are shown as such, and large enough to be seen.

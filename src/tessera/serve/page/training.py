@@ -265,16 +265,20 @@ class TuningPanel:
         if not names:
             self._page.say("Choose the model that is to be tuned, at the top.", "warning")
             return
+        if not self._tune.enabled:
+            return  # clicked twice
+        self._tune.disable()
         try:
             lines = (await self._page.client.text("/tessera/preferences.jsonl")).encode()
             file = (await self._page.client.upload("preferences.jsonl", "fine-tune", lines))["id"]
             body = {"model": names[0], "training_file": file, "method": {"type": "dpo"}, "suffix": "thumbs"}
             self._job = (await self._page.client.post("/v1/fine_tuning/jobs", body))["id"]
+            self._page.say(f"{names[0]} learns from the pairs; the new model will answer beside the others.", "positive")
+            await self.refresh()
         except Refused as refused:
             self._page.say(refused.message)
-            return
-        self._page.say(f"{names[0]} learns from the pairs; the new model will answer beside the others.", "positive")
-        await self.refresh()
+        finally:
+            self._tune.enable()
 
     async def _download(self) -> None:
         try:

@@ -52,6 +52,7 @@ class Page:
         """Draws everything once; what changes redraws itself."""
         _add_style()
         viewer = ui.context.client
+        self._wanted = chat_id
         self.dark = ui.dark_mode(None)
         with ui.left_drawer(bordered=True).props("width=272 breakpoint=900").classes("drawer") as drawer:
             with ui.row().classes("brand"):
@@ -95,11 +96,9 @@ class Page:
         if kept[0] in _DARK:
             self._set_dark(kept[0])
         await self.enter(kept[1] or "")
-        if chat_id and self.models:
-            await self.chat.open(chat_id)
 
     async def enter(self, key: str) -> None:
-        """Comes in with a key, or asks for one."""
+        """Comes in with a key, or asks for one; then opens the chat that the address names."""
         if key:
             old, self.client = self.client, Client(self.client.address, key)
             await old.close()
@@ -116,6 +115,9 @@ class Page:
         self._offer()
         self.chat.begin()
         await self.history.load()
+        if self._wanted:
+            chat_id, self._wanted = self._wanted, ""
+            await self.chat.open(chat_id)
 
     async def _answering(self) -> list[dict[str, Any]]:
         """The models that one can talk to: those that only judge texts are left out.
@@ -158,7 +160,7 @@ class Page:
         self.chat.models_changed()
 
     async def _leave(self) -> None:
-        await self.chat.stop()
+        await self.chat.end()
         await self.client.close()
 
     def _key_dialog(self) -> None:
