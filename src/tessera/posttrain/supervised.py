@@ -144,6 +144,8 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     if thinking:
         said = ", ".join(f"{tokens:,} at the effort {effort}" for effort, tokens in thinking.items())
         say(f"thoughts of at most so many tokens: {said}")
+    elif checked.dialogue and weights.read_special(model).thinking:
+        say("no example has an effort, so the tuned model answers at once, and thinks no more")
     of_examples = shards.sources[0].tokens
     say(
         f"{examples['train']:,} examples of {of_examples:,} tokens, {_learned(shards):,} of them to be learned; "

@@ -140,5 +140,6 @@ def _special(info: dict[str, Any], vocabulary: Vocabulary) -> weights.SpecialIds
     if info.get("dialogue") and vocabulary.end_turn_id not in ends:
         ends = (*ends, vocabulary.end_turn_id)
     pad = vocabulary.pad_id if own.pad is None else own.pad
-    thinking, guided = {**own.thinking, **info.get("thinking", {})}, {**own.guided, **info.get("guided", {})}
-    return weights.SpecialIds(own.begin, ends, pad, thinking, guided)
+    # Who has learned from conversations thinks as they do: where none of them does, it would answer what it was not taught.
+    thinking = info["thinking"] if info.get("dialogue") and "thinking" in info else own.thinking
+    return weights.SpecialIds(own.begin, ends, pad, thinking, {**own.guided, **info.get("guided", {})})
