@@ -115,7 +115,7 @@ def test_a_sound_is_listened_to(corner, run: Path, files: dict[str, Path]) -> No
     [
         (("--seconds", "1"), "give --out FILE.wav"),
         (("--out", "{tmp}/a.aiff", "--seconds", "1"), ".wav, .flac, .ogg, .mp3"),
-        (("--out", "{tmp}/a.wav", "--seconds", "0"), "more than 0"),
+        (("--out", "{tmp}/a.wav", "--seconds", "0"), "above 0"),
         (("--out", "{tmp}/a.wav", "--seconds", "60"), "make it shorter"),
         (("--out", "{tmp}/a.wav", "--image", "{heard}"), "do not go with sound"),
         (("--out", "{tmp}/a.wav", "--variation"), "not for sound"),

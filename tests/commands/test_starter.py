@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def test_it_generates_talks_and_is_measured(
     generate("starter", "def add(", max_tokens=8, seed=1, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["ids"]) <= 8
     assert speaks_dialogue("starter", Vocabulary.load(weights.resolve_model("starter")))
-    monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\n"))
     chat("starter", max_tokens=4)
     Path("text").mkdir()
     for name in "ab":
