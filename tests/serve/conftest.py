@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -107,6 +109,15 @@ class Running:
             client.close()
         self.server.should_exit = True
         self.thread.join(15)
+
+
+def script_of(name: str) -> ModuleType:
+    """A script of `docs/`, imported."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", Path(__file__).parents[2] / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 5.0) -> bool:

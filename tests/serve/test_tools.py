@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,12 @@ import pytest
 
 from tessera.posttrain.examples import read_examples
 from tessera.serve.app import Settings
-from tests.serve.conftest import Running, make_model, serving
+from tests.serve.conftest import Running, make_model, script_of, serving
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tools_script", Path(__file__).parents[2] / "docs" / "tools.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("tools")
 
 
 @pytest.fixture(scope="module")

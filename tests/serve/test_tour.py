@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from tessera.errors import UserError
 from tessera.model import weights
 from tessera.serve.app import Settings
 from tessera.tour import STEPS
-from tests.serve.conftest import Running, make_model, serving
+from tests.serve.conftest import Running, make_model, script_of, serving
 
 _SEEDS = 5
 _FEWER = 3.0
@@ -23,11 +22,7 @@ _FEWER = 3.0
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tour_script", Path(__file__).parents[2] / "docs" / "tour.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("tour")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from fastapi import APIRouter
 from starlette.types import ASGIApp
 
 from tessera.serve.bodies import Body, Metadata, Part
-from tessera.serve.context import Here, Id, Limit, Server, in_thread
+from tessera.serve.context import Here, Id, Limit, Server, in_thread, side_by_side
 from tessera.serve.door import call
 from tessera.serve.errors import ApiError, invalid, of_exception
 from tessera.serve.files import forget_bytes, keep
@@ -154,9 +154,7 @@ class _Work:
                 self._note(request_counts=dict(counts))
 
         try:
-            async with asyncio.TaskGroup() as group:  # one that fails ends the others, who would go on unseen
-                for _ in range(_AT_A_TIME):
-                    group.create_task(worker())
+            await side_by_side(worker, _AT_A_TIME)
         except* Exception:
             unforeseen = of_exception(RuntimeError())
             problem = {"code": unforeseen.code, "message": unforeseen.message, "param": None, "line": None}

@@ -243,6 +243,17 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
+async def side_by_side(worker: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Runs `worker` so often at once. One that fails ends the others, who would go on unseen.
+
+    Raises:
+        ExceptionGroup: what failed.
+    """
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(worker())
+
+
 async def wholly(work: Awaitable[T]) -> T:
     """The result of `work`, which is done to its end even where it is cancelled: whoever cancels waits for that.
 

@@ -20,7 +20,7 @@ from tessera.errors import RunFailed, UserError
 from tessera.posttrain.verifiers.graders import NoSuchVariable, filled, grade
 from tessera.posttrain.verifiers.schema import validator
 from tessera.serve.bodies import Body, Metadata, Part
-from tessera.serve.context import Here, Id, Limit, Order, Server, in_thread
+from tessera.serve.context import Here, Id, Limit, Order, Server, in_thread, side_by_side
 from tessera.serve.door import call
 from tessera.serve.errors import ApiError, invalid, of_exception
 from tessera.serve.files import forget_bytes
@@ -338,9 +338,7 @@ class _Work:
                 await in_thread(self._keep, await self._item(number, row))
 
         try:
-            async with asyncio.TaskGroup() as group:  # one that fails ends the others, who would go on unseen
-                for _ in range(_AT_A_TIME):
-                    group.create_task(worker())
+            await side_by_side(worker, _AT_A_TIME)
         except* Exception:
             unforeseen = of_exception(RuntimeError())
             told = {"code": unforeseen.code, "message": unforeseen.message}
