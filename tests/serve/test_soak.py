@@ -15,7 +15,7 @@ SECONDS = os.environ.get("TESSERA_SOAK_SECONDS", "20")
 def test_bad_clients_and_a_kill_leave_nothing_stuck_and_nothing_lost(tmp_path: Path, model_folder: Path) -> None:
     out = tmp_path / "result.json"
     # Caches are still filling in so short a time: that memory is flat within 5 % is what ten minutes show.
-    words = ["--seconds", SECONDS, "--clients", "12", "--growth", "0.3", "--model", str(model_folder), "--out", str(out)]
+    words = ["--seconds", SECONDS, "--clients", "12", "--growth", "0.6", "--model", str(model_folder), "--out", str(out)]
     done = subprocess.run([sys.executable, str(BENCHMARKS / "soak.py"), *words], capture_output=True, text=True, timeout=600)
     assert out.exists(), done.stderr[-3000:]
     result = json.loads(out.read_text())

@@ -185,9 +185,9 @@ class Work:
 
     def _begin(self) -> bool:
         """Notes what was derived, once the process has prepared the run; False: not yet."""
-        info = self._run.info
-        if not info:
+        if not self._run.prepared:  # a run of rewards writes some of its facts before all is chosen
             return False
+        info = self._run.info
         recipe = self._run.recipe
         self._steps = loop.total_steps(recipe)
         settings = used(self._kind, info, recipe, self._steps)
