@@ -382,7 +382,8 @@ def report(run_folder: Annotated[str, typer.Argument(help="A run's folder, or th
     """Write a run's report anew, also while it is running; of a chain the page that links its stages, and the model's card."""
     from pathlib import Path
 
-    from tessera.report import CHAIN, write_card, write_chain_report, write_report
+    from tessera.report import write_card, write_chain_report, write_report
+    from tessera.run import CHAIN
 
     folder = Path(run_folder)
     if not (folder / CHAIN).is_file():

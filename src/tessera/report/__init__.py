@@ -4,6 +4,5 @@ from tessera.report.card import write_card
 from tessera.report.chain import write_chain_report
 from tessera.report.page import write_report
 from tessera.report.record import read_run
-from tessera.run import CHAIN
 
-__all__ = ["CHAIN", "read_run", "write_card", "write_chain_report", "write_report"]
+__all__ = ["read_run", "write_card", "write_chain_report", "write_report"]
