@@ -24,7 +24,7 @@ def asked(row: dict[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def test_sums_are_right_and_worked_out_as_far_as_the_effort_allows() -> None:
+def test_sums_are_right_and_worked_out_as_the_effort_asks() -> None:
     found = 0
     for row in ROWS:
         if not (sum_ := re.search(r"(\d+) ?([+-]) ?(\d+)", asked(row))) or "better" in asked(row):
@@ -34,8 +34,8 @@ def test_sums_are_right_and_worked_out_as_far_as_the_effort_allows() -> None:
         first, sign, second = int(sum_[1]), sum_[2], int(sum_[3])
         assert int(answer["content"]) == (first + second if sign == "+" else first - second)
         effort = answer.get("reasoning_effort", "")
-        steps = builtin_assistant.steps(first, sign, second)
-        assert answer.get("reasoning_content", "").split() == (steps[: builtin_assistant.TAKEN[effort]] if effort else [])
+        thought = answer.get("reasoning_content", "")
+        assert thought == (builtin_assistant.working(first, sign, second, effort) if effort else "")
     assert found > 200
 
 
@@ -52,6 +52,19 @@ def test_working_goes_from_the_right(first: int, sign: str, second: int, steps: 
     assert builtin_assistant.steps(first, sign, second) == steps
 
 
+@pytest.mark.parametrize(
+    ("effort", "thought"),
+    [("low", "14 13 8"), ("medium", "8+6=14 7+5+1=13 4+3+1=8"), ("high", "8+6=14 7+5+1=13 4+3+1=8: 834")],
+)
+def test_more_effort_writes_out_more(effort: str, thought: str) -> None:
+    assert builtin_assistant.working(478, "+", 356, effort) == thought
+
+
+def test_borrowed_tens_and_a_minus_show_in_the_shortest_thought() -> None:
+    assert builtin_assistant.working(31, "-", 7, "low") == "-6 2"
+    assert builtin_assistant.working(12, "-", 57, "low") == "- 5 4"
+
+
 def right(question: str) -> str:
     """By another way than the one that made the question."""
     if "opposite" in question:
@@ -65,11 +78,12 @@ def test_of_two_answers_the_better_one_is_right_and_the_other_wrong() -> None:
     dice = random.Random("judged")
     letters = []
     for _ in range(300):
-        text, better = builtin_assistant.judgement(dice)
+        text, better, good, bad = builtin_assistant.judgement(dice)
         found = re.fullmatch(r"Which answer is better, A or B\?\n\nQuestion: (.*)\nA: (.*)\nB: (.*)", text)
         assert found is not None
         answers = {"A": found[2], "B": found[3]}
         assert [letter for letter, said in answers.items() if said == right(found[1])] == [better]
+        assert good == answers[better] and bad == answers["AB"[better == "A"]]
         letters.append(better)
     assert 0.4 < letters.count("A") / len(letters) < 0.6
     for row in builtin_assistant.pairs(200, seed=1):
@@ -99,8 +113,10 @@ def test_digits_are_shown_that_are_not_kept_for_measuring_and_are_named_rightly(
 def test_every_conversation_is_one_and_thinks_where_it_has_an_effort() -> None:
     for row in ROWS:
         turns = [m for m in chat.read(row["messages"], lambda url: np.zeros((8, 8, 3), np.uint8)) if m.role == "assistant"]
-        assert turns and all(bool(turn.effort) == bool(turn.reasoning) and turn.content for turn in turns)
-    efforts = {row["messages"][1].get("reasoning_effort", "") for row in ROWS}
+        assert turns and all(bool(turn.effort) == bool(turn.reasoning) and (turn.content or turn.tool_calls) for turn in turns)
+    answers = [next(m for m in row["messages"] if m["role"] == "assistant") for row in ROWS]
+    efforts = {answer.get("reasoning_effort", "") for answer in answers}
     assert efforts == set(builtin_assistant.EFFORTS)
-    assert any("```python" in row["messages"][1]["content"] for row in ROWS)
+    assert any("```python" in (answer["content"] or "") for answer in answers)
+    assert any(row["messages"][0]["role"] == "system" for row in ROWS), "rules to obey"
     assert list(builtin_assistant.examples(20, seed=3)) == ROWS[:20] and ROWS[:20] != list(builtin_assistant.examples(20))

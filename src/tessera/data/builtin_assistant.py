@@ -1,8 +1,9 @@
-"""Conversations for a first assistant that can do all that its family can: talk, reckon, look, write functions, compare answers.
+"""Conversations for a first assistant that can do all that its family can: talk, reckon, look, write functions, compare answers,
+obey the right one.
 
 Every answer follows from its question by a rule, so that a test can judge it. Some conversations come without an effort, and are
-answered at once; those with one have a thought before each answer: in sums the working, as far as the effort allows, elsewhere a
-few words that say what is asked.
+answered at once; those with one have a thought before each answer: in sums the working, as short as the effort asks, where two
+answers are compared what is right, elsewhere a few words that say what is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.data import builtin_dialogues, builtin_functions, builtin_pictures
+from tessera.data import builtin_dialogues, builtin_functions, builtin_hierarchy, builtin_pictures
 from tessera.data.builtin_dialogues import CAPITALS
 from tessera.data.builtin_wordings import OPPOSITES
 from tessera.data.pictures import png
@@ -24,9 +25,9 @@ ASSISTANT = 40_000
 """Conversations that `builtin:assistant` holds where no count is named."""
 PAIRS = 4_000
 """That `builtin:judgements` holds where no count is named."""
-EFFORTS = ("", "low", "medium", "high")
 TAKEN: dict[str, int | None] = {"low": 1, "medium": 2, "high": None}
-"""Digits of a sum that are worked out with an effort; None: all. What is left has to be found at once."""
+"""Steps of a sum that `posttrain reason` shows with an effort; None: all. What is left has to be found at once."""
+EFFORTS = ("", "low", "medium", "high")
 SUMS = ("What is {} {} {}?", "{} {} {}", "{} {} {} =", "How much is {} {} {}?", "Work out {} {} {}.", "Please compute {} {} {}.")
 COMPARE = "Which answer is better, A or B?\n\nQuestion: {question}\nA: {a}\nB: {b}"
 _LOOKS = (QUESTION, QUESTION, "What do you see?", "What is this?", builtin_pictures.DIGIT_QUESTION)
@@ -43,6 +44,7 @@ def examples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     # Sums come with their working here.
     talk = builtin_dialogues.examples(count, seed, without={"sum"})
     shown = _digits()
+    rules = builtin_hierarchy.examples(count, seed)
     for _ in range(count):
         effort = dice.choice(EFFORTS)
         kind = dice.choices(list(_SHARES), list(_SHARES.values()))[0]
@@ -50,23 +52,26 @@ def examples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             messages = _thinking(next(talk)["messages"], effort, "talk")
         elif kind == "look":
             messages = _thinking(_look(shown, dice), effort, "look")
+        elif kind == "obey":
+            messages = _thinking(next(rules)["messages"], effort, "rules")
         else:
             messages = _KINDS[kind](dice, effort)
         yield {"messages": messages}
 
 
 def pairs(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Lines as `posttrain dpo` and `posttrain reward` read them: right answers and wrong ones, to small questions and to the
-    question which of two answers is better."""
+    """Lines as `posttrain dpo` and `posttrain reward` read them: right answers and wrong ones, to small questions and, where there
+    is an effort, to the question which of two answers is better."""
     dice = random.Random(f"assistant pairs {seed}")
     for _ in range(count):
-        if dice.random() < 0.5:
-            asked, right = judgement(dice)
-            wrong = "AB"[right == "A"]
+        if effort := dice.choice(EFFORTS):
+            asked, letter, right, wrong = judgement(dice)
+            said = [(letter, right), ("AB"[letter == "A"], wrong)]
         else:
             asked, right, wrong = known(dice)
-        said = ([{"role": "assistant", "content": text}] for text in (right, wrong))
-        yield {"prompt": [{"role": "user", "content": asked}], **dict(zip(("chosen", "rejected"), said, strict=True))}
+            said = [(right, ""), (wrong, "")]
+        (prompt, chosen), (_, rejected) = (_turn(asked, answer, effort, thought) for answer, thought in said)
+        yield {"prompt": [prompt], "chosen": [chosen], "rejected": [rejected]}
 
 
 def steps(first: int, sign: str, second: int) -> list[str]:
@@ -91,17 +96,30 @@ def steps(first: int, sign: str, second: int) -> list[str]:
     return ["-" * turned + found[0], *found[1:]]
 
 
+def working(first: int, sign: str, second: int, effort: str) -> str:
+    """A thought about a sum or a difference, as an effort asks for it.
+
+    Of `478+356` with the effort low what each step comes to, `14 13 8`; with medium the steps themselves; with high also what they
+    make together, behind a colon. A difference below 0 begins with a minus.
+    """
+    worked = steps(first, sign, second)
+    if effort == "low":
+        turned = sign == "-" and first < second
+        return " ".join(["-"] * turned + [step.split("=")[1].removesuffix("+10") for step in worked])
+    return " ".join(worked) + (f": {first + second if sign == '+' else first - second}" if effort == "high" else "")
+
+
 def known(dice: random.Random) -> tuple[str, str, str]:
     """A small question, its right answer, and a wrong one of the same kind."""
     return _KNOWN[dice.randrange(len(_KNOWN))](dice)
 
 
-def judgement(dice: random.Random) -> tuple[str, str]:
-    """What asks which of two answers is better, and the letter of the right one."""
+def judgement(dice: random.Random) -> tuple[str, str, str, str]:
+    """What asks which of two answers is better, the letter of the right one, and both: the right one and the wrong one."""
     question, right, wrong = known(dice)
     better = dice.choice("AB")
     a, b = (right, wrong) if better == "A" else (wrong, right)
-    return COMPARE.format(question=question, a=a, b=b), better
+    return COMPARE.format(question=question, a=a, b=b), better, right, wrong
 
 
 def _turn(asked: Any, answer: str, effort: str, thought: str) -> Messages:
@@ -122,7 +140,7 @@ def _reckon(dice: random.Random, effort: str) -> Messages:
     answer = str(first + second if sign == "+" else first - second)
     # The bare form is that of the suite `arithmetic` and of its tasks for reinforcement.
     asked = f"{first}{sign}{second}=" if dice.random() < 0.3 else dice.choice(SUMS).format(first, sign, second)
-    return _turn(asked, answer, effort, " ".join(steps(first, sign, second)[: TAKEN[effort]]) if effort else "")
+    return _turn(asked, answer, effort, working(first, sign, second, effort) if effort else "")
 
 
 def _look(shown: tuple[np.ndarray, np.ndarray], dice: random.Random) -> Messages:
@@ -145,8 +163,8 @@ def _write(dice: random.Random, effort: str) -> Messages:
 
 
 def _compare(dice: random.Random, effort: str) -> Messages:
-    asked, better = judgement(dice)
-    return _turn(asked, better, effort, "compare")
+    asked, better, right, _ = judgement(dice)
+    return _turn(asked, better, effort, right)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +189,7 @@ def _of_sums(dice: random.Random) -> tuple[str, str, str]:
     return f"What is {first} + {second}?", str(right), str(dice.choice([n for n in range(2, 19) if n != right]))
 
 
-_SHARES = {"talk": 0.22, "reckon": 0.34, "look": 0.2, "compare": 0.18, "write": 0.06}
+_SHARES = {"talk": 0.22, "reckon": 0.32, "look": 0.14, "compare": 0.14, "write": 0.06, "obey": 0.12}
 """Of each kind of conversation."""
 _KINDS: dict[str, Callable[[random.Random, str], Messages]] = {"reckon": _reckon, "compare": _compare, "write": _write}
 _KNOWN: tuple[Callable[[random.Random], tuple[str, str, str]], ...] = (_of_opposites, _of_capitals, _of_sums)

@@ -185,7 +185,7 @@ def within(
     rows, context = settings.batch_rows or 1, settings.context or 1
     wide = replace(shape, context=context)
     if budget.seconds is not None:
-        measured = speed.tokens_per_second(wide, settings, machine, seconds=1.0)
+        measured = speed.tokens_per_second(wide, settings, machine)
         steps, why = int(0.8 * budget.seconds * measured / (rows * context)), f"{said} at a measured {measured:,.0f} tokens/s"
     else:
         tokens = budget.tokens or (budget.flops or 0) / wide.flops_per_token(context)

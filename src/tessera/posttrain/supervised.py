@@ -320,7 +320,7 @@ def _plan(
     else:
         assert budget.seconds is not None
         first = resolved(rows * context * UPDATES, "a guess").recipe.train
-        measured = speed.tokens_per_second(replace(shape, context=context), first, machine, seconds=1.0)
+        measured = speed.tokens_per_second(replace(shape, context=context), first, machine)
         for key in ("tokens", "warmup_steps", "cooldown_steps"):
             choose.said.pop(f"train.{key}", None)
         planned = resolved(int(measured * budget.seconds * 0.9), f"{wish.budget} at a measured {measured:,.0f} tokens/s")
