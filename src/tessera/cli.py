@@ -163,7 +163,7 @@ def generate(
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
     max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1.", show_default=False)
+        float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1, films and sound 0.5.", show_default=False)
     ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that have this much probability together.")] = 1.0,
@@ -184,7 +184,7 @@ def generate(
     mask: Annotated[str | None, typer.Option(help="Picture of its size: draw anew where it is white or transparent.")] = None,
     variation: Annotated[bool, typer.Option("--variation", help="Draw another picture like --image.")] = False,
     guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films, sound: 2]")
+        float | None, typer.Option(help="How closely to follow the prompt; 1: not more.  [default: 3; films 1, sound 1.5]")
     ] = None,
     guidance_interval: Annotated[
         str | None, typer.Option(help="BEGIN-END: follow it so closely only in that part, like 0-0.5; the rest is made faster.")

@@ -33,7 +33,7 @@ class Step:
         suffix: what is behind a gap.
         effort: how much to think first; `none`: it answers at once, also where it would think if nothing were said.
         size: of a picture that is to be drawn, WIDTHxHEIGHT.
-        temperature: at which it is asked; media are drawn at 1, as they are guided.
+        temperature: at which it is asked; pictures are drawn at 1, as they are guided.
         max_tokens: of an answer in words, beside its thought.
         card: what the button says, where several steps share one, as they ask the same.
     """
@@ -68,6 +68,9 @@ class Asking:
 
 _CALM = 0.2
 """Temperature of words: a little, so that twenty answers to one question are not the same answer twenty times."""
+
+_STEADY = 0.5
+"""Of films and sound, as they are made where nothing is asked for."""
 
 _SUM = "37 + 58 with low and high effort"
 
@@ -112,14 +115,14 @@ STEPS = (
     ),
     Step("draw", "Draw a seven", "draw", "a seven", ("pictures",), size="8x8"),
     Step("look", "What is in this picture?", "look", needs=("pictures",), effort="none", temperature=_CALM),
-    Step("film", "A red ball bounces to the left", "film", "a red ball bounces to the left", ("films",)),
-    Step("play", "Play C E G", "play", "C E G", ("sounds",)),
+    Step("film", "A red ball bounces to the left", "film", "a red ball bounces to the left", ("films",), temperature=_STEADY),
+    Step("play", "Play C E G", "play", "C E G", ("sounds",), temperature=_STEADY),
     Step(
         "judge",
         "Which of the two answers is better?",
         "judge",
-        needs=("dialogue",),
-        effort="none",
+        needs=("dialogue", "thinking"),
+        effort="low",
         temperature=_CALM,
         max_tokens=8,
     ),

@@ -95,6 +95,7 @@ def test_a_film_begins_with_the_picture_and_goes_on_where_it_ended(client: OpenA
         ({"seconds": "soon"}, "seconds", "Invalid value"),
         ({"input_reference": ("a.png", b"nothing")}, "input_reference", "cannot be read"),
         ({"extra_body": {"guidance": -1}}, "guidance", "Invalid value"),
+        ({"extra_body": {"temperature": 3}}, "temperature", "Invalid value"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_it_is_queued(client: OpenAI, asked: Any, param: str, said: str) -> None:

@@ -13,8 +13,10 @@ from tessera.commands import films, sounds, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
 from tessera.device import detect
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
+from tessera.engine.films import TEMPERATURE as FILM_TEMPERATURE
 from tessera.engine.request import Completion, Request
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.sounds import TEMPERATURE as SOUND_TEMPERATURE
 from tessera.engine.thinking import THINK, THOUGHT, budgets_of, thought
 from tessera.errors import UserError
 from tessera.model import weights
@@ -58,7 +60,7 @@ def generate(
         model: a run's folder or a Hugging Face folder.
         prompt: text; `-` reads standard input.
         suffix: text that comes after the gap to fill; the model must have been trained with `data.fill_in_the_middle`.
-        temperature: None: 0.8 for text, 1 for what is made, 0 for what is said of something.
+        temperature: None: 0.8 for text, 1 for pictures, 0.5 for films and sound, 0 for what is said of something.
         pictures: what is asked for beside text.
         as_json: print one object with prompt_ids, ids, logprobs, text, files, seconds, seed and finish_reason instead.
         effort: `prompt` is what a user says, to be thought about so long before the answer, which alone is printed; `none`: at
@@ -68,7 +70,7 @@ def generate(
         UserError: no model, no such token in its vocabulary, settings out of range.
     """
     if temperature is None:
-        temperature = 0.8 if not pictures.any else 1.0 if pictures.out else 0.0
+        temperature = _usual_temperature(pictures)
     params = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed=seed, stop=tuple(stop))
     text = terminal.read_standard_input() if prompt == "-" else prompt
     if pictures.any:
@@ -123,6 +125,17 @@ def generate(
         terminal.write(suffix or "", end="\n")
     if completion.cut_tokens:
         print(f"note: the model reads {context} tokens; the first {completion.cut_tokens} were left out.", file=sys.stderr)
+
+
+def _usual_temperature(pictures: Asked) -> float:
+    """Where none is asked for."""
+    if not pictures.any:
+        return 0.8
+    if not pictures.out:
+        return 0.0
+    if sounds.speaks_of_sounds(pictures):
+        return SOUND_TEMPERATURE
+    return FILM_TEMPERATURE if films.speaks_of_films(pictures) else 1.0
 
 
 def _reasoning(vocabulary: Vocabulary, completion: Completion) -> str:

@@ -23,8 +23,10 @@ from tessera.tokens.document import Document
 from tessera.tokens.pictures import GUIDED, given
 from tessera.tokens.sounds import AUDIO_END, QUESTION, sound_head, to_listen, tokens_of_sound
 
-GUIDANCE = 2.0
+GUIDANCE = 1.5
 """Where none is asked for."""
+TEMPERATURE = 0.5
+"""Where none is asked for (docs/LOG.md, 2026-11-30, "Calmer media")."""
 LONGEST = 4
 """Usual lengths that a sound lasts at most where nobody says how long: four slow notes are more than twice three quick ones."""
 

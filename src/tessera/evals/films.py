@@ -15,7 +15,7 @@ import numpy as np
 from tessera.data.builtin_films import DARK, MOTIONS, ROOM, SIDE, SIZE, STYLES, THINGS, WHITE, Scene, outline, scene
 from tessera.data.builtin_pictures import COLOURS
 from tessera.engine.engine import Engine
-from tessera.engine.films import FilmWish, make_films, quantizer_of, tell
+from tessera.engine.films import TEMPERATURE, FilmWish, make_films, quantizer_of, tell
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.evals.score import Score
@@ -60,7 +60,7 @@ def films(engine: Engine, count: int, seed: int) -> list[Score]:
         raise UserError(f"its films are {shape[0]} x {shape[1]}, and the checker reads {SIDE} x {SIDE}.")
     rng = np.random.Generator(np.random.PCG64([77, seed]))
     scenes = [scene(rng) for _ in range(count)]
-    made = make_films(engine, [FilmWish(s.caption) for s in scenes], SamplingParams(max_tokens=1, seed=seed))
+    made = make_films(engine, [FilmWish(s.caption) for s in scenes], SamplingParams(1, TEMPERATURE, seed=seed))
     marks = [see(film.frames).agrees(s) for film, s in zip(made, scenes, strict=True)]
     told = tell(engine, [s.film() for s in scenes], "", SamplingParams(max_tokens=32, temperature=0))
     chances = {"thing": len(THINGS), "colour": len(COLOURS), "motion": len(MOTIONS), "style": len(STYLES)}
@@ -69,7 +69,7 @@ def films(engine: Engine, count: int, seed: int) -> list[Score]:
     found |= {f"{part} as the caption says": ([m[part] for m in marks], 1 / ways) for part, ways in chances.items()}
     found["told rightly"] = ([c.text.strip() == s.caption for c, s in zip(told, scenes, strict=True)], guess)
     return [
-        Score("films", name, *mean_and_error([float(mark) for mark in each]), count, chance, None, "", {"seed": seed})
+        Score("films", name, *mean_and_error([float(mark) for mark in each]), count, chance, None, "", {"seed": seed, "temperature": TEMPERATURE})
         for name, (each, chance) in found.items()
     ]
 

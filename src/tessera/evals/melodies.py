@@ -11,7 +11,7 @@ import numpy as np
 from tessera.data.builtin_sounds import NOTES, PER_SECOND, TEMPI, melody
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
-from tessera.engine.sounds import SoundWish, listen, make_sounds, sound_quantizer_of
+from tessera.engine.sounds import TEMPERATURE, SoundWish, listen, make_sounds, sound_quantizer_of
 from tessera.errors import UserError
 from tessera.evals.score import Score
 from tessera.posttrain.verifiers.measures import mean_and_error
@@ -42,7 +42,7 @@ def melodies(engine: Engine, count: int, seed: int) -> list[Score]:
         raise UserError(f"its sounds have {rate} samples a second, and the checker reads {PER_SECOND}.")
     rng = np.random.Generator(np.random.PCG64([78, seed]))
     wanted = [melody(rng) for _ in range(count)]
-    played = make_sounds(engine, [SoundWish(m.caption) for m in wanted], SamplingParams(max_tokens=1, seed=seed))
+    played = make_sounds(engine, [SoundWish(m.caption) for m in wanted], SamplingParams(1, TEMPERATURE, seed=seed))
     written = listen(engine, [m.sound(rng) for m in wanted], "", SamplingParams(max_tokens=16, temperature=0))
     chance = float(np.mean([1 / (_MOST_NOTES * len(NOTES) ** len(m.notes)) for m in wanted]))
     found = {
@@ -50,7 +50,7 @@ def melodies(engine: Engine, count: int, seed: int) -> list[Score]:
         "written down rightly": [c.text.strip() == m.words for c, m in zip(written, wanted, strict=True)],
     }
     return [
-        Score("melodies", name, *mean_and_error([float(mark) for mark in marks]), count, chance, None, "", {"seed": seed})
+        Score("melodies", name, *mean_and_error([float(mark) for mark in marks]), count, chance, None, "", {"seed": seed, "temperature": TEMPERATURE})
         for name, marks in found.items()
     ]
 

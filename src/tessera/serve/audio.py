@@ -18,7 +18,7 @@ from starlette.responses import Response
 from tessera.data.reasons import Unreadable
 from tessera.data.sounds import fitted_sound, read_sound, resampled, sound_file
 from tessera.engine.request import Completion
-from tessera.engine.sounds import GUIDANCE, Sound, SoundWish, hearing, sound_quantizer_of, sounding
+from tessera.engine.sounds import GUIDANCE, TEMPERATURE, Sound, SoundWish, hearing, sound_quantizer_of, sounding
 from tessera.errors import UserError
 from tessera.provenance import marked
 from tessera.serve import bodies
@@ -67,6 +67,7 @@ class Speak(bodies.Sampled):
     speed: Annotated[float, Field(ge=0.25, le=4)] = 1.0
     stream_format: Literal["sse", "audio"] = "audio"
     guidance: Annotated[float, Field(ge=0, le=100)] = GUIDANCE
+    temperature: bodies.Temperature = TEMPERATURE
     seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
 
     @property

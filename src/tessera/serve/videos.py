@@ -29,12 +29,12 @@ from starlette.responses import Response
 from tessera.data.films import film_file, read_film, resampled
 from tessera.data.pictures import encoded, on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
-from tessera.engine.films import GUIDANCE, Film, FilmWish, half, long_film, quantizer_of
+from tessera.engine.films import GUIDANCE, TEMPERATURE, Film, FilmWish, half, long_film, quantizer_of
 from tessera.engine.pictures import Steps
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import MEDIA, marked
-from tessera.serve.bodies import Body, Part, Seed
+from tessera.serve.bodies import Body, Part, Seed, Temperature
 from tessera.serve.context import Call, Here, Id, Limit, Order, Server, in_thread
 from tessera.serve.errors import ApiError, invalid, of_validation, sentence
 from tessera.serve.files import forget_bytes
@@ -71,7 +71,7 @@ class Existing(Part):
 
 
 class Create(Body):
-    """The body or form of `POST /v1/videos`; `guidance` and `seed` are ours."""
+    """The body or form of `POST /v1/videos`; `guidance`, `temperature` and `seed` are ours."""
 
     model_config = ConfigDict(strict=False, arbitrary_types_allowed=True)
 
@@ -81,6 +81,7 @@ class Create(Body):
     size: Size | None = None
     input_reference: UploadFile | Reference | None = None
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None
+    temperature: Temperature = TEMPERATURE
     seed: Seed | None = None
 
 
@@ -133,7 +134,7 @@ async def create(here: Here) -> dict[str, Any]:
             raise invalid(f"The model reads {served.context} tokens, too few for a frame of {width}x{height}.", "size")
         picture = await _picture(body.input_reference)
         given = await in_thread(lambda: resized(on_white(picture), height, width)[None])
-    return await _begin(here, served, body.prompt, given, total, body.guidance, body.seed)
+    return await _begin(here, served, body.prompt, given, total, body.guidance, body.seed, temperature=body.temperature)
 
 
 @router.get("/v1/videos")
@@ -217,6 +218,7 @@ async def _begin(
     guidance: float | None = None,
     seed: int | None = None,
     remixed_from: str | None = None,
+    temperature: float = TEMPERATURE,
 ) -> dict[str, Any]:
     """Checks that the film can be made, puts the job into the store and starts it."""
     quantizer = quantizer_of(served)
@@ -224,7 +226,7 @@ async def _begin(
     if not 1 <= total <= _MOST_FRAMES:
         raise invalid(f"A film may have {_MOST_FRAMES} frames at most, at {quantizer.per_second:g} a second.", "seconds")
     private = {
-        "digest": "", "prompt": prompt.strip(), "shape": [height, width], "total": total, "guidance": guidance,
+        "digest": "", "prompt": prompt.strip(), "shape": [height, width], "total": total, "guidance": guidance, "temperature": temperature,
         "seed": secrets.randbits(63) if seed is None else seed, "per_second": quantizer.per_second, "given": len(given),
     }  # fmt: skip
     try:
@@ -287,7 +289,7 @@ def _steps(served: Served, private: Mapping[str, Any], given: np.ndarray) -> Ste
     wish = FilmWish(
         private["prompt"], guidance=GUIDANCE if asked is None else asked, distilled=asked is None and "video" in served.guided
     )
-    return long_film(served, wish, given, private["total"], SamplingParams(1, seed=private["seed"]))
+    return long_film(served, wish, given, private["total"], SamplingParams(1, private.get("temperature", TEMPERATURE), seed=private["seed"]))
 
 
 def _tokens(served: Served, private: Mapping[str, Any], given: int) -> int:
