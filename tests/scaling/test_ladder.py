@@ -70,6 +70,8 @@ def test_rungs_are_the_recipe_at_smaller_budgets_with_the_targets_vocabulary(gro
         assert rung.flops == pytest.approx(rung.budget, rel=0.02)
         assert rung.recipe.tokenizer == target.recipe.tokenizer
         assert 5 <= rung.tokens / rung.shape.matmul_parameters <= 20
+        # Untied, a rung is 4 to 5 % better at the same compute: where only the target is, no law speaks of it.
+        assert rung.shape.tied == target.shape.tied
         assert rung.recipe.train.final_tokens == target.recipe.train.final_tokens
     sizes = [r.shape.matmul_parameters for r in rungs]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] < target.shape.matmul_parameters
