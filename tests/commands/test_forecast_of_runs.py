@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tessera import recipe as recipes
 from tessera.commands import foretell
+from tessera.run import RunFolder
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.scaling.rung import RESULT
+from tessera.train.loop import total_steps
 
 # Rungs of hundreds of tokens: what they lose is written by the test, so that no time is spent on them.
 SMALL = (
@@ -109,6 +112,25 @@ def test_a_forecast_that_is_touched_makes_the_verdict_void(corner: Any, tmp_path
     assert code == 0
     entry = ledger.read(tmp_path / ledger.FILE).entries[0]
     assert entry.state == "void" and entry.verdict and "was changed after it was sealed" in entry.verdict["void"]
+
+
+def test_a_forecast_that_was_sealed_anew_after_the_run_began_is_void(tmp_path: Path) -> None:
+    planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e11"}), rules.Facts(None, 1e11)).recipe
+    folder = RunFolder.create(tmp_path / "run", planned)
+    ingredients = dict.fromkeys(seal.INGREDIENTS, "same")
+    page: dict[str, Any] = {"run": "run", "target": {"C": 1e11}, "fit": {"form": "frontier"}}
+    page |= {"loss": 2.0, "sd": 0.01, "reach": 8.0, "degrees": 4.0}
+    page["intervals"] = {str(level): [1.9, 2.1] for level in seal.LEVELS}
+    first = seal.seal(folder.path, page, ingredients)["seal"]
+    foretell.launched(folder.path)
+    (folder.checkpoints / "step-1").mkdir(parents=True)
+    folder.record({"event": "evaluation", "final": True, "step": total_steps(planned), "loss": 3.0})
+    seal.seal(folder.path, page | {"loss": 3.0, "intervals": {str(level): [2.9, 3.1] for level in seal.LEVELS}}, ingredients)
+    foretell.launched(folder.path)  # as --resume does
+    verdict = foretell.conclude(folder, ingredients)
+    assert verdict and verdict.void == "forecast.json is not the one that was sealed when the run began"
+    (entry,) = ledger.read(tmp_path / ledger.FILE).entries
+    assert entry.seal == first and entry.state == "void"
 
 
 def test_a_run_stopped_early_is_void_until_it_is_finished(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:

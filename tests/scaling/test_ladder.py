@@ -70,6 +70,8 @@ def test_rungs_are_the_recipe_at_smaller_budgets_with_the_targets_vocabulary(gro
         assert rung.flops == pytest.approx(rung.budget, rel=0.02)
         assert rung.recipe.tokenizer == target.recipe.tokenizer
         assert 5 <= rung.tokens / rung.shape.matmul_parameters <= 20
+        # Untied, a rung is 4 to 5 % better at the same compute: where only the target is, no law speaks of it.
+        assert rung.shape.tied == target.shape.tied
         assert rung.recipe.train.final_tokens == target.recipe.train.final_tokens
     sizes = [r.shape.matmul_parameters for r in rungs]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] < target.shape.matmul_parameters
@@ -126,6 +128,8 @@ def test_a_ladder_is_trained_once(short: Ground) -> None:
     for row, rung in zip(rows, rungs, strict=True):
         assert row["N"] == rung.shape.matmul_parameters and row["D"] == pytest.approx(rung.tokens, rel=0.05)
         assert row["C"] == rung.shape.flops_per_token(32) * row["D"] and 1 < row["loss"] < 6
+        # The curve is on fewer held-out rows, other than easy ones; its end is measured on the same.
+        assert row["way_loss"] != row["loss"] and row["way_loss"] == pytest.approx(row["curve"][-1][1], rel=0.1)
         assert not (rung.path / "checkpoints").exists()
     runs = ladder.runs(rows)
     assert len(runs) == 3 and runs.loss[0] == pytest.approx((rows[2]["loss"] + rows[3]["loss"]) / 2)

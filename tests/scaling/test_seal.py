@@ -88,6 +88,15 @@ def test_the_course_of_a_run_follows_from_the_curves_of_the_rungs() -> None:
         assert ratio == pytest.approx(math.exp((1 - part) * (0.3 - 0.15)), rel=1e-6) and sd == pytest.approx(0.003)
 
 
+def test_the_rows_of_the_curve_may_be_harder_than_those_of_the_final_loss() -> None:
+    harder = rows(-0.01)
+    for number, row in enumerate(harder):
+        factor = 1 + 0.01 * number
+        row |= {"curve": [[part, loss * factor] for part, loss in row["curve"]], "way_loss": row["loss"] * factor}
+    for found, wanted in zip(seal.course(harder, 1e15), seal.course(rows(-0.01), 1e15), strict=True):
+        assert found == pytest.approx(wanted)
+
+
 def test_a_top_rung_that_left_the_course_of_the_others_widens_it() -> None:
     bent = rows(-0.01)
     bent[-1]["curve"] = [[part, bent[-1]["loss"] * math.exp((1 - part) * 0.1)] for part, _ in bent[-1]["curve"]]

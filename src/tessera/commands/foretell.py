@@ -236,15 +236,23 @@ def ledger_of(run: Path) -> Path:
 
 
 def launched(path: Path) -> None:
-    """Enters a sealed forecast into the ledger, once."""
+    """Enters a sealed forecast into the ledger, once; one that took another's place after the run had begun is never entered."""
     sealed = seal.read(path)
     if sealed is None or "seal" not in sealed:
         return
     book = ledger_of(path)
     if any(entry.seal == sealed["seal"] for entry in ledger.read(book).entries):
         return
+    if any(RunFolder(path).checkpoints.glob("step-*")) and _entered(path) is not None:
+        return
     facts = {key: sealed[key] for key in ("seal", "run", "target", "loss", "sd", "reach", "intervals")}
     ledger.append(book, "sealed", {**facts, "form": sealed["fit"]["form"], "recipe": sealed["recipe"]})
+
+
+def _entered(path: Path) -> ledger.Entry | None:
+    """What the ledger beside a run's folder holds of the last run in it."""
+    entries = ledger.read(ledger_of(path)).entries
+    return next((e for e in reversed(entries) if Path(e.run).name == path.resolve().name), None)
 
 
 def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict | None:
@@ -257,16 +265,18 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
         return None
     book = ledger_of(folder.path)
     launched(folder.path)
-    entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None)
+    entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None) or _entered(folder.path)
     loss = seal.outcome(folder, total_steps(folder.recipe))
     if entry is not None and (entry.state == "judged" or (entry.state == "void" and loss is None)):
         return _recorded(entry)
     why = seal.broken(sealed, ingredients)
+    if entry is not None and entry.seal != sealed["seal"]:
+        why = "forecast.json is not the one that was sealed when the run began"
     if why is None and loss is None:
         why = "the run was stopped before its end"
     verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
     write_text(folder.path / VERDICT, json.dumps(verdict.to_json(), indent=1))
-    ledger.append(book, "verdict", {"run": sealed["run"], "seal": sealed["seal"], **verdict.to_json()})
+    ledger.append(book, "verdict", {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()})
     return verdict
 
 

@@ -235,11 +235,17 @@ def forecast(
     drift, degrees, seen = _drift(backtest)
     filled = [_fill(target, ladder, law) for target in asked]
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
-    reasons += _lowest_rung(ladder, law, filled, predictions, degrees, noise, said)
-    reasons += _off_path(ladder, chosen, asked, said)
-    if reasons:
+    off = _off_path(ladder, chosen, asked, said)
+    leaning = _lowest_rung(ladder, law, filled, predictions, degrees, noise, said)
+    # Of a ladder that carries none, all intervals are wide; of others, those of the targets that lean on its lowest rung.
+    wide = [bool(reasons or off) or lean is not None for lean in leaning]
+    reasons += [*[lean for lean in leaning if lean is not None][:1], *off]
+    if all(wide):
         drift = max(drift, REFUSED_DRIFT)
-        predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
+    predictions = tuple(
+        _predict(law, target, ladder, max(drift, REFUSED_DRIFT) if one else drift, degrees, noise, level)
+        for target, one in zip(filled, wide, strict=True)
+    )
     if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
         said.append(
             f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
@@ -481,23 +487,26 @@ def _interval(loss: float, sd: float, degrees: float, level: float) -> tuple[flo
 def _lowest_rung(
     ladder: _Ladder, law: Law, targets: Sequence[Target], predictions: Sequence[Prediction], degrees: float, noise: float,
     said: list[str],
-) -> list[str]:  # fmt: skip
-    """A reason where the forecast leans on the lowest rung."""
+) -> list[str | None]:  # fmt: skip
+    """Per target a reason where its forecast leans on the lowest rung, else None."""
     points = ladder.points(law.form)
     rest = points.take(points.budget > points.budget.min())
     if len(rest) < FEWEST_RUNS[law.form]:
         said.append("There are too few runs to see whether the forecast leans on the lowest rung.")
-        return []
+        return [None] * len(targets)
+    found: list[str | None] = []
     without = fit(rest, law.form, noise=noise)
     for target, prediction in zip(targets, predictions, strict=True):
         shift = _loss(without, target) / prediction.loss - 1
         low, high = _interval(prediction.loss, prediction.sd, degrees, LEVEL)
-        if not low <= prediction.loss * (1 + shift) <= high:
-            return [
-                f"Without the lowest rung the forecast at {prediction.C:.3g} FLOPs moves by {shift:+.1%}, beyond its interval: "
-                "the lowest rungs do not follow the same law. Tune them, or leave them out and add larger ones."
-            ]
-    return []
+        held = low <= prediction.loss * (1 + shift) <= high
+        found.append(
+            None
+            if held
+            else f"Without the lowest rung the forecast at {prediction.C:.3g} FLOPs moves by {shift:+.1%}, beyond its interval: "
+            "the lowest rungs do not follow the same law. Tune them, or leave them out and add larger ones."
+        )
+    return found
 
 
 def _off_path(ladder: _Ladder, form: str, targets: Sequence[Target], said: list[str]) -> list[str]:

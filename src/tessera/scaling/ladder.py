@@ -246,7 +246,8 @@ def _rungs(
             "final_tokens": settings.final_tokens,
             "context": settings.context, "short_context": settings.short_context,
         })  # fmt: skip
-        model = intent.model.model_copy(update={"rope_theta": target.recipe.model.rope_theta})
+        same_model = {"rope_theta": target.recipe.model.rope_theta, "tied": target.recipe.model.tied}
+        model = intent.model.model_copy(update=same_model)
         same = {"model": model, "tokenizer": target.recipe.tokenizer}
         asked = intent.model_copy(update={"budget": f"{budget:.6e}", "train": train, **same})
         try:

@@ -37,6 +37,7 @@ def train_rung(path: Path, parent: int) -> None:
     from tessera.tokens.vocabulary import Vocabulary
     from tessera.train import checkpoint, loop
     from tessera.train.job import assemble
+    from tessera.train.objectives import evaluate
 
     folder = RunFolder.open(path)
     folder.lock(wait=True)
@@ -60,6 +61,7 @@ def train_rung(path: Path, parent: int) -> None:
     shape, context = job.decoder.config, recipe.train.mean_context
     tokens = steps[-1]["tokens"]
     assert isinstance(job.loader, Loader)
+    way = evaluate(job.decoder, job.held_out, job.token_bytes, machine.torch_device, job.pixels, job.token_seconds)
     found = {
         "N": shape.matmul_parameters,
         "N_total": shape.parameters,
@@ -70,6 +72,7 @@ def train_rung(path: Path, parent: int) -> None:
         "loss": result.loss,
         **result.in_bits,
         "evaluated_tokens": result.tokens,
+        "way_loss": way.loss,
         "curve": [
             [e["step"] / loop.total_steps(recipe), e["loss"]]
             for e in folder.events()
