@@ -21,10 +21,12 @@ from tessera.data.builtin_films import SIDE, scene
 from tessera.data.builtin_pictures import NUMBERS, digit_arrays, digit_pixels
 from tessera.data.builtin_sounds import PER_SECOND, melody
 from tessera.engine.engine import Engine
+from tessera.engine.films import TEMPERATURE as FILM_TEMPERATURE
 from tessera.engine.films import FilmWish, make_films, quantizer_of
 from tessera.engine.pictures import Wish, draw
 from tessera.engine.request import Request
 from tessera.engine.sampling import SamplingParams
+from tessera.engine.sounds import TEMPERATURE as SOUND_TEMPERATURE
 from tessera.engine.sounds import SoundWish, make_sounds, sound_quantizer_of
 from tessera.engine.thinking import budgets_of, speaks_dialogue, thought
 from tessera.errors import UserError
@@ -98,7 +100,7 @@ def films(engine: Engine, images: Path, seeds: int) -> list[str]:
         raise UserError(f"its films are not {SIDE} x {SIDE}")
     rng = np.random.Generator(np.random.PCG64([79, 0]))
     scenes = [scene(rng) for _ in range(seeds)]
-    made = make_films(engine, [FilmWish(one.caption) for one in scenes], SamplingParams(max_tokens=1, seed=0))
+    made = make_films(engine, [FilmWish(one.caption) for one in scenes], SamplingParams(1, FILM_TEMPERATURE, seed=0))
     parts = [see(film.frames).agrees(one) for film, one in zip(made, scenes, strict=True)]
     rows = [[framed(frame, all(p.values()), 2) for frame in film.frames] for film, p in zip(made, parts, strict=True)]
     lines = [
@@ -115,7 +117,7 @@ def melodies(engine: Engine, _: Path, seeds: int) -> list[str]:
         raise UserError(f"its sounds have {rate} samples a second")
     rng = np.random.Generator(np.random.PCG64([79, 1]))
     wanted = [melody(rng) for _ in range(seeds)]
-    made = make_sounds(engine, [SoundWish(one.caption) for one in wanted], SamplingParams(max_tokens=1, seed=0))
+    made = make_sounds(engine, [SoundWish(one.caption) for one in wanted], SamplingParams(1, SOUND_TEMPERATURE, seed=0))
     lines = ["| asked | seconds | notes that are heard | |", "|---|---|---|---|"]
     for one, sound in zip(wanted, made, strict=True):
         notes = heard(sound.samples, rate)
