@@ -161,6 +161,15 @@ def test_recordings_are_brought_to_the_rate_and_long_ones_left_out(tmp_path: Pat
     assert [len(piece) for piece in cut_sound(np.zeros(50, np.int16), 20)] == [20, 20]
 
 
+def test_a_source_whose_recordings_are_all_too_long_says_so(tmp_path: Path) -> None:
+    (tmp_path / "said").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "said" / f"{name}.wav").write_bytes(sound_file(np.tile(TONE, 5 + len(name)), 8000, "wav"))
+    data = recipe.Data(sources=(f"files:{tmp_path}/*/*.wav",), sounds=recipe.Sounds(per_second=8000))
+    with pytest.raises(UserError, match=r"none of the 2 documents.*one\.wav: longer than 2 s \(data\.sounds\.most_seconds\)"):
+        gather(data, tmp_path / "cache", lambda line: None)
+
+
 def test_tasks_are_chosen_by_content_and_seed_alone() -> None:
     played = list(melodies(20))
     settings = recipe.Sounds(views=6)
