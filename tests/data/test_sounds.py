@@ -59,6 +59,15 @@ def test_other_files_are_read_by_their_content(tmp_path: Path, ending: str) -> N
         assert np.abs(samples * 32_768 - TONE).max() < 1
 
 
+@pytest.mark.parametrize("ending", ["flac", "mp3"])
+def test_a_list_of_other_files_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    pytest.importorskip("av", reason="needs PyAV (the extra [sound])")
+    (tmp_path / f"private.{ending}").write_bytes(sound_file(TONE, 8000, ending))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unreadable, match="not a WAV, FLAC, OGG or MP3 recording"):
+        read_sound(f"ffconcat version 1.0\nfile private.{ending}\n".encode())
+
+
 def test_a_tone_stays_itself_at_another_rate_and_what_the_rate_cannot_hold_goes() -> None:
     time = np.arange(44_100) / 44_100
     both = np.sin(2 * np.pi * 440 * time) + np.sin(2 * np.pi * 6000 * time)
