@@ -58,6 +58,14 @@ def test_what_is_no_film_is_refused_in_words(tmp_path: Path, content: bytes, wor
         read_film(tmp_path / "a.mp4")
 
 
+def test_a_gif_with_a_frame_that_is_larger_than_the_film_is_refused(tmp_path: Path) -> None:
+    small, large = (film_file(np.zeros((1, side, side, 3), np.uint8), 8.0, "gif") for side in (8, 16))
+    picture = large[large.index(b",\0\0\0\0\x10\0\x10\0") :]
+    (tmp_path / "a.gif").write_bytes(small[:-1] + picture)
+    with pytest.raises(Unreadable, match="frames change their size"):
+        read_film(tmp_path / "a.gif")
+
+
 def test_without_its_library_a_film_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + b"\0" * 40)

@@ -36,6 +36,7 @@ MOST_FRAMES_READ = 4096
 MOST_PIXELS_READ = 1 << 30
 """Over all frames of a file."""
 NO_READER = 'films other than GIF need PyAV; install it with `pip install "tessera[film]"`'
+_CHANGES = "a film whose frames change their size"
 _USUAL_PER_SECOND = 10.0
 """Of an animation that does not say how long its frames stay: what browsers take."""
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
@@ -75,7 +76,11 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
             warnings.simplefilter("ignore")
             with Image.open(file, formats=("GIF", "WEBP", "PNG")) as film:
                 _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames))
+                size = film.size
                 for frame in ImageSequence.Iterator(film):
+                    # A damaged GIF may have a frame that is larger than the film.
+                    if frame.size != size:
+                        raise Unreadable(_CHANGES)
                     frames.append(on_white(np.array(frame.convert("RGBA"))))
                     milliseconds.append(float(frame.info.get("duration") or 0))
                     if len(frames) == most_frames:
@@ -116,7 +121,7 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise Unreadable(f"a damaged film ({words(error)})") from None
     if len({f.shape for f in frames}) > 1:
-        raise Unreadable("a film whose frames change their size")
+        raise Unreadable(_CHANGES)
     return frames, round(rate, 3) if rate > 0 else _USUAL_PER_SECOND
 
 
