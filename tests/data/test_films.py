@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def test_an_mp4_comes_back_nearly_and_by_its_content(tmp_path: Path) -> None:
     frames, per_second = read_film(tmp_path / "a.gif")
     assert frames.shape == drawn.shape and per_second == 8
     assert np.abs(frames.astype(int) - drawn).mean() < 8
+
+
+def test_an_mp4_that_was_filmed_upright_stands_upright() -> None:
+    pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    lying = np.zeros((3, 32, 64, 3), np.uint8)
+    lying[:, :, :32] = 255
+    file = film_file(lying, 8.0, "mp4")
+    # The matrix by which a film is shown, in the header of its track: turned right by a quarter.
+    plain, turned = (
+        struct.pack(">9i", *rows)
+        for rows in ((1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), (0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30))
+    )
+    at = file.index(plain, file.index(b"tkhd"))
+    frames, _ = read_film(file[:at] + turned + file[at + len(plain) :])
+    assert frames.shape == (3, 64, 32, 3) and frames[:, :28].min() > 200 and frames[:, 36:].max() < 55
 
 
 def test_a_frame_that_stays_long_is_not_repeated_past_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 
 
 def read_film(source: Path | bytes, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
-    """The frames of a film, (T, H, W, 3) uint8, transparent parts on white, and how many there are in a second.
+    """The frames of a film, (T, H, W, 3) uint8, upright, transparent parts on white, and how many there are in a second.
 
     Args:
         source: a file, whatever it is called, or what is in one.
@@ -114,7 +114,8 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
             stream = container.streams.video[0]
             for frame in container.decode(stream):
                 _refuse_large(frame.width, frame.height, len(frames) + 1)
-                frames.append(frame.to_ndarray(format="rgb24"))
+                # A telephone films as it is held and writes down how it was.
+                frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
                 if len(frames) == most_frames:
                     break
             rate = float(stream.average_rate or stream.guessed_rate or 0)
