@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,34 @@ def test_a_frame_that_stays_long_is_not_repeated_past_what_is_read(tmp_path: Pat
     monkeypatch.setattr("tessera.data.films.MOST_PIXELS_READ", 40 * 40 * 99)
     with pytest.raises(Unreadable, match="pixels"):
         read_film(tmp_path / "a.gif", 100)
+
+
+def test_a_gif_lasts_as_long_as_its_frames_stay_together(tmp_path: Path) -> None:
+    first, *rest = [Image.fromarray(np.full((8, 8, 3), shade, np.uint8)) for shade in range(0, 240, 12)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=[20, 30] * 10, loop=0)
+    frames, per_second = read_film(tmp_path / "a.gif")
+    assert per_second == 50 and len(frames) == 25 and len(np.unique(frames)) == 20
+    first.save(tmp_path / "b.gif", save_all=True, append_images=rest[:5], duration=[20, 30] * 3, loop=0)
+    frames, _ = read_film(tmp_path / "b.gif")
+    assert len(frames) == 8 and len(np.unique(frames)) == 6
+
+
+def test_frames_that_came_at_any_times_stay_as_long_as_they_did(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        # Half a second of quick frames, then five that stay for a second each.
+        for shade, milliseconds in zip(range(0, 220, 20), [*range(0, 600, 100), *range(1500, 6500, 1000)], strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames, per_second = read_film(tmp_path / "a.mkv")
+    assert len(frames) / per_second == pytest.approx(6.05, abs=0.1)
+    quick = (frames[:, 0, 0, 0] < 90).mean()
+    assert quick < 0.15, "they were a twelfth of it"
 
 
 @pytest.mark.parametrize(

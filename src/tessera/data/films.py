@@ -7,7 +7,6 @@ an extra (`pip install "tessera[film]"`). What is broken, empty or too large is 
 from __future__ import annotations
 
 import io
-import itertools
 import struct
 import warnings
 import zlib
@@ -95,11 +94,12 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
     if not shown:
         return [], 0.0
     # A frame may stay as long as several: what writes such files puts frames that are equal together.
-    least = min(shown)
-    times = [round(m / least) for m in shown]
-    _refuse_large(frames[0].shape[1], frames[0].shape[0], min(sum(times), most_frames))
-    timeline = (frame for frame, count in zip(frames, times, strict=True) for _ in range(count))
-    return list(itertools.islice(timeline, most_frames)), round(1000 / least, 3)
+    least, ends = min(shown), np.cumsum(shown)
+    count = min(round(ends[-1] / least), most_frames)
+    _refuse_large(frames[0].shape[1], frames[0].shape[0], count)
+    timeline = np.searchsorted(ends, (np.arange(count) + 0.5) * least, side="right")
+    # Half of a moment more than there is counts as one.
+    return [frames[min(at, len(frames) - 1)] for at in timeline], round(1000 / least, 3)
 
 
 def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
@@ -112,10 +112,12 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
             if not container.streams.video:
                 raise Unreadable("a file without a film in it")
             stream = container.streams.video[0]
+            times: list[float | None] = []
             for frame in container.decode(stream):
                 _refuse_large(frame.width, frame.height, len(frames) + 1)
                 # A telephone films as it is held and writes down how it was.
                 frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+                times.append(frame.time)
                 if len(frames) == most_frames:
                     break
             rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -123,7 +125,23 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
         raise Unreadable(f"a damaged film ({words(error)})") from None
     if len({f.shape for f in frames}) > 1:
         raise Unreadable(_CHANGES)
-    return frames, round(rate, 3) if rate > 0 else _USUAL_PER_SECOND
+    return _even(frames, [time for time in times if time is not None], rate if rate > 0 else _USUAL_PER_SECOND)
+
+
+def _even(frames: list[np.ndarray], times: list[float], per_second: float) -> tuple[list[np.ndarray], float]:
+    """As many frames, one as long after the other, of those that came at any times, as screens and telephones film.
+
+    Args:
+        times: in seconds, of each frame; fewer: not all have one.
+        per_second: as the file has it.
+    """
+    count = len(frames)
+    begins = np.maximum.accumulate(times) - times[0] if len(times) == count > 1 else np.arange(count) / per_second
+    if (np.abs(begins * per_second - np.arange(count)) < 0.5).all() or not begins[-1]:
+        return frames, round(per_second, 3)
+    mean = (count - 1) / float(begins[-1])
+    timeline = np.searchsorted(begins, (np.arange(count) + 0.5) / mean, side="right") - 1
+    return [frames[at] for at in timeline], round(mean, 3)
 
 
 def library() -> Any:
