@@ -14,7 +14,7 @@ from PIL import Image
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
 from tessera.data.film_tasks import film_documents
-from tessera.data.films import cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
+from tessera.data.films import MOST_FRAMES_READ, cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -146,6 +146,11 @@ def test_a_folder_of_films_has_captions_and_broken_ones_are_listed(tmp_path: Pat
     # Where films are not asked for, a GIF is a picture.
     (still,) = documents(f"files:{tmp_path}", [])
     assert [s.kind for s in still.segments] == ["text", "image"]
+
+
+def test_a_film_that_claims_to_last_for_years_is_not_made_so_long() -> None:
+    frames = np.zeros((2, 1, 1, 3), np.uint8)
+    assert len(resampled(frames, 1e-3, 8.0)) == MOST_FRAMES_READ and len(resampled(frames, 1.0, 8.0)) == 16
 
 
 def test_rate_size_and_length_are_brought_to_what_is_wanted() -> None:

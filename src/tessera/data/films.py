@@ -231,10 +231,11 @@ def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:
 
 
 def resampled(frames: np.ndarray, per_second: float, wanted: float) -> np.ndarray:
-    """A film at another rate: at each new moment the frame that is shown then."""
+    """A film at another rate: at each new moment the frame that is shown then. Of one whose frames stay so long that there would
+    be more than MOST_FRAMES_READ, what comes after so many is left out: a file of a few bytes may claim to last for years."""
     if not per_second or per_second == wanted:
         return frames
-    count = max(1, round(len(frames) * wanted / per_second))
+    count = min(max(1, round(len(frames) * wanted / per_second)), max(MOST_FRAMES_READ, len(frames)))
     moments = np.floor((np.arange(count) + 0.5) * per_second / wanted).astype(int)
     return frames[np.minimum(moments, len(frames) - 1)]
 
