@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
 from tessera.data.film_tasks import film_documents
-from tessera.data.films import cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
+from tessera.data.films import MOST_FRAMES_READ, cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -38,6 +40,21 @@ def test_an_mp4_comes_back_nearly_and_by_its_content(tmp_path: Path) -> None:
     assert np.abs(frames.astype(int) - drawn).mean() < 8
 
 
+def test_an_mp4_that_was_filmed_upright_stands_upright() -> None:
+    pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    lying = np.zeros((3, 32, 64, 3), np.uint8)
+    lying[:, :, :32] = 255
+    file = film_file(lying, 8.0, "mp4")
+    # The matrix by which a film is shown, in the header of its track: turned right by a quarter.
+    plain, turned = (
+        struct.pack(">9i", *rows)
+        for rows in ((1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), (0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30))
+    )
+    at = file.index(plain, file.index(b"tkhd"))
+    frames, _ = read_film(file[:at] + turned + file[at + len(plain) :])
+    assert frames.shape == (3, 64, 32, 3) and frames[:, :28].min() > 200 and frames[:, 36:].max() < 55
+
+
 def test_a_frame_that_stays_long_is_not_repeated_past_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *rest = [Image.fromarray(np.full((40, 40, 3), shade, np.uint8)) for shade in (0, 255)]
     first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=[20, 60_000], loop=0)
@@ -48,6 +65,34 @@ def test_a_frame_that_stays_long_is_not_repeated_past_what_is_read(tmp_path: Pat
         read_film(tmp_path / "a.gif", 100)
 
 
+def test_a_gif_lasts_as_long_as_its_frames_stay_together(tmp_path: Path) -> None:
+    first, *rest = [Image.fromarray(np.full((8, 8, 3), shade, np.uint8)) for shade in range(0, 240, 12)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=[20, 30] * 10, loop=0)
+    frames, per_second = read_film(tmp_path / "a.gif")
+    assert per_second == 50 and len(frames) == 25 and len(np.unique(frames)) == 20
+    first.save(tmp_path / "b.gif", save_all=True, append_images=rest[:5], duration=[20, 30] * 3, loop=0)
+    frames, _ = read_film(tmp_path / "b.gif")
+    assert len(frames) == 8 and len(np.unique(frames)) == 6
+
+
+def test_frames_that_came_at_any_times_stay_as_long_as_they_did(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        # Half a second of quick frames, then five that stay for a second each.
+        for shade, milliseconds in zip(range(0, 220, 20), [*range(0, 600, 100), *range(1500, 6500, 1000)], strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames, per_second = read_film(tmp_path / "a.mkv")
+    assert len(frames) / per_second == pytest.approx(6.05, abs=0.1)
+    quick = (frames[:, 0, 0, 0] < 90).mean()
+    assert quick < 0.15, "they were a twelfth of it"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "not a GIF"), (b"GIF89a", "not a GIF|damaged"), (b"\0\0\0\x18ftypmp42" + b"\0" * 40, "damaged|without a film")],
@@ -56,6 +101,14 @@ def test_what_is_no_film_is_refused_in_words(tmp_path: Path, content: bytes, wor
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(Unreadable, match=words):
         read_film(tmp_path / "a.mp4")
+
+
+def test_a_gif_with_a_frame_that_is_larger_than_the_film_is_refused(tmp_path: Path) -> None:
+    small, large = (film_file(np.zeros((1, side, side, 3), np.uint8), 8.0, "gif") for side in (8, 16))
+    picture = large[large.index(b",\0\0\0\0\x10\0\x10\0") :]
+    (tmp_path / "a.gif").write_bytes(small[:-1] + picture)
+    with pytest.raises(Unreadable, match="frames change their size"):
+        read_film(tmp_path / "a.gif")
 
 
 def test_without_its_library_a_film_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +146,11 @@ def test_a_folder_of_films_has_captions_and_broken_ones_are_listed(tmp_path: Pat
     # Where films are not asked for, a GIF is a picture.
     (still,) = documents(f"files:{tmp_path}", [])
     assert [s.kind for s in still.segments] == ["text", "image"]
+
+
+def test_a_film_that_claims_to_last_for_years_is_not_made_so_long() -> None:
+    frames = np.zeros((2, 1, 1, 3), np.uint8)
+    assert len(resampled(frames, 1e-3, 8.0)) == MOST_FRAMES_READ and len(resampled(frames, 1.0, 8.0)) == 16
 
 
 def test_rate_size_and_length_are_brought_to_what_is_wanted() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from tessera.data.captions import Medium
+from tessera.data.files import read_files
 from tessera.data.films import film_file, film_parts
 from tessera.data.pictures import parts_of, png
 from tessera.data.reasons import Skipped
@@ -103,6 +106,26 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     (tmp_path / "a.tar").write_bytes(b"no archive" * 200)
     with pytest.raises(UserError, match="damaged archive"):
         read(f"files:{tmp_path}", "image")
+
+
+def test_a_pipe_that_is_called_like_an_archive_is_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    skipped: list[Skipped] = []
+    assert not list(read_files(str(tmp_path), None, skipped, lambda line: None))
+    assert skipped == [Skipped("a.tar", "not a regular file")]
+
+
+def test_an_archive_of_many_files_is_not_remembered(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(4000):
+            member = tarfile.TarInfo(f"{number}.txt")
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"a"))
+    tracemalloc.start()
+    found = sum(1 for _ in read_files(str(tmp_path / "a.tar"), None, [], lambda line: None))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == 4000 and peak < 500_000
 
 
 def test_a_caption_column_of_an_archive_can_be_named(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +167,17 @@ def test_rows_are_long_enough_for_the_longest_task() -> None:
 def test_a_recipe_without_pictures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train draw, see or pixels"):
         gather(recipe.Data(sources=("builtin:digits",)), tmp_path, lambda line: None)
+
+
+def test_pictures_that_are_not_varied_are_not_remembered() -> None:
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def pictures() -> Iterator[Document]:
+        for number in range(20):
+            pixels = np.full((2, 2, 3), number, np.uint8)
+            seen.append(weakref.ref(pixels))
+            yield captioned(pixels, f"picture {number}", [], str(number))
+
+    settings = recipe.Pictures(tasks=recipe.Tasks(draw=1, see=0, edit=0, vary=0))
+    made = task_documents(pictures(), settings, 0, 1, None)
+    assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= 2

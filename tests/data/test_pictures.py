@@ -126,6 +126,14 @@ def test_imagefolder_layouts_give_captions_questions_and_labels(tmp_path: Path) 
     assert [p.caption for p in labels if p] == ["black cat", "dog"]
 
 
+def test_a_list_that_is_nested_without_end_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.zeros((2, 2, 3), np.uint8)))
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": ' + "[" * 100_000)
+    skipped: list[Skipped] = []
+    assert len(list(documents(f"files:{tmp_path}", skipped))) == 1
+    assert "metadata.jsonl" in {s.path for s in skipped}
+
+
 def test_pictures_are_scaled_down_in_their_proportions_and_never_up() -> None:
     large = np.zeros((60, 90, 3), np.uint8)
     assert fitted(large, 1024).shape[0] * fitted(large, 1024).shape[1] <= 1024 and fitted(large, 1024).shape == (26, 39, 3)

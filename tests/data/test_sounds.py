@@ -59,6 +59,15 @@ def test_other_files_are_read_by_their_content(tmp_path: Path, ending: str) -> N
         assert np.abs(samples * 32_768 - TONE).max() < 1
 
 
+@pytest.mark.parametrize("ending", ["flac", "mp3"])
+def test_a_list_of_other_files_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    pytest.importorskip("av", reason="needs PyAV (the extra [sound])")
+    (tmp_path / f"private.{ending}").write_bytes(sound_file(TONE, 8000, ending))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unreadable, match="not a WAV, FLAC, OGG or MP3 recording"):
+        read_sound(f"ffconcat version 1.0\nfile private.{ending}\n".encode())
+
+
 def test_a_tone_stays_itself_at_another_rate_and_what_the_rate_cannot_hold_goes() -> None:
     time = np.arange(44_100) / 44_100
     both = np.sin(2 * np.pi * 440 * time) + np.sin(2 * np.pi * 6000 * time)
@@ -159,6 +168,15 @@ def test_recordings_are_brought_to_the_rate_and_long_ones_left_out(tmp_path: Pat
     kept = [sound_parts(d) for split in SPLITS for d in corpus.documents(split, 0)]
     assert sorted(len(k[0].signal) for k in kept if k) == [8000, 12_000] and all(k and k[1] == 8000 for k in kept)
     assert [len(piece) for piece in cut_sound(np.zeros(50, np.int16), 20)] == [20, 20]
+
+
+def test_a_source_whose_recordings_are_all_too_long_says_so(tmp_path: Path) -> None:
+    (tmp_path / "said").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "said" / f"{name}.wav").write_bytes(sound_file(np.tile(TONE, 5 + len(name)), 8000, "wav"))
+    data = recipe.Data(sources=(f"files:{tmp_path}/*/*.wav",), sounds=recipe.Sounds(per_second=8000))
+    with pytest.raises(UserError, match=r"none of the 2 documents.*one\.wav: longer than 2 s \(data\.sounds\.most_seconds\)"):
+        gather(data, tmp_path / "cache", lambda line: None)
 
 
 def test_tasks_are_chosen_by_content_and_seed_alone() -> None:

@@ -44,6 +44,10 @@ def read_archive(
         wanted: media that are asked for; others are left out.
     """
     why: Counter[str] = Counter()
+    # Opening a pipe would wait for ever.
+    if path.exists() and not path.is_file():
+        skipped.append(Skipped(name, "not a regular file"))
+        return
     try:
         with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
             for key, members in itertools.groupby(_files(archive), lambda member: _key(member.name)):
@@ -77,7 +81,11 @@ class _NotAsked(Exception):
 
 def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members that can be parts of samples: no folders, links, devices, nor what hides."""
-    return (member for member in archive if member.isfile() and not member.name.rpartition("/")[2].startswith("."))
+    while (member := archive.next()) is not None:
+        # Else the archive remembers every one of millions.
+        archive.members.clear()
+        if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
+            yield member
 
 
 def _key(name: str) -> str:

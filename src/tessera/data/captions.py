@@ -139,7 +139,7 @@ class Captions:
                 table = [json.loads(line) for line in text.split("\n") if line.strip()]
             else:
                 table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, RecursionError, csv.Error) as error:
             self._skipped.append(Skipped(path.name, words(error)))
             return {}
         rows = [row for row in table if isinstance(row, dict)]

@@ -14,7 +14,7 @@ import itertools
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -201,13 +201,7 @@ def _spool(
                 next_line = time.monotonic() + _SAY_SECONDS
     count = len(places["train"]) + len(places["validation"])
     if not count and not sum(dropped.values()):
-        reasons = {s.reason for s in skipped}
-        what, use = (
-            ("films", "film") if NOT_ASKED["video"] in reasons
-            else ("sounds", "speak") if NOT_ASKED["audio"] in reasons
-            else ("pictures", "draw, see or pixels")
-        )  # fmt: skip
-        raise UserError(f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}.")
+        raise UserError(_nothing_left(uri, skipped))
     if not count:
         raise UserError(
             f"source {uri} only repeats documents of the sources before it; leave it out, or set data.deduplicate=none."
@@ -222,6 +216,19 @@ def _spool(
     elif not places["train"]:
         _move(folder, index, "validation", "train", int(np.argmax(places["validation"])))
     return SourceSummary(uri, count, total_bytes, dropped["exact"], dropped["near"], tuple(skipped), pictures, films, sounds)
+
+
+def _nothing_left(uri: str, skipped: Sequence[Skipped]) -> str:
+    """Why none of a source's documents can be used."""
+    reasons = {s.reason for s in skipped}
+    media: dict[Medium, tuple[str, str]] = {
+        "video": ("films", "film"), "audio": ("sounds", "speak"), "image": ("pictures", "draw, see or pixels")
+    }  # fmt: skip
+    for medium, (what, use) in media.items():
+        if NOT_ASKED[medium] in reasons:
+            return f"source {uri} has nothing but {what}, and the recipe has no data.{what}; train {use}."
+    first = skipped[0]
+    return f"none of the {len(skipped):,} documents of source {uri} can be used; the first, {first.path}: {first.reason}."
 
 
 def _describe(summary: SourceSummary) -> str:

@@ -7,7 +7,6 @@ an extra (`pip install "tessera[film]"`). What is broken, empty or too large is 
 from __future__ import annotations
 
 import io
-import itertools
 import struct
 import warnings
 import zlib
@@ -36,13 +35,14 @@ MOST_FRAMES_READ = 4096
 MOST_PIXELS_READ = 1 << 30
 """Over all frames of a file."""
 NO_READER = 'films other than GIF need PyAV; install it with `pip install "tessera[film]"`'
+_CHANGES = "a film whose frames change their size"
 _USUAL_PER_SECOND = 10.0
 """Of an animation that does not say how long its frames stay: what browsers take."""
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 
 
 def read_film(source: Path | bytes, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
-    """The frames of a film, (T, H, W, 3) uint8, transparent parts on white, and how many there are in a second.
+    """The frames of a film, (T, H, W, 3) uint8, upright, transparent parts on white, and how many there are in a second.
 
     Args:
         source: a file, whatever it is called, or what is in one.
@@ -75,7 +75,11 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
             warnings.simplefilter("ignore")
             with Image.open(file, formats=("GIF", "WEBP", "PNG")) as film:
                 _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames))
+                size = film.size
                 for frame in ImageSequence.Iterator(film):
+                    # A damaged GIF may have a frame that is larger than the film.
+                    if frame.size != size:
+                        raise Unreadable(_CHANGES)
                     frames.append(on_white(np.array(frame.convert("RGBA"))))
                     milliseconds.append(float(frame.info.get("duration") or 0))
                     if len(frames) == most_frames:
@@ -90,11 +94,12 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
     if not shown:
         return [], 0.0
     # A frame may stay as long as several: what writes such files puts frames that are equal together.
-    least = min(shown)
-    times = [round(m / least) for m in shown]
-    _refuse_large(frames[0].shape[1], frames[0].shape[0], min(sum(times), most_frames))
-    timeline = (frame for frame, count in zip(frames, times, strict=True) for _ in range(count))
-    return list(itertools.islice(timeline, most_frames)), round(1000 / least, 3)
+    least, ends = min(shown), np.cumsum(shown)
+    count = min(round(ends[-1] / least), most_frames)
+    _refuse_large(frames[0].shape[1], frames[0].shape[0], count)
+    timeline = np.searchsorted(ends, (np.arange(count) + 0.5) * least, side="right")
+    # Half of a moment more than there is counts as one.
+    return [frames[min(at, len(frames) - 1)] for at in timeline], round(1000 / least, 3)
 
 
 def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
@@ -107,17 +112,36 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
             if not container.streams.video:
                 raise Unreadable("a file without a film in it")
             stream = container.streams.video[0]
+            times: list[float | None] = []
             for frame in container.decode(stream):
                 _refuse_large(frame.width, frame.height, len(frames) + 1)
-                frames.append(frame.to_ndarray(format="rgb24"))
+                # A telephone films as it is held and writes down how it was.
+                frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+                times.append(frame.time)
                 if len(frames) == most_frames:
                     break
             rate = float(stream.average_rate or stream.guessed_rate or 0)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise Unreadable(f"a damaged film ({words(error)})") from None
     if len({f.shape for f in frames}) > 1:
-        raise Unreadable("a film whose frames change their size")
-    return frames, round(rate, 3) if rate > 0 else _USUAL_PER_SECOND
+        raise Unreadable(_CHANGES)
+    return _even(frames, [time for time in times if time is not None], rate if rate > 0 else _USUAL_PER_SECOND)
+
+
+def _even(frames: list[np.ndarray], times: list[float], per_second: float) -> tuple[list[np.ndarray], float]:
+    """As many frames, one as long after the other, of those that came at any times, as screens and telephones film.
+
+    Args:
+        times: in seconds, of each frame; fewer: not all have one.
+        per_second: as the file has it.
+    """
+    count = len(frames)
+    begins = np.maximum.accumulate(times) - times[0] if len(times) == count > 1 else np.arange(count) / per_second
+    if (np.abs(begins * per_second - np.arange(count)) < 0.5).all() or not begins[-1]:
+        return frames, round(per_second, 3)
+    mean = (count - 1) / float(begins[-1])
+    timeline = np.searchsorted(begins, (np.arange(count) + 0.5) / mean, side="right") - 1
+    return [frames[at] for at in timeline], round(mean, 3)
 
 
 def library() -> Any:
@@ -207,10 +231,11 @@ def film_file(frames: np.ndarray, per_second: float, ending: str) -> bytes:
 
 
 def resampled(frames: np.ndarray, per_second: float, wanted: float) -> np.ndarray:
-    """A film at another rate: at each new moment the frame that is shown then."""
+    """A film at another rate: at each new moment the frame that is shown then. Of one whose frames stay so long that there would
+    be more than MOST_FRAMES_READ, what comes after so many is left out: a file of a few bytes may claim to last for years."""
     if not per_second or per_second == wanted:
         return frames
-    count = max(1, round(len(frames) * wanted / per_second))
+    count = min(max(1, round(len(frames) * wanted / per_second)), max(MOST_FRAMES_READ, len(frames)))
     moments = np.floor((np.arange(count) + 0.5) * per_second / wanted).astype(int)
     return frames[np.minimum(moments, len(frames) - 1)]
 

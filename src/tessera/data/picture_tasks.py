@@ -75,7 +75,9 @@ def task_documents(
         known = relatives[parts.caption]
         for _ in range(views):
             yield Document(_task(parts, settings, rng, known, context), document.source)
-        known.append(parts.signal)
+        # Nothing else looks at them, and a source may have as many captions as pictures.
+        if settings.tasks.vary:
+            known.append(parts.signal)
 
 
 def held_out_documents(documents: Iterable[Document], settings: recipe.Pictures, seed: int) -> Iterator[Document]:

@@ -37,6 +37,8 @@ SILENT = 1e-4
 """Of full scale, 80 dB below: nothing that is heard."""
 _CODECS = {"flac": "flac", "ogg": "libopus", "mp3": "libmp3lame"}
 _MARKS = (b"fLaC", b"OggS", b"ID3")
+_CONTAINERS = "flac,ogg,mp3,mov,matroska,aac,aiff,w64,wav"
+"""What a recording may come in. FFmpeg knows lists of other files too, which it would open on this machine."""
 
 
 def read_sound(source: Path | bytes) -> tuple[np.ndarray, int]:
@@ -91,7 +93,7 @@ def _encoded(data: bytes) -> tuple[np.ndarray, int]:
     parts: list[np.ndarray] = []
     count = 0
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
                 raise Unreadable("a file without sound in it")
             stream = container.streams.audio[0]
