@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tessera import recipe
+from tessera.data import picture_tasks
 from tessera.data.builtin_pictures import digits
 from tessera.data.corpus import gather
 from tessera.data.loader import Loader, validation_batches
@@ -181,3 +182,23 @@ def test_pictures_that_are_not_varied_are_not_remembered() -> None:
     settings = recipe.Pictures(tasks=recipe.Tasks(draw=1, see=0, edit=0, vary=0))
     made = task_documents(pictures(), settings, 0, 1, None)
     assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= 2
+
+
+def test_pictures_without_a_caption_are_not_varied_into_each_other() -> None:
+    strangers = [captioned(np.full((2, 2, 3), number, np.uint8), "", [], str(number)) for number in range(20)]
+    settings = recipe.Pictures(tasks=recipe.Tasks(draw=0.01, see=0, edit=0, vary=0.99))
+    assert {kind(d) for d in task_documents(strangers, settings, 0, 4, None)} == {"draw"}
+
+
+def test_only_so_many_bytes_of_pictures_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_tasks, "_REMEMBERED", 30)
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def pictures() -> Iterator[Document]:
+        for number in range(20):
+            pixels = np.full((2, 2, 3), number, np.uint8)
+            seen.append(weakref.ref(pixels))
+            yield captioned(pixels, f"picture {number}", [], str(number))
+
+    made = task_documents(pictures(), recipe.Pictures(), 0, 1, None)
+    assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= 4

@@ -9,7 +9,7 @@ words before anything else, so that what is learned of pictures as they are stay
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -24,6 +24,8 @@ VIEW_TOKENS = 4_000_000
 MOST_VIEWS = 64
 _RELATIVES = 32
 """Pictures of one caption that are remembered to be varied into each other."""
+_REMEMBERED = 256 << 20
+"""Bytes of pictures that are remembered; beyond, those of the caption that was met the longest ago are forgotten."""
 _LEARNED_SIGHT = 0.5
 """Share of the pictures to see that are learned themselves; the others may be moved by a pixel, which names do not depend on."""
 CHARACTERS_PER_TOKEN = 2.5
@@ -65,19 +67,19 @@ def task_documents(
     Args:
         context: T; tasks that would not fit into a row are not set. None: all are.
     """
-    relatives: dict[str, deque[np.ndarray]] = defaultdict(lambda: deque(maxlen=_RELATIVES))
+    relatives = _Relatives()
     for document in documents:
         parts = parts_of(document)
         if parts is None:
             yield document
             continue
         rng = content_rng(parts, seed)
-        known = relatives[parts.caption]
+        known = relatives.of(parts.caption)
         for _ in range(views):
             yield Document(_task(parts, settings, rng, known, context), document.source)
-        # Nothing else looks at them, and a source may have as many captions as pictures.
-        if settings.tasks.vary:
-            known.append(parts.signal)
+        # Pictures that nothing is said of have nothing in common.
+        if settings.tasks.vary and parts.caption:
+            relatives.add(parts.caption, parts.signal)
 
 
 def held_out_documents(documents: Iterable[Document], settings: recipe.Pictures, seed: int) -> Iterator[Document]:
@@ -93,6 +95,28 @@ def held_out_documents(documents: Iterable[Document], settings: recipe.Pictures,
             yield Document(to_draw(caption, parts.signal), document.source)
         if tasks.see:
             yield Document(to_see(parts.signal, _questions(parts), learn=True), document.source)
+
+
+class _Relatives:
+    """Pictures by their caption, as many as there is room for: a source may have as many captions as pictures."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, deque[np.ndarray]] = OrderedDict()
+        self._bytes = 0
+
+    def of(self, caption: str) -> deque[np.ndarray]:
+        """Those that are remembered; none of a caption that is new."""
+        return self._known.get(caption, deque())
+
+    def add(self, caption: str, pixels: np.ndarray) -> None:
+        known = self._known.setdefault(caption, deque())
+        self._known.move_to_end(caption)
+        known.append(pixels)
+        self._bytes += pixels.nbytes
+        if len(known) > _RELATIVES:
+            self._bytes -= known.popleft().nbytes
+        while self._bytes > _REMEMBERED and len(self._known) > 1:
+            self._bytes -= sum(old.nbytes for old in self._known.popitem(last=False)[1])
 
 
 def _task(
