@@ -163,7 +163,8 @@ def generate(
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
     max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1, films and sound 0.5.", show_default=False)
+        float | None,
+        typer.Option(help="0 takes the likeliest token; by default 0.8, pictures 1, films and sound 0.5.", show_default=False),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that have this much probability together.")] = 1.0,

@@ -60,8 +60,8 @@ def examples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def pairs(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Lines as `posttrain dpo` and `posttrain reward` read them: right answers and wrong ones, to small questions and, where there
-    is an effort, to the question which of two answers is better."""
+    """Lines as `posttrain dpo` and `posttrain reward` read them: right answers and wrong ones, to small questions and, with an
+    effort, to the question which of two answers is better."""
     dice = random.Random(f"assistant pairs {seed}")
     for _ in range(count):
         if effort := dice.choice(EFFORTS):

@@ -69,7 +69,16 @@ def films(engine: Engine, count: int, seed: int) -> list[Score]:
     found |= {f"{part} as the caption says": ([m[part] for m in marks], 1 / ways) for part, ways in chances.items()}
     found["told rightly"] = ([c.text.strip() == s.caption for c, s in zip(told, scenes, strict=True)], guess)
     return [
-        Score("films", name, *mean_and_error([float(mark) for mark in each]), count, chance, None, "", {"seed": seed, "temperature": TEMPERATURE})
+        Score(
+            "films",
+            name,
+            *mean_and_error([float(mark) for mark in each]),
+            count,
+            chance,
+            None,
+            "",
+            {"seed": seed, "temperature": TEMPERATURE},
+        )
         for name, (each, chance) in found.items()
     ]
 

@@ -50,7 +50,16 @@ def melodies(engine: Engine, count: int, seed: int) -> list[Score]:
         "written down rightly": [c.text.strip() == m.words for c, m in zip(written, wanted, strict=True)],
     }
     return [
-        Score("melodies", name, *mean_and_error([float(mark) for mark in marks]), count, chance, None, "", {"seed": seed, "temperature": TEMPERATURE})
+        Score(
+            "melodies",
+            name,
+            *mean_and_error([float(mark) for mark in marks]),
+            count,
+            chance,
+            None,
+            "",
+            {"seed": seed, "temperature": TEMPERATURE},
+        )
         for name, marks in found.items()
     ]
 
