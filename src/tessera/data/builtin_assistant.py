@@ -99,8 +99,8 @@ def steps(first: int, sign: str, second: int) -> list[str]:
 def working(first: int, sign: str, second: int, effort: str) -> str:
     """A thought about a sum or a difference, as an effort asks for it.
 
-    Of `478+356` with the effort low what each step comes to, `14 13 8`; with medium the steps themselves; with high also what they
-    make together, behind a colon. A difference below 0 begins with a minus.
+    Of `478+356` with the effort low what each step comes to, `14 13 8`; with medium the steps themselves; with high also what
+    they make together, behind a colon. A difference below 0 begins with a minus.
     """
     worked = steps(first, sign, second)
     if effort == "low":

@@ -226,7 +226,8 @@ async def _begin(
     if not 1 <= total <= _MOST_FRAMES:
         raise invalid(f"A film may have {_MOST_FRAMES} frames at most, at {quantizer.per_second:g} a second.", "seconds")
     private = {
-        "digest": "", "prompt": prompt.strip(), "shape": [height, width], "total": total, "guidance": guidance, "temperature": temperature,
+        "digest": "", "prompt": prompt.strip(), "shape": [height, width], "total": total, "guidance": guidance,
+        "temperature": temperature,
         "seed": secrets.randbits(63) if seed is None else seed, "per_second": quantizer.per_second, "given": len(given),
     }  # fmt: skip
     try:
