@@ -138,6 +138,11 @@ def test_a_long_run_stays_small(finished: Path) -> None:
     assert write_report(finished).stat().st_size < 200_000
 
 
+def test_the_command_to_go_on_takes_the_page_of_the_run_which_need_not_be_a_shipped_one(finished: Path, parsed: Parsed) -> None:
+    (finished / "recipe.yaml").write_text(recipe.load("code", ["name=mine"]).to_yaml())
+    assert f"tessera train {finished / 'recipe.yaml'} --out {finished} --resume" in parsed(finished).text
+
+
 def test_a_run_without_any_step_has_a_report(tmp_path: Path, parsed: Parsed) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe.load("code").to_yaml())
     assert "not started" in parsed(tmp_path).text
