@@ -10,7 +10,7 @@ import pytest
 
 import tessera
 from tessera import cli
-from tessera.commands import reproduce
+from tessera.commands import reproduce, train
 from tessera.errors import Interrupted
 
 
@@ -54,6 +54,20 @@ def test_a_chain_that_is_stopped_says_how_to_go_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reproduce, "reproduce", stopped)
     assert call(monkeypatch, "reproduce", "starter") == 130
     assert capsys.readouterr().err.endswith("go on with: tessera reproduce starter --resume\n")
+
+
+def test_a_run_to_a_loss_that_is_stopped_goes_on_with_the_budget_that_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*asked: object) -> None:
+        raise Interrupted(signal.SIGINT, 7, True)
+
+    monkeypatch.setattr(train, "train", stopped)
+    for words in (["--target-loss", "2", "--yes", "--budget", "1e10"], ["--target-loss=2", "--budget=1e10", "--yes"]):
+        assert call(monkeypatch, "train", "text", *words, "--out", "x") == 130
+        assert capsys.readouterr().err.endswith("go on with: tessera train text --out x --resume\n")
+    assert call(monkeypatch, "train", "text", "--budget", "1e10") == 130
+    assert capsys.readouterr().err.endswith("go on with: tessera train text --budget 1e10 --resume\n")
 
 
 def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

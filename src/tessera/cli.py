@@ -427,14 +427,21 @@ def _same_command(resumable: bool) -> str:
     """What the person typed, with --resume where the command takes it."""
     words = ["tessera", *sys.argv[1:]]
     if resumable:
-        # The budget that it asked for was found, and stands in the run's folder.
-        if "--target-loss" in words:
-            at = words.index("--target-loss")
-            words[at : at + 2] = []
-        words = [word for word in words if word != "--yes" and not word.startswith("--target-loss=")]
+        # The budget that a loss asks for was found, and stands in the run's folder; one beside it said where to look for it.
+        if any(word.partition("=")[0] == "--target-loss" for word in words):
+            words = _without(_without(words, "--target-loss"), "--budget")
+        words = [word for word in words if word != "--yes"]
     if resumable and sys.argv[1] in ("train", "posttrain", "reproduce") and "--resume" not in words:
         words.append("--resume")
     return shlex.join(words)
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """Words without an option and its value, which may be a word of its own."""
+    if option in words:
+        at = words.index(option)
+        words = words[:at] + words[at + 2 :]
+    return [word for word in words if not word.startswith(f"{option}=")]
 
 
 if __name__ == "__main__":
