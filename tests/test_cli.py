@@ -39,6 +39,15 @@ def test_bad_input_exits_with_2(monkeypatch: pytest.MonkeyPatch, words: list[str
     assert call(monkeypatch, *words) == 2
 
 
+@pytest.mark.parametrize("words", [["generate", "starter", "What"], ["chat", "starter"]])
+def test_to_say_nothing_is_refused_before_anything_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert call(monkeypatch, *words, "--max-tokens", "0") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "'--max-tokens'" in said.err
+
+
 @pytest.mark.parametrize("words", [["plan"], ["eval"], ["report"]])
 def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -161,7 +161,7 @@ def generate(
         str, typer.Argument(help="Text to go on from, what to draw, or a question about --image; - reads standard input.")
     ],
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens.")] = 256,
     temperature: Annotated[
         float | None, typer.Option(help="0 takes the likeliest token; by default 0.8, for pictures 1.", show_default=False)
     ] = None,
@@ -208,7 +208,7 @@ def generate(
 @app.command()
 def chat(
     model: ModelArgument,
-    max_tokens: Annotated[int, typer.Option(help="At most this many tokens an answer.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens an answer.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
