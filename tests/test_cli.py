@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,21 @@ def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
 ) -> None:
     assert call(monkeypatch, *words, "x" * 300) == 2
     assert capsys.readouterr().err == f"tessera: {'x' * 40}... is no file: its name is too long.\n"
+
+
+def test_a_full_disk_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        code = call(monkeypatch, "report", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert code == 1 and said.startswith("tessera: the disk is full: ") and said.count("\n") == 1, said
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"], "nothing half-written is left"
 
 
 def test_a_chain_that_is_stopped_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

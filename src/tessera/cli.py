@@ -28,7 +28,7 @@ from tessera.cli_shared import (
     importing,
     stop_in_words,
 )
-from tessera.errors import Interrupted, UserError
+from tessera.errors import Interrupted, RunFailed, UserError, disk_full
 
 app = typer.Typer(
     name="tessera",
@@ -411,6 +411,10 @@ def main() -> None:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             _say(f"tessera: {error.filename} cannot be read or written: {error.strerror}.")
             sys.exit(UserError.exit_code)
+        if (why := disk_full(error)) is not None:
+            place = error.filename or "what was being written"
+            _say(f"tessera: the disk is full: {place} could not be written ({why}); make room and give the command again.")
+            sys.exit(RunFailed.exit_code)
         if error.errno != errno.ENAMETOOLONG:
             raise
         _say(f"tessera: {max(str(error.filename).split(os.sep), key=len)[:40]}... is no file: its name is too long.")
