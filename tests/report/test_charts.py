@@ -28,7 +28,7 @@ def test_a_band_widens_the_axes_and_is_closed() -> None:
 def test_a_long_tick_leaves_room_for_the_name_of_its_axis() -> None:
     chart = line_chart([Series("rate", [0.0, 1.0], [0.0, 0.0051])], "tokens", "learning rate", height=230)
     ticks = re.findall(r'<text x="(\d+)" y="[\d.]+" text-anchor="end">([^<]+)</text>', chart)
-    name = re.search(r'translate\((\d+) ', chart)
+    name = re.search(r"translate\((\d+) ", chart)
     assert name and ("0.004" in [tick for _, tick in ticks])
     # At 12 pixels, a digit is about 7.5 wide, and the name reaches 3 below its line.
     assert all(int(at) - 7.5 * len(tick) > int(name[1]) + 3 for at, tick in ticks)
