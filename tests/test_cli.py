@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import tessera
 from tessera import cli
-from tessera.commands import reproduce
+from tessera.commands import reproduce, train
 from tessera.errors import Interrupted
 
 
@@ -39,12 +41,36 @@ def test_bad_input_exits_with_2(monkeypatch: pytest.MonkeyPatch, words: list[str
     assert call(monkeypatch, *words) == 2
 
 
+@pytest.mark.parametrize("words", [["generate", "starter", "What"], ["chat", "starter"]])
+def test_to_say_nothing_is_refused_before_anything_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert call(monkeypatch, *words, "--max-tokens", "0") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "'--max-tokens'" in said.err
+
+
 @pytest.mark.parametrize("words", [["plan"], ["eval"], ["report"]])
 def test_a_name_that_no_file_can_have_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     assert call(monkeypatch, *words, "x" * 300) == 2
     assert capsys.readouterr().err == f"tessera: {'x' * 40}... is no file: its name is too long.\n"
+
+
+def test_a_full_disk_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        code = call(monkeypatch, "report", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert code == 1 and said.startswith("tessera: the disk is full: ") and said.count("\n") == 1, said
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"], "nothing half-written is left"
 
 
 def test_a_chain_that_is_stopped_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +80,20 @@ def test_a_chain_that_is_stopped_says_how_to_go_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reproduce, "reproduce", stopped)
     assert call(monkeypatch, "reproduce", "starter") == 130
     assert capsys.readouterr().err.endswith("go on with: tessera reproduce starter --resume\n")
+
+
+def test_a_run_to_a_loss_that_is_stopped_goes_on_with_the_budget_that_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*asked: object) -> None:
+        raise Interrupted(signal.SIGINT, 7, True)
+
+    monkeypatch.setattr(train, "train", stopped)
+    for words in (["--target-loss", "2", "--yes", "--budget", "1e10"], ["--target-loss=2", "--budget=1e10", "--yes"]):
+        assert call(monkeypatch, "train", "text", *words, "--out", "x") == 130
+        assert capsys.readouterr().err.endswith("go on with: tessera train text --out x --resume\n")
+    assert call(monkeypatch, "train", "text", "--budget", "1e10") == 130
+    assert capsys.readouterr().err.endswith("go on with: tessera train text --budget 1e10 --resume\n")
 
 
 def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from tessera.cli_shared import (
     importing,
     stop_in_words,
 )
-from tessera.errors import Interrupted, UserError
+from tessera.errors import Interrupted, RunFailed, UserError, disk_full
 
 app = typer.Typer(
     name="tessera",
@@ -161,7 +161,7 @@ def generate(
         str, typer.Argument(help="Text to go on from, what to draw, or a question about --image; - reads standard input.")
     ],
     suffix: Annotated[str | None, typer.Option(help="Text behind the gap to fill.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="At most this many tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens.")] = 256,
     temperature: Annotated[
         float | None,
         typer.Option(help="0 takes the likeliest token; by default 0.8, pictures 1, films and sound 0.5.", show_default=False),
@@ -209,7 +209,7 @@ def generate(
 @app.command()
 def chat(
     model: ModelArgument,
-    max_tokens: Annotated[int, typer.Option(help="At most this many tokens an answer.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens an answer.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
@@ -412,6 +412,10 @@ def main() -> None:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             _say(f"tessera: {error.filename} cannot be read or written: {error.strerror}.")
             sys.exit(UserError.exit_code)
+        if (why := disk_full(error)) is not None:
+            place = error.filename or "what was being written"
+            _say(f"tessera: the disk is full: {place} could not be written ({why}); make room and give the command again.")
+            sys.exit(RunFailed.exit_code)
         if error.errno != errno.ENAMETOOLONG:
             raise
         _say(f"tessera: {max(str(error.filename).split(os.sep), key=len)[:40]}... is no file: its name is too long.")
@@ -428,14 +432,21 @@ def _same_command(resumable: bool) -> str:
     """What the person typed, with --resume where the command takes it."""
     words = ["tessera", *sys.argv[1:]]
     if resumable:
-        # The budget that it asked for was found, and stands in the run's folder.
-        if "--target-loss" in words:
-            at = words.index("--target-loss")
-            words[at : at + 2] = []
-        words = [word for word in words if word != "--yes" and not word.startswith("--target-loss=")]
+        # The budget that a loss asks for was found, and stands in the run's folder; one beside it said where to look for it.
+        if any(word.partition("=")[0] == "--target-loss" for word in words):
+            words = _without(_without(words, "--target-loss"), "--budget")
+        words = [word for word in words if word != "--yes"]
     if resumable and sys.argv[1] in ("train", "posttrain", "reproduce") and "--resume" not in words:
         words.append("--resume")
     return shlex.join(words)
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """Words without an option and its value, which may be a word of its own."""
+    if option in words:
+        at = words.index(option)
+        words = words[:at] + words[at + 2 :]
+    return [word for word in words if not word.startswith(f"{option}=")]
 
 
 if __name__ == "__main__":

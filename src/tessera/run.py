@@ -25,6 +25,9 @@ from tessera.recipe import Recipe
 CHAIN, BASE = "chain.json", "base"
 """What says of a folder that it is a chain's (`tessera reproduce`), and where the training that it begins with lies in it."""
 
+KEPT = "serve-data"
+"""Folder of what a server keeps, beside the first of its models."""
+
 _LOCK = ".lock"
 _BEFORE_TRAINING = frozenset(
     {"recipe.yaml", "tokenizer", "skipped.jsonl", "metrics.jsonl", "ladder.csv", "forecast.json", "tokens"}

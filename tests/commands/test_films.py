@@ -132,6 +132,7 @@ def test_a_film_is_told(corner, run: Path, files: dict[str, Path]) -> None:  # t
         (("--out", "{tmp}/a.gif", "--frames", "0"), "at least 1"),
         (("--out", "{tmp}/a.gif", "--frames", "9", "--loop"), "too few to find a loop in"),
         (("--loop",), "give --out FILE.gif"),
+        (("--video", "{clip}", "--frames", "3"), "--frames is for what is made"),
         (("--loop", "--out", "{tmp}/a.png"), ".gif, .mp4, .webm"),
         (("--out", "{tmp}/a.gif", "--guidance-interval", "0.6-0.5"), "write BEGIN-END"),
         (("--out", "{tmp}/a.gif", "--size", "30x32"), "multiples of 8"),

@@ -13,6 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tessera.commands.evaluate import evaluate
+from tessera.commands.generate import generate
+from tessera.commands.pictures import Asked
 from tessera.data.builtin_pictures import digit_arrays, digit_pixels
 from tessera.data.pictures import png, read_picture
 from tessera.errors import UserError
@@ -108,6 +110,8 @@ def test_a_variation_and_an_answer_come_of_a_picture(  # type: ignore[no-untyped
     assert read_picture(out).shape == (8, 8, 3)
     code, said = corner.call("generate", str(run), "", "--image", str(digit))
     assert code == 0, said
+    generate(str(run), "", max_tokens=1, as_json=True, pictures=Asked(image=str(digit)))
+    assert len(json.loads(capsys.readouterr().out)["ids"]) == 1
 
 
 def test_eval_gives_bits_per_pixel_with_n_and_error(  # type: ignore[no-untyped-def]
@@ -130,10 +134,12 @@ def test_eval_gives_bits_per_pixel_with_n_and_error(  # type: ignore[no-untyped-
         (("--out", "{tmp}/a.png", "--image", "{digit}"), "nothing is to be drawn"),
         (("--out", "{tmp}/a.png", "--image", "{digit}", "--mask", "{digit}", "--variation"), "give one of them"),
         (("--out", "{tmp}/a.png", "--image", "{digit}", "--mask", "{large}"), "a mask has the size of its picture"),
-        (("--out", "{tmp}/none/a.png"), "cannot be written"),
+        (("--out", "{tmp}/none/a.png"), "cannot be written: there is no folder"),
         (("--out", "{tmp}/a.png", "--guidance", "-1"), "guidance must be 0 or more"),
         (("--out", "{tmp}/a.png", "--best-of", "0"), "at least 1"),
         (("--image", "{tmp}/none.png"), "there is no picture"),
+        (("--image", "{digit}", "--best-of", "4"), "--best-of is for what is made"),
+        (("--image", "{digit}", "--guidance", "2"), "--guidance is for what is made"),
         (("--image", "{broken}"), "not a PNG, JPEG, WebP or GIF"),
         (("--image", "{cut}"), "damaged"),
         (("--image", "{digit}", "--variation"), "give --out FILE.png"),

@@ -126,6 +126,23 @@ def test_a_share_of_a_budget_is_in_its_own_unit(budget: str, share: float, part:
     assert share_of(budget, share, price_per_hour=2.5) == part
 
 
+def test_a_chain_begins_in_no_folder_that_holds_something_else(tmp_path: Path, page: Path) -> None:
+    run_of_another = tmp_path / "run"
+    (run_of_another / "model").mkdir(parents=True)
+    for place in (run_of_another, page):
+        # Before the data of the stages is read, which may take minutes: none.jsonl is not looked for.
+        then = ["then=[{stage: sft, share: 0.1, data: none.jsonl}]"]
+        with pytest.raises(UserError, match="exists already and holds no chain; give another --out"):
+            reproduce(str(page), None, then, str(place), resume=False)
+    assert [file.name for file in run_of_another.iterdir()] == ["model"]
+    # What a server of the box keeps lies where its chain goes by default, and is in nobody's way.
+    (tmp_path / "served" / "serve-data").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"none\.jsonl"):
+        reproduce(str(page), None, then, str(tmp_path / "served"), resume=False)
+    with pytest.raises(UserError, match="cannot be written"):
+        reproduce(str(page), None, ["then=[{stage: grpo, share: 0.1, data: reversal}]"], str(page / "below"), resume=False)
+
+
 def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:
     with pytest.raises(UserError, match="has no stages after its training"):
         reproduce("code", None, [], str(tmp_path / "a"), resume=False)

@@ -25,6 +25,15 @@ def test_a_band_widens_the_axes_and_is_closed() -> None:
     assert '<i class="band"></i>90 %' in legend([*line, band])
 
 
+def test_a_long_tick_leaves_room_for_the_name_of_its_axis() -> None:
+    chart = line_chart([Series("rate", [0.0, 1.0], [0.0, 0.0051])], "tokens", "learning rate", height=230)
+    ticks = re.findall(r'<text x="(\d+)" y="[\d.]+" text-anchor="end">([^<]+)</text>', chart)
+    name = re.search(r"translate\((\d+) ", chart)
+    assert name and ("0.004" in [tick for _, tick in ticks])
+    # At 12 pixels, a digit is about 7.5 wide, and the name reaches 3 below its line.
+    assert all(int(at) - 7.5 * len(tick) > int(name[1]) + 3 for at, tick in ticks)
+
+
 def test_ticks_over_many_decades_do_not_crowd_and_small_numbers_stay_short() -> None:
     chart = line_chart([Series("mismatch", [1.0, 2.0], [2e-7, 1e-3])], "step", "nats", log_y=True)
     ticks = re.findall(r'text-anchor="end">([^<]+)</text>', chart)

@@ -126,7 +126,7 @@ def test_the_page_is_one_light_file_that_fetches_and_runs_nothing(finished: Path
     assert not page.tags & {"script", "link", "img", "iframe", "object"}
     assert "@import" not in (finished / "report.html").read_text() and "url(" not in (finished / "report.html").read_text()
     assert (finished / "report.html").stat().st_size < 100_000
-    assert not list(finished.glob("*.part"))
+    assert not list(finished.glob("*report.html?*"))
 
 
 def test_generated_html_is_shown_and_not_obeyed(finished: Path, parsed: Parsed) -> None:
@@ -136,6 +136,11 @@ def test_generated_html_is_shown_and_not_obeyed(finished: Path, parsed: Parsed) 
 def test_a_long_run_stays_small(finished: Path) -> None:
     write_lines(finished / "metrics.jsonl", [step(s) for s in range(1, 20_001)])
     assert write_report(finished).stat().st_size < 200_000
+
+
+def test_the_command_to_go_on_takes_the_page_of_the_run_which_need_not_be_a_shipped_one(finished: Path, parsed: Parsed) -> None:
+    (finished / "recipe.yaml").write_text(recipe.load("code", ["name=mine"]).to_yaml())
+    assert f"tessera train {finished / 'recipe.yaml'} --out {finished} --resume" in parsed(finished).text
 
 
 def test_a_run_without_any_step_has_a_report(tmp_path: Path, parsed: Parsed) -> None:

@@ -100,6 +100,12 @@ def test_the_loss_is_that_of_dpo_and_a_pair_is_never_parted(settings: Preference
         assert measures["accuracy"] == np.mean([float(margin) > 0 for margin in margins])
 
 
+def test_a_tie_is_half_right_so_that_a_model_before_its_first_step_is_at_chance() -> None:
+    alike = Row((record(0), record(0)), reference=(-3.0, -3.0))
+    _, measures = learn(preference_objective(PreferenceSettings()), batch_of([alike, alike], pad=1), micro_rows=2)
+    assert (measures["margin"], measures["accuracy"]) == (0, 0.5)
+
+
 def test_all_pairs_of_a_prompt_count_as_one_and_scores_are_read_at_the_last_real_token() -> None:
     rows = [
         Row((record(1), record(2), record(3)), ((0, 1), (0, 2), (1, 2))),

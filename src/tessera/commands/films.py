@@ -16,7 +16,7 @@ from tessera.data.pictures import on_white, read_picture, resized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
 from tessera.engine.films import GUIDANCE, FilmWish, half, long_film, quantizer_of, tell
-from tessera.engine.pictures import run
+from tessera.engine.pictures import MOST_WORDS, run
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import marked
@@ -47,7 +47,7 @@ def generate_film(engine: Engine, prompt: str, asked: Asked, params: SamplingPar
     if asked.out is None:
         assert asked.video is not None
         film = _whole_steps(_read(asked.video, quantizer.per_second, height, width), quantizer.config.time_stride)
-        completion = tell(engine, [film[:frames]], prompt, replace(params, max_tokens=64))[0]
+        completion = tell(engine, [film[:frames]], prompt, replace(params, max_tokens=min(params.max_tokens, MOST_WORDS)))[0]
         if as_json:
             report(completion, [], start)
         else:

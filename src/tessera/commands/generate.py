@@ -80,6 +80,7 @@ def generate(
         elif films.speaks_of_films(pictures):
             refuse, make = films.refuse_contradictions, films.generate_film
         refuse(pictures)
+        _refuse_idle(pictures)
         for name, given in (("--suffix", suffix), ("--effort", effort)):
             if given is not None:
                 raise UserError(f"{name} is for texts; it does not go with pictures, films and sound.")
@@ -136,6 +137,19 @@ def _usual_temperature(pictures: Asked) -> float:
     if sounds.speaks_of_sounds(pictures):
         return SOUND_TEMPERATURE
     return FILM_TEMPERATURE if films.speaks_of_films(pictures) else 1.0
+
+
+def _refuse_idle(asked: Asked) -> None:
+    """Raises UserError where an option speaks of what is made and nothing is, or where there is no folder for what is made."""
+    if asked.out is not None:
+        folder = Path(asked.out).parent
+        if not folder.is_dir():
+            raise UserError(f"{asked.out} cannot be written: there is no folder {folder}.")
+        return
+    made = {"guidance": asked.guidance, "guidance-interval": asked.guidance_interval, "best-of": asked.best_of}
+    for name, given in (made | {"frames": asked.frames, "seconds": asked.seconds}).items():
+        if given is not None:
+            raise UserError(f"--{name} is for what is made, and a question makes nothing: give --out FILE, or leave it out.")
 
 
 def _reasoning(vocabulary: Vocabulary, completion: Completion) -> str:

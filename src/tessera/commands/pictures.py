@@ -80,7 +80,8 @@ def generate_picture(engine: Engine, prompt: str, asked: Asked, params: Sampling
     start = time.perf_counter()
     if asked.out is None:
         assert picture is not None
-        completion = look(engine, [on_white(_prepared(engine, picture, size))], prompt, replace(params, max_tokens=MOST_WORDS))[0]
+        short = replace(params, max_tokens=min(params.max_tokens, MOST_WORDS))
+        completion = look(engine, [on_white(_prepared(engine, picture, size))], prompt, short)[0]
         if as_json:
             report(completion, [], start)
         else:

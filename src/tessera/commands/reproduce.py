@@ -37,7 +37,7 @@ from tessera.posttrain import curriculum, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.report import write_card, write_chain_report
 from tessera.report.measured import SCORES
-from tessera.run import BASE, CHAIN, RunFolder, commit, disk_may_be_full, write_text
+from tessera.run import BASE, CHAIN, KEPT, RunFolder, commit, disk_may_be_full, write_text
 
 
 def reproduce(
@@ -63,6 +63,7 @@ def reproduce(
     if not intent.then:
         raise UserError(f"recipe {recipe} has no stages after its training (then: ...); train it by tessera train {recipe}.")
     path = Path(out or f"runs/{intent.name}")
+    _refuse_place(path, resume)
     for later in intent.then:
         _check(later)
     asked = {"recipe": recipe, "budget": intent.budget, "settings": overrides, "forecast": forecast, "seed": intent.train.seed}
@@ -121,19 +122,31 @@ def _check(later: Later) -> None:
         raise UserError(f"{later.data} is no file of preferences, which the stage {later.stage} learns from.")
 
 
+def _refuse_place(path: Path, resume: bool) -> None:
+    """Raises UserError where there is no chain to go on with, or where a new one would lie among what is somebody else's."""
+    there = (path / CHAIN).is_file()
+    if resume and not there:
+        raise UserError(f"{path} is no folder of tessera reproduce ({CHAIN} is missing); start one without --resume.")
+    if not resume and there:
+        raise UserError(f"{path} holds a chain already; give another --out, or --resume to go on with it.")
+    if resume or not path.exists():
+        return
+    # A model in it would be taken for the chain's own. What a server of the box keeps lies where its chain goes by default.
+    if not path.is_dir() or any(not file.name.startswith(".") and file.name != KEPT for file in path.iterdir()):
+        raise UserError(f"{path} exists already and holds no chain; give another --out.")
+
+
 def _begin(owner: RunFolder, asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     """The chain's record, new or as it was left; its folder belongs to this process from now on."""
     path = owner.path
     file = path / CHAIN
-    if not resume or file.is_file():
-        path.mkdir(parents=True, exist_ok=True)
-        owner.lock()
-    if file.is_file() != resume:
-        raise UserError(
-            f"{path} is no folder of tessera reproduce ({CHAIN} is missing); start one without --resume."
-            if resume
-            else f"{path} holds a chain already; give another --out, or --resume to go on with it."
-        )
+    if not resume:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    owner.lock()
+    _refuse_place(path, resume)  # again: another process may have been faster
     if not resume:
         machine = devices.detect("auto", None)
         chain = {

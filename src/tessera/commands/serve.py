@@ -19,7 +19,7 @@ from tessera.engine.service import Service
 from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import starter, weights
-from tessera.run import RunFolder, writing
+from tessera.run import KEPT, RunFolder, writing
 from tessera.serve.app import Settings, build
 from tessera.serve.door import Door
 from tessera.serve.keys import is_loopback, read_keys
@@ -122,7 +122,7 @@ def listen(host: str, port: int) -> socket.socket:
 def kept_beside(model: str) -> Path:
     """The folder for what is kept with a model; never within the package."""
     home = _RUNS / starter.NAME if starter.is_meant(model) else weights.resolve_model(model).parent
-    return home / "serve-data"
+    return home / KEPT
 
 
 def runs_of(model: str) -> Path | None:

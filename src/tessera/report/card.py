@@ -29,7 +29,7 @@ from tessera.report.forecast import forecast_words
 from tessera.report.licences import UNKNOWN, licence_of, named, told
 from tessera.report.measured import SAMPLES, SCORES, Measured, read_measured
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_json, read_run
-from tessera.run import CHAIN
+from tessera.run import CHAIN, write_bytes
 
 CARD = "CARD.md"
 TOUR = "tour"
@@ -126,7 +126,7 @@ def write_card(folder: Path) -> Path:
     parts = [_front_matter(chain), f"# {chain.name}", *(section(chain) for section in _SECTIONS)]
     path = folder / CARD
     # Generated text may hold lone surrogates, which have no UTF-8.
-    path.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8", errors="replace")
+    write_bytes(path, ("\n\n".join(part.strip() for part in parts if part) + "\n").encode(errors="replace"))
     return path
 
 

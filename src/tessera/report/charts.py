@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 10, 40
 # More points than pixels only make the page heavy.
 MOST_POINTS = 400
 

@@ -306,7 +306,9 @@ def _command(run: RunRecord) -> str:
     preferred = str(mapping_of(run.about.get("preference")).get("kind") or "dpo")
     reinforced = str(mapping_of(run.about.get("reinforce")).get("kind") or "grpo")
     tuned = {"asked": "sft", "reinforce": reinforced, "preference": preferred, "distil": "distil", "moderation": "moderation"}
-    return next((f"posttrain {name}" for key, name in tuned.items() if key in run.about), f"train {shlex.quote(_name(run))}")
+    # The page in the folder, since the run's own may have been anywhere, and need not be among those that are shipped.
+    trained = f"train {shlex.quote(str(run.folder / 'recipe.yaml'))}"
+    return next((f"posttrain {name}" for key, name in tuned.items() if key in run.about), trained)
 
 
 def _name(run: RunRecord) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from tessera.report.charts import duration, short
 from tessera.report.record import Event, number_of
 from tessera.report.style import STYLE
+from tessera.run import write_bytes
 
 # Stands where a number is missing.
 NOTHING = "&ndash;"
@@ -34,10 +34,8 @@ def write_page(path: Path, title: str, body: str) -> Path:
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
-    aside = path.with_name(f"{path.name}.part")
     # Generated text may hold lone surrogates, which have no UTF-8.
-    aside.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(aside, path)
+    write_bytes(path, page.encode(errors="replace"))
     return path
 
 

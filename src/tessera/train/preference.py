@@ -68,8 +68,8 @@ class Preference(nn.Module):
             reference: (B, 2) float32 log-probabilities of the answers under the reference.
 
         Returns:
-            The sum to differentiate, and sums of the measures: loss; 1 where the margin is positive; margin; the change of either
-            answer's log-probability since the reference; the chosen answer's loss per token.
+            The sum to differentiate, and sums of the measures: loss; 1 where the margin is positive, a half where it is zero;
+            margin; the change of either answer's log-probability since the reference; the chosen answer's loss per token.
         """
         logp_B2, count_B2 = answer_logprobs(self.decoder, ids, weights, mask, documents, self.recomputed)
         change_B2 = logp_B2 - reference
@@ -78,7 +78,9 @@ class Preference(nn.Module):
         margin_B = self.settings.beta * (change_B2[:, 0] - change_B2[:, 1])
         chosen_B = -logp_B2[:, 0] / count_B2[:, 0]
         loss_B = -F.logsigmoid(margin_B) + self.settings.anchor * chosen_B
-        parts = (loss_B, margin_B > 0, margin_B, change_B2[:, 0], change_B2[:, 1], chosen_B)
+        # A tie, as all are before the first step, is as good as a guess.
+        right_B = (margin_B.sign() + 1) / 2
+        parts = (loss_B, right_B, margin_B, change_B2[:, 0], change_B2[:, 1], chosen_B)
         return loss_B.sum(), torch.stack([part.detach().double().sum() for part in parts])
 
 
