@@ -350,6 +350,8 @@ class Later(Part):
     """Of `grpo`: think before each answer."""
     rate: float | None = Field(None, gt=0)
     """Of `dpo` and `grpo`: the learning rate; left out: by the model's width."""
+    anchor: float | None = Field(None, gt=0)
+    """Of `dpo`: weight of the chosen answers' own loss, which keeps their probability from falling with that of the others."""
     ptx: str | None = None
     """Of `grpo`: examples to learn from besides."""
     settings: tuple[str, ...] = ()
@@ -357,7 +359,7 @@ class Later(Part):
 
     @model_validator(mode="after")
     def _of_its_stage(self) -> Later:
-        stages = {"replay": ("sft",), "efforts": ("grpo",), "ptx": ("grpo",), "rate": ("dpo", "grpo")}
+        stages = {"replay": ("sft",), "efforts": ("grpo",), "ptx": ("grpo",), "rate": ("dpo", "grpo"), "anchor": ("dpo",)}
         for name, known in stages.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.stage not in known:
                 raise ValueError(f"`{name}` says nothing to the stage {self.stage}, but to {' and '.join(known)}")

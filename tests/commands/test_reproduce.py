@@ -34,8 +34,8 @@ model: {width: 32, layers: 1, head_size: 16}
 train: {context: 256, threads: 1}
 then:
   - {stage: sft, share: 0.4, data: "builtin:assistant?count=120", replay: 0.2, settings: [train.threads=1]}
-  - {stage: dpo, share: 0.1, data: "builtin:judgements?count=30", settings: [train.threads=1]}
-  - {stage: grpo, share: 0.1, data: "arithmetic:1-2", efforts: [low], settings: [train.threads=1]}
+  - {stage: dpo, share: 0.1, data: "builtin:judgements?count=30", anchor: 1.0, settings: [train.threads=1]}
+  - {stage: grpo, share: 0.1, data: "arithmetic:1-2", efforts: [low], ptx: "builtin:assistant?count=60", settings: [train.threads=1]}
 """
 
 
@@ -157,6 +157,9 @@ def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:
         with pytest.raises(UserError, match=said):
             reproduce(str(page), None, then, str(tmp_path / "c"), resume=False)
         assert not (tmp_path / "c").exists(), "told before anything is made"
+    with pytest.raises(UserError, match="gone.jsonl"):
+        beside = ["then=[{stage: grpo, share: 0.1, data: 'arithmetic:1-2', ptx: gone.jsonl}]"]
+        reproduce(str(page), None, beside, str(tmp_path / "c"), resume=False)
     with pytest.raises(UserError, match="`replay` says nothing to the stage dpo, but to sft"):
         load(str(page), ["then=[{stage: dpo, share: 0.1, data: a, replay: 0.2}]"])
     with pytest.raises(UserError, match="leave nothing of the budget"):

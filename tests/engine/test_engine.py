@@ -331,7 +331,8 @@ def test_nothing_of_a_generation_that_was_interrupted_stays(engine: Engine) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.generate([[1], [2]], greedy(5), interrupt)
+        # Of several streams, so that the last one's keys and values have to move into the first one's place.
+        engine.generate([[1], [2], [3]], greedy(5), interrupt)
     assert not engine.step() and engine.stats().cache_tokens == 0
     assert len(engine.generate([[1]], greedy(5))[0].ids) == 5
 

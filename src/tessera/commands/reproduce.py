@@ -118,6 +118,8 @@ def _check(later: Later) -> None:
         supervised.check(data)
     elif later.stage == "grpo":
         curriculum.open_pool(later.data, 1, 0)
+        if later.ptx is not None:
+            supervised.check(Path(str(posttrain.with_files({"ptx": later.ptx})["ptx"])))
     elif not data.is_file():
         raise UserError(f"{later.data} is no file of preferences, which the stage {later.stage} learns from.")
 
@@ -218,9 +220,7 @@ def _stage(later: Later, model: Path, out: Path, budget: str, seed: int) -> Call
     }  # fmt: skip
     if later.stage == "sft":
         return lambda resume: posttrain.supervised({**wanted, "replay": later.replay}, str(out), resume)
-    given: dict[str, Any] = {} if later.rate is None else {"rate": later.rate}
+    given = {name: said for name in ("rate", "anchor", "ptx") if (said := getattr(later, name)) is not None}
     if later.stage == "dpo":
         return lambda resume: posttrain.preferred("dpo", {**wanted, **given}, str(out), resume)
-    if later.ptx is not None:
-        given |= {"ptx": later.ptx}
     return lambda resume: posttrain.reinforced("grpo", {**wanted, **given, "efforts": later.efforts}, str(out), resume)

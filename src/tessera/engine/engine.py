@@ -232,8 +232,7 @@ class Engine:
         """Compiles the step of running streams in the background; to be called by the thread that steps, or before it starts.
 
         On a CPU in float32 that is `native`, ready in seconds, or at once where it was compiled before; without this call the
-        first step waits for it. Else it is torch's compiler, for which the cache takes all its memory at once, since a graph
-        knows one shape of it only.
+        first step waits for it. Else it is torch's compiler: the cache takes all its memory at once, as a graph knows one shape.
 
         Args:
             buckets: numbers of streams for torch's compiler, as far as `limits.rows` goes.
@@ -320,6 +319,7 @@ class Engine:
             except Busy:
                 self.step()
 
+    @torch.inference_mode()
     def _drop_aborted(self) -> None:
         waiting, slots = self._scheduler.aborted()
         for row in [*waiting, *(self._scheduler.running[slot] for slot in slots)]:
