@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import struct
-import zlib
-from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,104 +11,8 @@ import httpx
 import pytest
 
 from tessera.serve.app import Settings
-from tessera.serve.keys import Key
-from tests.serve.conftest import Running, make_model, serving, wait_for
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-_KEY = "sk-page-test"
-_LONG = 1 << 15
-"""Tokens of a context that is not full before a browser has done something."""
-_CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Five models behind a key: two know dialogue, one of them for long, one only goes on, one draws, one does all; and a run."""
-    runs = tmp_path_factory.mktemp("runs")
-    (runs / "one").mkdir()
-    (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
-    steps = [{"event": "step", "step": n, "tokens": n * 10, "loss": 4 - n / 100, "seconds": n} for n in range(1, 200)]
-    (runs / "one" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    keys = (Key(sha256(_KEY.encode()).digest(), "me", operator=True),)
-    settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
-    painter = make_model(tmp_path_factory.mktemp("models") / "painter", tuned=False, draws=True)
-    able = make_model(
-        tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
-    )
-    endless = make_model(tmp_path_factory.mktemp("models") / "endless", context=_LONG)
-    with serving(settings, model_folder, base_folder, painter, able, endless) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium here: put one on the path, or set TESSERA_TEST_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
-    """A tab whose mistakes fail the test: errors in scripts, and whatever is fetched from elsewhere."""
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    page.set_default_timeout(60_000)
-    wrong: list[str] = []
-    own = (home(server), "data:", "blob:")
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
-    yield page
-    page.close()
-    assert not wrong
-
-
-@pytest.fixture
-def inside(page: Any, server: Running) -> Any:
-    """The page, with the key."""
-    page.add_init_script(f"sessionStorage.setItem('tessera-key', '{_KEY}')")
-    page.goto(home(server))
-    page.get_by_text("What shall we talk about?").wait_for()
-    return page
-
-
-@pytest.fixture(scope="module")
-def api(server: Running) -> httpx.Client:
-    return httpx.Client(base_url=home(server), headers={"authorization": f"Bearer {_KEY}"})
-
-
-def home(server: Running) -> str:
-    return server.url.removesuffix("v1")
-
-
-def settings(page: Any, **given: object) -> None:
-    page.get_by_label("Settings").click()
-    for name, value in given.items():
-        page.get_by_label(name.replace("_", " ").capitalize()).fill(str(value))
-    page.keyboard.press("Escape")
-
-
-def choose(page: Any, *names: str) -> None:
-    """These models instead of the first one."""
-    page.get_by_label("Models").click()
-    for name in (*names, "tiny"):
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
-
-
-def ask(page: Any, text: str) -> None:
-    box = page.get_by_label("Message")
-    box.fill(text)
-    box.press("Enter")
-
-
-def rate(page: Any, thumb: str, said: str) -> None:
-    page.get_by_label(thumb).click()
-    page.get_by_text(said).wait_for()
+from tests.serve.conftest import Running, serving, wait_for
+from tests.serve.page.conftest import KEY, LONG, ask, choose, dot, home, pick, rate, settings
 
 
 def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(page: Any, server: Running) -> None:
@@ -122,7 +20,7 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.get_by_label("API key").fill("sk-wrong-key")
     page.get_by_role("button", name="Come in").click()
     page.get_by_text("Incorrect API key provided.").wait_for()
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_text("What shall we talk about?").wait_for()
     settings(page, temperature=0, most_tokens=12)
@@ -150,7 +48,7 @@ def test_a_link_to_a_chat_opens_it_once_a_key_is_given(page: Any, server: Runnin
     chat = api.post("/tessera/chats", json={"title": "Linked to"}).json()["id"]
     api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked elsewhere"})
     page.goto(f"{home(server)}?chat={chat}")
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.locator(".bubble", has_text="Asked elsewhere").wait_for()
     page.wait_for_url(f"{home(server)}?chat={chat}")
@@ -161,7 +59,7 @@ def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None
     page.get_by_text("This server asks for a key").wait_for()
     with page.expect_response("**/upload/*"):
         page.evaluate("takeFiles([new File(['x'], 'x.png', { type: 'image/png' })])")
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_text("What shall we talk about?").wait_for()
     assert page.locator(".thumb").count() == 0
@@ -175,7 +73,7 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
     inside.locator(".stop").wait_for()
     inside.keyboard.press("Escape")
     inside.get_by_text("stopped", exact=True).wait_for()
-    assert server.idle() and server.engine_tokens - before < _LONG - 100
+    assert server.idle() and server.engine_tokens - before < LONG - 100
     inside.reload()
     inside.get_by_text("stopped", exact=True).wait_for()
 
@@ -275,25 +173,6 @@ def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside:
     inside.wait_for_function("document.querySelectorAll('.side .answer .speed').length === 2")
     assert inside.locator(".answer .prompt").all_inner_texts() == ["Once upon"] * 2
     assert all(inside.locator(".answer .made").all_inner_texts())
-
-
-def dot(path: Path) -> Path:
-    """A picture of one red pixel."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
-    return path
-
-
-def pick(page: Any, *pictures: Path) -> None:
-    """Chooses pictures for the message."""
-    with page.expect_file_chooser() as chooser:
-        page.get_by_label("Add a picture").click()
-    chooser.value.set_files(pictures)
 
 
 def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
