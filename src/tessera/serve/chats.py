@@ -50,7 +50,8 @@ class Create(Settings):
 
 
 class NewTurn(Body):
-    """The body of `POST /tessera/chats/ID/turns`. `media` are films and sounds; `effort` is what was asked for by name."""
+    """The body of `POST /tessera/chats/ID/turns`. `media` are films and sounds; `effort` is what was asked for by name;
+    `left_out` is how many of the oldest turns of the user, each with its answer, the model was not told."""
 
     role: Literal["user", "assistant"]
     after: Annotated[list[Name], Field(max_length=16)] = []
@@ -63,6 +64,7 @@ class NewTurn(Body):
     finish_reason: Literal["stop", "length", "stopped"] = "stop"
     tokens: Annotated[int, Field(ge=0, lt=2**40)] = 0
     seconds: Annotated[float, Field(ge=0, lt=2**40)] = 0.0
+    left_out: Annotated[int, Field(ge=0, le=_MOST_TURNS)] = 0
 
 
 class Rating(Body):

@@ -22,6 +22,8 @@ from tests.serve.conftest import Running, make_model, serving
 KEY = "sk-page-test"
 LONG = 1 << 15
 """Tokens of a context that is not full before a browser has done something."""
+SHORT = 256
+"""Of one that a few turns fill."""
 _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -29,7 +31,8 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Five models behind a key: two know dialogue, one of them for long, one only goes on, one draws, one does all; and a run."""
+    """Six models behind a key: three know dialogue, of them one for long and one for short, one only goes on, one draws, one does
+    all; and a run."""
     runs = tmp_path_factory.mktemp("runs")
     (runs / "one").mkdir()
     (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
@@ -42,7 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
         tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
     )
     endless = make_model(tmp_path_factory.mktemp("models") / "endless", context=LONG)
-    with serving(settings, model_folder, base_folder, painter, able, endless) as running:
+    short = make_model(tmp_path_factory.mktemp("models") / "short", context=SHORT)
+    with serving(settings, model_folder, base_folder, painter, able, endless, short) as running:
         yield running
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import background_tasks, ui
 
-from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn, played
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn, played, untold
+from tessera.serve.page.asking import Asking
 from tessera.serve.page.client import Refused
 from tessera.serve.page.composer import EFFORTS, Composer
 from tessera.serve.page.markdown import to_html
 from tessera.serve.page.tour import Card, draw_cards, offered
-from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, messages, pick, text_of, voice, way
+from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, pick, voice, way
 
 if TYPE_CHECKING:
     from tessera.serve.page.view import Page
@@ -31,7 +32,6 @@ _GREETINGS = {
     "film": "What shall the film show?",
     "play": "What shall be heard?",
 }
-_PARTIAL_PICTURES = 3
 _MAKES = {"draw": "pictures", "film": "films", "play": "sounds"}
 """Mode -> what a model has to have learned for it."""
 _ABILITIES = {"pictures": "draws and sees pictures", "films": "makes films", "sounds": "plays and listens", "thinking": "thinks"}
@@ -230,8 +230,12 @@ class ChatPanel:
 
     async def _say(self, text: str, images: Sequence[str], after: Sequence[str]) -> bool:
         client, chat, turns = self._page.client, self._chat, self._turns
+        turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
         self._sending = True
         try:
+            if too_long := await self._too_long(turn):
+                self._page.say(too_long, "warning")
+                return False
             if not chat:
                 title = " ".join(text.split())[:_TITLE] or "A picture"
                 settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
@@ -240,7 +244,6 @@ class ChatPanel:
                     self._chat = chat
                     self._moved()
                 self._page.history.changed(chat)
-            turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
             said = await client.post(f"/tessera/chats/{chat['id']}/turns", turn)
         except Refused as refused:
             self._page.say(refused.message)
@@ -264,11 +267,7 @@ class ChatPanel:
     def _ask(self, asked: Turn, voices: Sequence[Voice]) -> None:
         """Lets models answer a turn, all at once."""
         self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.voice not in voices]
-        begun = []
-        for model, effort in voices:
-            path, body = self._request(asked, model)
-            body |= {"model": model} | ({"reasoning_effort": effort} if effort else {})
-            begun.append(Answering(self._page.client, path, body, asked["id"], effort))
+        begun = [Answering(self._page.client, self._asking(asked, model), effort) for model, effort in voices]
         self._running += begun
         self.draw()
         for answering in begun:
@@ -276,20 +275,17 @@ class ChatPanel:
             self._following.add(following)
             following.add_done_callback(self._following.discard)
 
-    def _request(self, asked: Turn, model: str) -> tuple[str, dict[str, Any]]:
-        """Where a model is asked, and what."""
-        history, body = before(self._turns, asked, model), self.composer.settings(self.mode)
-        match self.mode:
-            case "chat":
-                return "/v1/chat/completions", body | {"messages": messages(history, self._chat["instructions"])}
-            case "draw":
-                return "/v1/images/generations", body | {"prompt": asked["text"], "partial_images": _PARTIAL_PICTURES}
-            case "film":
-                return "/v1/videos", body | {"prompt": asked["text"]}
-            case "play":
-                return "/v1/audio/speech", body | {"input": asked["text"]}
-        text, behind = text_of(history)
-        return "/v1/completions", body | {"prompt": text} | ({} if behind is None else {"suffix": behind})
+    def _asking(self, asked: Turn, model: str) -> Asking:
+        """What a model is asked."""
+        instructions = self._chat["instructions"] if self._chat else self.composer.instructions
+        context = self._page.model(model).get("context_length", 0)
+        turns = before(self._turns, asked, model)
+        return Asking(self.mode, model, context, turns, instructions, self.composer.settings(self.mode))
+
+    async def _too_long(self, turn: Turn) -> str:
+        """Why one of the models has no room for a turn that is to be said; empty: all have."""
+        sentences = [await self._asking(turn, model).too_long(self._page.client) for model in self.models]
+        return next(filter(None, sentences), "")
 
     async def _follow(self, answering: Answering, chat_id: str) -> None:
         came = await answering.run()
@@ -340,10 +336,9 @@ class ChatPanel:
     async def _say_again(self, turn: Turn, text: str) -> None:
         if self._sending:
             return
-        self._editing = ""
         with self._column:  # as in `begin`
-            if not await self._say(text, turn["images"], turn["after"]):
-                self.draw()
+            if await self._say(text, turn["images"], turn["after"]) and self._editing == turn["id"]:
+                self._editing = ""
 
     # What is shown.
 
@@ -436,6 +431,8 @@ class ChatPanel:
                 if behind and plain:
                     ui.label(behind).classes("prompt")
         elif shown is not None:
+            if shown.get("left_out"):
+                untold(shown["left_out"])
             if shown["reasoning"]:
                 with ui.expansion(THOUGHT, icon="psychology").classes("thought"):
                     ui.label(shown["reasoning"]).classes("thought-text")

@@ -1,0 +1,45 @@
+"""The conversation in a browser: what it does where something is too long, fails, or is left and opened again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.serve.page.conftest import SHORT, ask, choose, settings
+
+
+def test_turns_that_fit_no_longer_are_left_out_and_that_is_said(inside: Any, api: httpx.Client) -> None:
+    choose(inside, "short")
+    settings(inside, temperature=0, most_tokens=20, instructions_for_a_new_chat="Be brief.")
+    for turn in range(5):
+        ask(inside, f"Question {turn} " + "and so on " * 5)
+        inside.wait_for_function(f"document.querySelectorAll('.answer .speed').length === {turn + 1}")
+    assert inside.locator(".failure").count() == 0
+    said = inside.get_by_text("left out.").all_inner_texts()
+    assert said[0] == "The first turn no longer fits and was left out."
+    assert said[-1].startswith("The first ") and said[-1].endswith(" turns no longer fit and were left out.")
+    chat = inside.url.partition("=")[2]
+    answers = [turn for turn in api.get(f"/tessera/chats/{chat}").json()["turns"] if turn["role"] == "assistant"]
+    assert answers[0]["left_out"] == 0 and 2 <= answers[-1]["left_out"] < 4
+    inside.reload()
+    inside.get_by_text(said[-1]).wait_for()
+
+
+def test_a_message_that_is_too_long_by_itself_goes_back_to_where_it_is_written(inside: Any, api: httpx.Client) -> None:
+    choose(inside, "short")
+    long = "far too long " * (SHORT // 10)
+    ask(inside, long)
+    inside.get_by_text("It was not sent; shorten it.").wait_for()
+    inside.wait_for_function("document.querySelector('.composer textarea').value.length > 100")
+    assert inside.get_by_label("Message").input_value() == long
+    assert inside.locator(".bubble").count() == 0
+    settings(inside, most_tokens=5)
+    ask(inside, "Shorter")
+    inside.locator(".answer .speed").wait_for()
+    inside.locator(".question").hover()
+    inside.get_by_label("Edit").click()
+    inside.locator(".editor textarea").fill(long)
+    inside.get_by_role("button", name="Send", exact=True).click()
+    inside.get_by_text("It was not sent; shorten it.").nth(0).wait_for()
+    assert inside.locator(".editor textarea").input_value() == long
