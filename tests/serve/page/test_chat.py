@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.serve.page.conftest import SHORT, ask, choose, settings
+from tests.serve.conftest import Running
+from tests.serve.page.conftest import SHORT, ask, choose, dot, home, pick, settings
 
 
 def test_turns_that_fit_no_longer_are_left_out_and_that_is_said(inside: Any, api: httpx.Client) -> None:
@@ -43,3 +45,28 @@ def test_a_message_that_is_too_long_by_itself_goes_back_to_where_it_is_written(i
     inside.get_by_role("button", name="Send", exact=True).click()
     inside.get_by_text("It was not sent; shorten it.").nth(0).wait_for()
     assert inside.locator(".editor textarea").input_value() == long
+
+
+def test_why_a_turn_was_not_answered_stands_there_until_it_is(
+    inside: Any, api: httpx.Client, server: Running, tmp_path: Path
+) -> None:
+    pick(inside, dot(tmp_path / "dot.png"))
+    inside.locator(".thumb img").wait_for()
+    ask(inside, "What is this?")
+    alert = inside.get_by_role("alert")
+    alert.get_by_text("does not read pictures").wait_for()
+    inside.reload()
+    alert.get_by_text("does not read pictures").wait_for()
+    chat = api.post("/tessera/chats", json={"title": "Failed"}).json()["id"]
+    asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Well?"}).json()["id"]
+    body = {"model": "tiny", "message": "The server was busy."}
+    api.post(f"/tessera/chats/{chat}/turns/{asked}/failures", json=body)
+    inside.goto(f"{home(server)}?chat={chat}")
+    alert.get_by_text("The server was busy.").wait_for()
+    assert inside.get_by_text("Ask for an answer").count() == 0
+    settings(inside, most_tokens=5)
+    inside.get_by_label("Another answer").click()
+    inside.locator(".answer .speed").wait_for()
+    inside.reload()
+    inside.locator(".answer .speed").wait_for()
+    assert alert.count() == 0

@@ -18,7 +18,7 @@ from tessera.serve.page.client import Refused
 from tessera.serve.page.composer import EFFORTS, Composer
 from tessera.serve.page.markdown import to_html
 from tessera.serve.page.tour import Card, draw_cards, offered
-from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, pick, voice, way
+from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, failures, pick, voice, way
 
 if TYPE_CHECKING:
     from tessera.serve.page.view import Page
@@ -50,6 +50,7 @@ class ChatPanel:
         self._turns: list[dict[str, Any]] = []
         self._picked: dict[str, str] = {}
         self._running: list[Answering] = []
+        self._failures: dict[tuple[str, Voice], str] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
         self._sending = False
@@ -128,7 +129,7 @@ class ChatPanel:
             return
         self._leave()
         self._card, self._turns = None, chat.pop("turns")
-        self._chat, self._picked = chat, dict(chat["picked"])
+        self._chat, self._picked, self._failures = chat, dict(chat["picked"]), failures(self._turns)
         with self._column:  # as in `begin`
             self.composer.reset(chat["instructions"])
             last = self._way()
@@ -206,7 +207,7 @@ class ChatPanel:
         self.composer.running(bool(self._running))
 
     def _awaited(self, asked: str) -> bool:
-        return any(not answering.failure for answering in self._running if answering.asked == asked)
+        return any(answering.asked == asked for answering in self._running)
 
     def _way(self) -> list[Exchange]:
         return way(self._turns, self._picked)
@@ -214,7 +215,7 @@ class ChatPanel:
     def _leave(self) -> None:
         for answering in self._running:
             answering.stop()
-        self._running, self._editing = [], ""
+        self._running, self._failures, self._editing = [], {}, ""
 
     def _moved(self) -> None:
         self.draw()
@@ -266,7 +267,8 @@ class ChatPanel:
 
     def _ask(self, asked: Turn, voices: Sequence[Voice]) -> None:
         """Lets models answer a turn, all at once."""
-        self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.voice not in voices]
+        for one in voices:
+            self._failures.pop((asked["id"], one), None)
         begun = [Answering(self._page.client, self._asking(asked, model), effort) for model, effort in voices]
         self._running += begun
         self.draw()
@@ -292,16 +294,21 @@ class ChatPanel:
         try:
             if came:
                 turn = await self._page.client.post(f"/tessera/chats/{chat_id}/turns", answering.turn())
+            else:
+                failure = {"model": answering.voice[0], "effort": answering.voice[1], "message": answering.failure[:4000]}
+                await self._page.client.post(f"/tessera/chats/{chat_id}/turns/{answering.asked}/failures", failure)
         except Refused as refused:
-            answering.failure = refused.message
-            came = False
+            if came:
+                answering.failure, came = refused.message, False
         if chat_id != self.chat_id or self._column.is_deleted:
             return
-        if came:
+        self._running = [other for other in self._running if other is not answering]
+        if not came:
+            self._failures[answering.asked, answering.voice] = answering.failure
+        elif all(other["id"] != turn["id"] for other in self._turns):  # else it was left and opened again meanwhile
             self._turns.append(turn)
             siblings = (t for t in self._turns if t["after"] == turn["after"] and voice(t) == voice(turn))
             self._picked |= pick(siblings, turn["id"])
-            self._running = [other for other in self._running if other is not answering]
         with self._column:
             if came and answering.failure:
                 self._page.say(answering.failure)
@@ -363,8 +370,9 @@ class ChatPanel:
             ui.button("All to try", on_click=self.begin, color=None).props("flat no-caps").classes("quiet")
 
     def _exchange(self, exchange: Exchange, last: bool) -> None:
-        running = [a for a in self._running if a.asked == exchange.turn["id"]]
-        voices = [*exchange.answers, *(a.voice for a in running if a.voice not in exchange.answers)]
+        asked = exchange.turn["id"]
+        others = [*(a.voice for a in self._running if a.asked == asked), *(one for of, one in self._failures if of == asked)]
+        voices = [*exchange.answers, *(one for one in others if one not in exchange.answers)]
         models = self._page.in_order({model for model, _ in voices})
         voices.sort(key=lambda one: (models.index(one[0]), EFFORTS.index(one[1]) if one[1] in EFFORTS else 0))
         if self.mode != "complete":
@@ -377,7 +385,7 @@ class ChatPanel:
                 self._places[exchange.turn["id"], one] = place
                 with place:
                     self._answer(exchange, one)
-        if last and not voices:
+        if last and not exchange.answers and not any(self._page.model(model) for model in models):
 
             def ask_all() -> None:
                 self._ask(exchange.turn, [(model, self._effort(model)) for model in self.models])
@@ -415,13 +423,14 @@ class ChatPanel:
     def _answer(self, exchange: Exchange, one: Voice) -> None:
         shown = next((turn for turn in exchange.shown(self._picked) if voice(turn) == one), None)
         coming = next((a for a in self._running if a.asked == exchange.turn["id"] and a.voice == one), None)
+        failure = self._failures.get((exchange.turn["id"], one))
         plain = self.mode == "complete"
         ui.label(_name(one)).classes("who")
         head, _, behind = exchange.turn["text"].partition(GAP)
-        if coming is not None and coming.failure:
+        if failure is not None:
             with ui.element("div").classes("failure").props("role=alert"):
                 ui.icon("error_outline", size="20px")
-                ui.label(coming.failure)
+                ui.label(failure)
             self._tools(exchange, one, None)
         elif coming is not None:
             with ui.element("div").classes("document" if plain else ""):

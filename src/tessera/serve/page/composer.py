@@ -130,11 +130,10 @@ class Composer:
 
     def running(self, running: bool) -> None:
         """Answers come, or none does."""
-        coming = running and any(not a.failure for a in self._panel._running)
-        self._running = coming
-        self._stop.set_visibility(coming)
-        self._go.set_visibility(not coming)
-        self._hint.text = "Esc stops" if coming else "Enter sends, Shift+Enter breaks the line"
+        self._running = running
+        self._stop.set_visibility(running)
+        self._go.set_visibility(not running)
+        self._hint.text = "Esc stops" if running else "Enter sends, Shift+Enter breaks the line"
 
     def write(self, text: str) -> None:
         """Puts something there for the person to send."""
