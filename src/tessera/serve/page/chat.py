@@ -53,6 +53,7 @@ class ChatPanel:
         self._failures: dict[tuple[str, Voice], str] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
+        self._opening = ""
         self._sending = False
         self._card: Card | None = None
         self._places: dict[tuple[str, Voice], ui.element] = {}
@@ -115,6 +116,7 @@ class ChatPanel:
     def begin(self) -> None:
         """An empty chat, which is kept once something is said."""
         self._leave()
+        self._opening = ""
         self._chat, self._turns, self._picked, self._card = {}, [], {}, None
         with self._column:  # what was clicked may be gone once it is drawn anew
             self.composer.reset("")
@@ -122,11 +124,19 @@ class ChatPanel:
 
     async def open(self, chat_id: str) -> None:
         """Shows a chat that is kept."""
+        self._opening = chat_id
+        if chat_id == self.chat_id:
+            self._page.moved()
+            return
         try:
             chat = await self._page.client.get(f"/tessera/chats/{chat_id}")
         except Refused as refused:
             self._page.say(refused.message)
+            if self._opening == chat_id:
+                self._page.moved(replaces=True)
             return
+        if self._opening != chat_id:
+            return  # meanwhile another one is to be shown
         self._leave()
         self._card, self._turns = None, chat.pop("turns")
         self._chat, self._picked, self._failures = chat, dict(chat["picked"]), failures(self._turns)
@@ -217,11 +227,10 @@ class ChatPanel:
             answering.stop()
         self._running, self._failures, self._editing = [], {}, ""
 
-    def _moved(self) -> None:
+    def _moved(self, replaces: bool = False) -> None:
         self.draw()
         self._page.history.draw()
-        address = f"?chat={self.chat_id}" if self.chat_id else "/"
-        ui.run_javascript(f"history.replaceState(null, '', '{address}')")
+        self._page.moved(replaces)
 
     def _flush(self) -> None:
         for answering in self._running:
@@ -243,7 +252,7 @@ class ChatPanel:
                 chat = await client.post("/tessera/chats", settings)
                 if turns is self._turns:
                     self._chat = chat
-                    self._moved()
+                    self._moved(replaces=True)
                 self._page.history.changed(chat)
             said = await client.post(f"/tessera/chats/{chat['id']}/turns", turn)
         except Refused as refused:

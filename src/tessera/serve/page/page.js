@@ -24,6 +24,8 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+addEventListener("popstate", () => emitEvent("back", location.search));
+
 function takeFiles(files) {
   const pictures = [...files].filter((file) => file.type.startsWith("image/"));
   const uploader = document.querySelector(".uploader");
