@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from tessera.serve.page.client import Client, Refused
 from tests.serve.conftest import Running
 from tests.serve.page.conftest import SHORT, ask, choose, dot, home, pick, settings
 
@@ -113,4 +115,32 @@ def test_the_browsers_way_back_leads_through_chats_and_tabs(inside: Any, api: ht
     api.delete(f"/tessera/chats/{chats[1]}")
     inside.goto(f"{home(server)}?chat={chats[1]}")
     inside.get_by_text("No chat found").wait_for()
+    inside.wait_for_url(home(server))
+
+
+def test_a_chat_is_deleted_once_that_is_confirmed_and_stays_where_it_is_refused(
+    inside: Any, api: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Doomed"}).json()["id"]
+    inside.goto(f"{home(server)}?chat={chat}")
+    row = inside.locator(".chat-row", has_text="Doomed")
+
+    def delete(button: str) -> None:
+        row.get_by_label("Chat menu").click()
+        inside.get_by_role("menuitem", name="Delete").click()
+        inside.get_by_role("button", name=button, exact=True).click()
+        inside.get_by_role("dialog").wait_for(state="hidden")
+
+    async def refuse(client: Client, path: str) -> None:
+        raise Refused("Not now.", 500)
+
+    delete("Cancel")
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "delete", refuse)
+        delete("Delete")
+        inside.get_by_text("Not now.").wait_for()
+    assert row.count() == 1 and api.get(f"/tessera/chats/{chat}").status_code == 200
+    delete("Delete")
+    row.wait_for(state="detached")
+    assert api.get(f"/tessera/chats/{chat}").status_code == 404
     inside.wait_for_url(home(server))
