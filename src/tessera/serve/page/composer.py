@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
 from nicegui import events, ui
 from nicegui.elements.mixins.value_element import ValueElement
 
+from tessera.data.pictures import read_picture
+from tessera.data.reasons import Unreadable
 from tessera.serve.turns import GAP
 from tessera.tour import Step
 
@@ -29,6 +32,7 @@ _MODES = {
 }
 
 _SENDS = "(event) => { if (event.shiftKey || event.isComposing) return; event.preventDefault(); emit(event.target.value); }"
+_REJECTED = "(files) => emit(files.map((one) => [one.failedPropValidation, one.file.name]))"
 
 
 class Composer:
@@ -54,14 +58,14 @@ class Composer:
                     auto_upload=True,
                     max_file_size=_MOST_PICTURE_BYTES,
                     on_upload=self._add,
-                    on_rejected=self._reject,
                 )
-                self._upload.props("accept=image/*").classes("uploader")
+                self._upload.props('accept="image/*"').classes("uploader")
+                self._upload.on("rejected", lambda event: self._reject(event.args), js_handler=_REJECTED)
                 # Not a reset, which would end the uploads that are under way.
                 self._upload.on("uploaded", lambda: self._upload.run_method("removeUploadedFiles"), args=[])
-                self._attach = ui.button(
-                    icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
-                )
+                self._attach = ui.button(icon="add_photo_alternate", color=None)
+                # By the browser itself, which opens no chooser where it does not know any more of a click.
+                self._attach.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
                 self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
                 with ui.button(color=None).props("flat dense no-caps").classes("pill") as self._mode_button:
                     # Closed by the browser: an item is gone before the server could hear that its menu shall close.
@@ -210,15 +214,27 @@ class Composer:
         # The page itself sends no such thing: it asks for a key first, and refuses what is too large.
         if not self._panel.page.models or event.file.size() > _MOST_PICTURE_BYTES:
             return
-        kind = event.file.content_type or ""
+        kind, content = event.file.content_type or "", await event.file.read()
+        try:
+            await asyncio.to_thread(read_picture, content)
+        except Unreadable as error:
+            self._panel.page.say(f"{event.file.name} cannot be read: {error}.", "warning")
+            return
         if not kind.startswith("image/") or len(self._images) >= _MOST_PICTURES:
             self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
             return
-        self._images.append(f"data:{kind};base64,{base64.b64encode(await event.file.read()).decode()}")
+        self._images.append(f"data:{kind};base64,{base64.b64encode(content).decode()}")
         self._show_pictures()
 
-    def _reject(self) -> None:
-        self._panel.page.say(f"A picture may have {_MOST_PICTURE_BYTES >> 20} MiB.", "warning")
+    def _reject(self, files: list[tuple[str, str]]) -> None:
+        """Says why files are not added: for each what the browser found wrong, and its name."""
+        said = {
+            "accept": "{} is no picture; only pictures can be added.",
+            "max-file-size": f"{{}} has more than {_MOST_PICTURE_BYTES >> 20} MiB, the most that a picture may have.",
+        }
+        for why, name in files:
+            if why in said:  # else it is on its way already
+                self._panel.page.say(said[why].format(name), "warning")
 
     def _show_pictures(self) -> None:
         self._pictures.clear()
