@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.serve.page.conftest import dot, pick
+import httpx
+
+from tests.serve.page.conftest import ask, dot, pick, settings
 
 
 def test_what_is_no_picture_is_not_added_and_each_file_is_told_why(inside: Any, tmp_path: Path) -> None:
@@ -27,3 +29,41 @@ def test_the_browser_itself_opens_the_chooser_of_files(inside: Any) -> None:
     inside.evaluate("window.socket.disconnect()")
     with inside.expect_file_chooser(timeout=10_000):
         inside.get_by_label("Add a picture").click()
+
+
+def test_what_is_being_written_stays_with_its_chat(inside: Any, api: httpx.Client, tmp_path: Path) -> None:
+    for name in ("Chat of one", "Chat of two"):
+        api.post("/tessera/chats", json={"title": name})
+    inside.reload()
+    box, thumbs = inside.get_by_label("Message"), inside.locator(".thumb")
+
+    def move(name: str, text: str, pictures: int = 0) -> None:
+        """Goes to a chat, where that is to be found."""
+        if name == "New chat":
+            inside.get_by_role("button", name=name).click()
+        else:
+            inside.locator(".chat-row", has_text=name).locator(".chat-title").click()
+        inside.wait_for_function("text => document.querySelector('.composer textarea').value === text", arg=text)
+        assert thumbs.count() == pictures
+
+    box.fill("Of none yet")
+    move("Chat of one", "")
+    box.fill("To one")
+    pick(inside, dot(tmp_path / "dot.png"))
+    thumbs.wait_for()
+    move("Chat of two", "")
+    box.fill("To two")
+    move("Chat of one", "To one", 1)
+    move("New chat", "")
+    move("Chat of two", "To two")
+    inside.go_back()
+    inside.locator(".chat-row.here").wait_for(state="detached")
+    box.fill("Of the new one")
+    inside.go_back()
+    inside.wait_for_function("document.querySelector('.composer textarea').value === 'To one'")
+    inside.go_forward()
+    inside.wait_for_function("document.querySelector('.composer textarea').value === 'Of the new one'")
+    settings(inside, most_tokens=5)
+    ask(inside, "Said")
+    inside.locator(".answer .speed").wait_for()
+    move("Chat of two", "To two")

@@ -113,13 +113,18 @@ class ChatPanel:
         """The tab is looked at."""
         self.composer.focus()
 
-    def begin(self) -> None:
-        """An empty chat, which is kept once something is said."""
+    def begin(self, anew: bool = True) -> None:
+        """An empty chat, which is kept once something is said.
+
+        Args:
+            anew: where another one is shown, the one that was begun before it is forgotten.
+        """
+        anew = anew and bool(self.chat_id)
         self._leave()
         self._opening = ""
         self._chat, self._turns, self._picked, self._card = {}, [], {}, None
         with self._column:  # what was clicked may be gone once it is drawn anew
-            self.composer.reset("")
+            self.composer.reset("", empty=anew)
             self._moved()
 
     async def open(self, chat_id: str) -> None:
@@ -223,6 +228,7 @@ class ChatPanel:
         return way(self._turns, self._picked)
 
     def _leave(self) -> None:
+        self.composer.leave()
         for answering in self._running:
             answering.stop()
         self._running, self._failures, self._editing = [], {}, ""

@@ -145,7 +145,7 @@ class Page:
         if chat_id := _named(address).get("chat"):
             await self.chat.open(chat_id)
         else:
-            self.chat.begin()
+            self.chat.begin(anew=False)
 
     def _turn_to(self, address: str) -> None:
         tab = _named(address).get("tab")
