@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,25 @@ def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
     assert inside.evaluate("window.ran") is None
 
 
+def test_what_is_said_for_a_moment_can_be_read(inside: Any) -> None:
+    inside.evaluate("takeFiles([new File(['x'], 'words.txt', { type: 'text/plain' })])")
+    inside.locator(".q-notification", has_text="words.txt is no picture").wait_for()
+    colours = """() => {
+      const [note] = document.querySelectorAll(".q-notification");
+      const kinds = ["negative", "positive", "warning", "info"];
+      return kinds.map((kind) => {
+        note.className = note.className.replace(/bg-\\w+/, `bg-${kind}`);
+        const style = getComputedStyle(note);
+        return [style.color, style.backgroundColor];
+      });
+    }"""
+    pairs = inside.evaluate(colours)
+    assert len({ground for _, ground in pairs}) == 4
+    for pair in pairs:
+        dark, light = sorted(_luminance(colour) for colour in pair)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, pair
+
+
 def test_links_of_an_answer_open_apart(inside: Any, server: Running, api: httpx.Client) -> None:
     chat = api.post("/tessera/chats", json={"title": "Linked"}).json()["id"]
     asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Where?"}).json()["id"]
@@ -415,6 +435,13 @@ def test_without_keys_foreign_names_and_pages_are_kept_from_the_page_too(tmp_pat
 
 def test_no_page_is_no_page(running: Running) -> None:
     assert httpx.get(home(running)).status_code == 404
+
+
+def _luminance(colour: str) -> float:
+    """Of `rgb(R, G, B)`, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _letters(text: str) -> str:

@@ -184,7 +184,8 @@ class Page:
 
     def say(self, message: str, kind: str = "negative") -> None:
         """Tells the person something for a moment."""
-        ui.notify(message, type=kind, position="top", timeout=6000, multi_line=True)  # type: ignore[arg-type]
+        options = {"timeout": 6000, "textColor": "white"}  # warnings would else be written in black
+        ui.notify(message, type=kind, position="top", multi_line=True, **options)  # type: ignore[arg-type]
 
     def _choose(self) -> None:
         self.select.props["display-value"] = " · ".join(self.select.value) or "Choose a model"
