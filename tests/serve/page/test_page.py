@@ -375,6 +375,28 @@ def test_runs_and_tuning_are_shown_and_a_small_screen_has_room_for_all(inside: A
     inside.locator("body.body--dark").wait_for(state="attached")
 
 
+def test_the_list_of_chats_is_open_where_there_is_room(inside: Any, server: Running) -> None:
+    new, chats = inside.get_by_role("button", name="New chat"), inside.get_by_label("History")
+    outside = "document.querySelector('.fresh').getBoundingClientRect().right <= 0"
+    within = "document.querySelector('.fresh').getBoundingClientRect().left >= 0"
+    inside.wait_for_function(within)
+    chats.click()
+    inside.wait_for_function(outside)
+    chats.click()
+    inside.wait_for_function(within)
+    inside.set_viewport_size({"width": 390, "height": 844})
+    inside.wait_for_function(outside)
+    inside.reload()
+    inside.get_by_text("What shall we talk about?").wait_for()
+    inside.wait_for_function(outside)
+    chats.click()
+    inside.wait_for_function(within)
+    new.click()
+    inside.wait_for_function(outside)
+    inside.set_viewport_size({"width": 1200, "height": 800})
+    inside.wait_for_function(within)
+
+
 def test_a_tuning_job_is_drawn_as_it_goes_and_cancelled_by_a_button(inside: Any, api: httpx.Client) -> None:
     row = {"messages": [{"role": "user", "content": "Say red"}, {"role": "assistant", "content": "red."}]}
     sent = {"file": ("examples.jsonl", "\n".join([json.dumps(row)] * 20).encode())}

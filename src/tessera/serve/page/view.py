@@ -56,7 +56,9 @@ class Page:
         self._wanted = chat_id
         self._address = _address(tab, chat_id)
         self.dark = ui.dark_mode(None)
-        with ui.left_drawer(bordered=True).props("width=272 breakpoint=900").classes("drawer") as drawer:
+        # Without a value the server would ask the browser for one, and a busy browser does not answer in time.
+        drawer = ui.left_drawer(value=False, bordered=True).props("width=272 breakpoint=900 show-if-above").classes("drawer")
+        with drawer:
             with ui.row().classes("brand"):
                 ui.html(_ICON, sanitize=False).classes("logo")
                 ui.label("Tessera")
