@@ -144,3 +144,17 @@ def test_a_chat_is_deleted_once_that_is_confirmed_and_stays_where_it_is_refused(
     row.wait_for(state="detached")
     assert api.get(f"/tessera/chats/{chat}").status_code == 404
     inside.wait_for_url(home(server))
+
+
+def test_no_speed_is_shown_that_could_not_be_measured(inside: Any, api: httpx.Client, server: Running) -> None:
+    chat = api.post("/tessera/chats", json={"title": "Fast"}).json()["id"]
+    after: list[str] = []
+    for tokens, seconds in ((4, 0.001), (40, 0.004), (9, 3.0), (40, 2.0)):
+        body: dict[str, Any] = {"role": "user", "text": "How fast?", "after": after}
+        asked = api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]
+        body = {"role": "assistant", "text": "So.", "after": [asked], "model": "tiny", "tokens": tokens, "seconds": seconds}
+        after = [api.post(f"/tessera/chats/{chat}/turns", json=body).json()["id"]]
+    inside.goto(f"{home(server)}?chat={chat}")
+    inside.locator(".answer .speed").nth(3).wait_for()
+    said = ["4 tokens", "40 tokens", "9 tokens", "40 tokens, 20/s"]
+    assert inside.locator(".answer .speed").all_inner_texts() == said

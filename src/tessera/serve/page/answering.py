@@ -111,7 +111,7 @@ class Answering:
                 self._picture = delta.picture or self._picture
                 self._media = delta.media or self._media
                 self._percent = self._percent if delta.percent is None else delta.percent
-                if delta.text or delta.reasoning or delta.picture:
+                if delta.text or delta.reasoning:  # the first of a picture is a part of it already
                     self._first = self._first or time.perf_counter()
                     self._pieces += 1
                 if delta.text:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _FLUSH_SECONDS = 0.1
 _TITLE = 60
+_RATED_TOKENS, _RATED_SECONDS = 10, 0.05
+"""What an answer has at least whose speed is shown."""
 _GREETINGS = {
     "chat": "What shall we talk about?",
     "complete": "Begin a text",
@@ -500,8 +502,8 @@ class ChatPanel:
             if shown["finish_reason"] != "stop":
                 said = {"length": "cut off: no room for more tokens", "stopped": "stopped"}[shown["finish_reason"]]
                 ui.label(said).classes("dim small")
-            if shown["seconds"] and shown["tokens"] > 1:
-                ui.label(f"{shown['tokens']} tokens, {shown['tokens'] / shown['seconds']:.0f}/s").classes("dim small speed")
+            if shown["tokens"] > 1:
+                ui.label(_speed(shown["tokens"], shown["seconds"])).classes("dim small speed")
 
     def _branches(self, siblings: Sequence[Turn], shown: Turn) -> None:
         if len(siblings) < 2:
@@ -529,6 +531,12 @@ class ChatPanel:
 
 def _name(one: Voice) -> str:
     return one[0] + (f", effort {one[1]}" if one[1] not in ("", "none") else "")
+
+
+def _speed(tokens: int, seconds: float) -> str:
+    """Of an answer; of a short one only its length, as the time from its first token to its last says little."""
+    rate = f", {tokens / seconds:.0f}/s" if tokens >= _RATED_TOKENS and seconds >= _RATED_SECONDS else ""
+    return f"{tokens} tokens{rate}"
 
 
 def _copy(text: str) -> None:
