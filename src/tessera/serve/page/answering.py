@@ -4,7 +4,10 @@ words: pictures, films, sounds."""
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import time
+import wave
 from typing import Any
 
 from nicegui import ui
@@ -140,14 +143,25 @@ def drawn(url: str) -> ui.element:
 def played(url: str) -> ui.element:
     """A film that goes round and round, or a sound with its player."""
     if url.startswith("data:audio/"):
-        sound = ui.element("audio").props('controls aria-label="sound"').classes("sound")
-        sound.props["src"] = url
+        with ui.element("div").classes("sound") as sound:
+            ui.element("audio").props('controls aria-label="sound"').props["src"] = url
+            if seconds := _seconds(url):  # a player counts whole ones
+                ui.label(f"{seconds:.2f} s").classes("dim small")
         return sound
     if url.startswith("data:image/"):
         return drawn(url)
     film = ui.element("video").props('autoplay loop muted playsinline aria-label="film"').classes("picture drawn")
     film.props["src"] = url
     return film
+
+
+def _seconds(url: str) -> float:
+    """How long a sound is, by the head of its WAV file; 0: that is none."""
+    try:
+        with wave.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sound:
+            return sound.getnframes() / sound.getframerate()
+    except (ValueError, EOFError, wave.Error):
+        return 0.0
 
 
 class LiveView:
