@@ -265,10 +265,15 @@ def test_the_tour_offers_what_a_model_can_and_each_card_is_answered_in_its_way(i
     assert api.get("/v1/videos").json()["data"] == []  # what is in the chat is kept nowhere else
     inside.get_by_role("button", name="Next: Play C E G").click()
     inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
-    assert inside.locator(".answer audio").evaluate("a => [a.controls, a.error, a.duration > 0]") == [True, None, True]
+    controls, error, seconds = inside.locator(".answer audio").evaluate("a => [a.controls, a.error, a.duration]")
+    assert controls and error is None and seconds > 0
+    assert inside.locator(".answer .sound").inner_text() == f"{seconds:.2f} s"
     inside.reload()
     inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
     assert inside.locator(".tour-on").count() == 0
+    titles = ("Play C E G", "A red ball", "What is in this picture?", "Draw a seven", "37 + 58", "Fill in this gap")
+    for begun, title in zip(inside.locator(".chat-title").all_inner_texts(), titles, strict=False):
+        assert begun.startswith(title)
 
 
 def test_what_a_card_sets_ends_with_its_chat(inside: Any) -> None:

@@ -255,7 +255,7 @@ class ChatPanel:
                 self._page.say(too_long, "warning")
                 return False
             if not chat:
-                title = " ".join(text.split())[:_TITLE] or "A picture"
+                title = self._card.title if self._card else " ".join(text.split())[:_TITLE] or "A picture"
                 settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
                 chat = await client.post("/tessera/chats", settings)
                 if turns is self._turns:
