@@ -68,7 +68,7 @@ def test_pictures_count_as_well(server: Running) -> None:
     url = "data:image/png;base64," + base64.b64encode(png(np.resize(COLOURS, (4, 6, 3)))).decode()
     asked = asking(3, text="?")
     found = fitted(
-        server, replace(asked, turns=[turn | {"images": [url] * 2 * (turn["role"] == "user")} for turn in asked.turns])
+        server, replace(asked, turns=[{**turn, "images": [url] * 2 * (turn["role"] == "user")} for turn in asked.turns])
     )
     assert found.left_out > 0
     assert httpx.post(f"{server.url}/chat/completions", json=found.request()[1] | {"max_tokens": 1}).status_code == 200
