@@ -13,7 +13,7 @@ from tessera.scaling import ledger
 from tessera.serve.app import Settings
 from tessera.serve.keys import LOCAL
 from tessera.serve.store import Store
-from tessera.serve.turns import before, pairs, text_of, way
+from tessera.serve.turns import before, failures, pairs, text_of, way
 from tests.serve.conftest import Running, database_for, serving
 
 
@@ -65,6 +65,23 @@ def test_thumbs_under_one_question_become_the_rows_of_a_preference_job(http: htt
     }
     http.delete(f"/tessera/chats/{chat}")
     assert http.get("/tessera/preferences").json()["data"] == []
+
+
+def test_why_a_turn_was_not_answered_is_kept_until_it_is(http: httpx.Client) -> None:
+    chat = http.post("/tessera/chats", json={}).json()["id"]
+    asked = say(http, chat, "user", "Hello")
+    at = f"/tessera/chats/{chat}/turns/{asked['id']}/failures"
+    for model, effort, message in (("one", "", "Busy."), ("two", "low", "Full."), ("one", "", "Gone.")):
+        body = {"model": model, "effort": effort, "message": message}
+        turn = http.post(at, json=body).json()
+    kept = [{"model": "two", "effort": "low", "message": "Full."}, {"model": "one", "effort": "", "message": "Gone."}]
+    assert turn["failures"] == kept
+    found = {(asked["id"], ("two", "low")): "Full.", (asked["id"], ("one", "")): "Gone."}
+    assert failures(http.get(f"/tessera/chats/{chat}").json()["turns"]) == found
+    answer = say(http, chat, "assistant", "Hi.", [asked["id"]], "one")
+    assert list(failures(http.get(f"/tessera/chats/{chat}").json()["turns"]).values()) == ["Full."]
+    refused = http.post(at.replace(asked["id"], answer["id"]), json={"model": "one", "message": "No."})
+    assert refused.status_code == 400 and "Only turns of the user" in refused.text
 
 
 def test_what_is_said_of_a_picture_makes_no_pair(http: httpx.Client) -> None:

@@ -50,7 +50,8 @@ class Create(Settings):
 
 
 class NewTurn(Body):
-    """The body of `POST /tessera/chats/ID/turns`. `media` are films and sounds; `effort` is what was asked for by name."""
+    """The body of `POST /tessera/chats/ID/turns`. `media` are films and sounds; `effort` is what was asked for by name;
+    `left_out` is how many of the oldest turns of the user, each with its answer, the model was not told."""
 
     role: Literal["user", "assistant"]
     after: Annotated[list[Name], Field(max_length=16)] = []
@@ -63,6 +64,15 @@ class NewTurn(Body):
     finish_reason: Literal["stop", "length", "stopped"] = "stop"
     tokens: Annotated[int, Field(ge=0, lt=2**40)] = 0
     seconds: Annotated[float, Field(ge=0, lt=2**40)] = 0.0
+    left_out: Annotated[int, Field(ge=0, le=_MOST_TURNS)] = 0
+
+
+class Failure(Body):
+    """Why a model, asked with an effort by name or without one, gave no answer to a turn of the user."""
+
+    model: Name
+    effort: Name = ""
+    message: Annotated[str, StringConstraints(max_length=4000)]
 
 
 class Rating(Body):
@@ -141,6 +151,22 @@ async def rate(chat_id: Id, turn_id: Id, body: Rating, here: Here) -> dict[str, 
         raise invalid("Only answers are rated.", "rating")
     turn = (await here.update(_TURN, turn_id, "turn", lambda shown, _: shown.update(rating=body.rating))).body
     return turn | {"pairs": await _keep_pairs(here, chat, turn["after"][0])}
+
+
+@router.post("/tessera/chats/{chat_id}/turns/{turn_id}/failures")
+async def add_failure(chat_id: Id, turn_id: Id, body: Failure, here: Here) -> dict[str, Any]:
+    """Keeps with a turn of the user why it was not answered, in place of what was kept of the same model and effort."""
+    await here.find(_CHAT, chat_id, _WHAT)
+    turn = (await here.find(_TURN, turn_id, "turn", parent=chat_id)).body
+    if turn["role"] != "user":
+        raise invalid("Only turns of the user fail to be answered.", "message")
+    failure = body.model_dump()
+
+    def add(shown: dict[str, Any], _: dict[str, Any]) -> None:
+        others = (f for f in shown.get("failures", []) if (f["model"], f["effort"]) != (body.model, body.effort))
+        shown["failures"] = [*others, failure]
+
+    return (await here.update(_TURN, turn_id, "turn", add)).body
 
 
 @router.get("/tessera/preferences")

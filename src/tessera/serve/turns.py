@@ -67,6 +67,13 @@ def pick(siblings: Iterable[Turn], chosen: str) -> dict[str, str]:
     return {sibling["id"]: chosen for sibling in siblings}
 
 
+def failures(turns: Sequence[Turn]) -> dict[tuple[str, Voice], str]:
+    """Why turns were not answered, by the id of the turn and who was asked; nothing of those who answered it after all."""
+    answered = {(turn["after"][0], voice(turn)) for turn in turns if turn["role"] == "assistant"}
+    kept = {(turn["id"], voice(f)): str(f["message"]) for turn in turns for f in turn.get("failures", [])}
+    return {key: message for key, message in kept.items() if key not in answered}
+
+
 def before(turns: Sequence[Turn], last: Turn, model: str) -> list[Turn]:
     """The turns up to and with `last`, a turn of the user, as `model` remembers them: its own answers where it gave some."""
     by_id = {turn["id"]: turn for turn in turns}

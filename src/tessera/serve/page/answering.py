@@ -4,18 +4,21 @@ words: pictures, films, sounds."""
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import time
-from collections.abc import Mapping
+import wave
 from typing import Any
 
 from nicegui import ui
 
+from tessera.serve.page.asking import Asking
 from tessera.serve.page.client import Client, Refused
 from tessera.serve.page.markdown import Blocks
 from tessera.serve.turns import Voice
 
 THOUGHT = "Thought before it answered"
-_NOTHING = 0, 0, "", "", None
+_NOTHING = 0, 0, "", "", None, 0
 """Of an answer is shown."""
 
 
@@ -24,20 +27,16 @@ class Answering:
 
     Args:
         client: of the server.
-        path: of the route that answers.
-        body: of the request.
-        asked: id of the turn that is answered.
+        asking: what the model is asked.
         effort: that was asked for by name, if any.
     """
 
-    def __init__(self, client: Client, path: str, body: Mapping[str, Any], asked: str, effort: str = "") -> None:
-        self.model: str = body["model"]
-        self.voice: Voice = self.model, effort
-        self.asked = asked
+    def __init__(self, client: Client, asking: Asking, effort: str = "") -> None:
+        self.voice: Voice = asking.model, effort
+        self.asked: str = asking.turns[-1]["id"]
         self.failure = ""
         self._client = client
-        self._path = path
-        self._body = body
+        self._asking = asking
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._picture = ""
@@ -75,8 +74,9 @@ class Answering:
             "text": "".join(self._text),
             "images": [self._picture] if self._picture else [],
             "media": [self._media] if self._media else [],
-            "model": self.model,
+            "model": self.voice[0],
             "effort": self.voice[1],
+            "left_out": self._asking.left_out,
             "reasoning": "".join(self._reasoning),
             "finish_reason": self._finish_reason,
             "tokens": self._pieces if self._tokens is None else self._tokens,
@@ -90,11 +90,13 @@ class Answering:
 
     def flush(self) -> None:
         """Shows what came since the last time."""
-        come = len(self._text), len(self._reasoning), self._picture, self._media, self._percent
+        come = len(self._text), len(self._reasoning), self._picture, self._media, self._percent, self._asking.left_out
         if self._view is None or come == self._shown:
             return
-        seen, thought, painted, played, percent = self._shown
+        seen, thought, painted, played, percent, left_out = self._shown
         self._shown = come
+        if self._asking.left_out != left_out:
+            self._view.leave_out(self._asking.left_out)
         if self._picture != painted:
             self._view.paint(self._picture)
         if self._media != played:
@@ -105,11 +107,14 @@ class Answering:
 
     async def _fetch(self) -> None:
         try:
-            async for delta in self._client.answer(self._path, self._body):
+            self._asking = await self._asking.fitted(self._client)
+            path, body = self._asking.request()
+            body |= {"reasoning_effort": self.voice[1]} if self.voice[1] else {}
+            async for delta in self._client.answer(path, body):
                 self._picture = delta.picture or self._picture
                 self._media = delta.media or self._media
                 self._percent = self._percent if delta.percent is None else delta.percent
-                if delta.text or delta.reasoning or delta.picture:
+                if delta.text or delta.reasoning:  # the first of a picture is a part of it already
                     self._first = self._first or time.perf_counter()
                     self._pieces += 1
                 if delta.text:
@@ -122,6 +127,12 @@ class Answering:
             self.failure = refused.message
 
 
+def untold(left_out: int) -> None:
+    """That the model was not told of the oldest turns."""
+    fit = "first turn no longer fits and was" if left_out == 1 else f"first {left_out} turns no longer fit and were"
+    ui.label(f"The {fit} left out.").classes("dim small")
+
+
 def drawn(url: str) -> ui.element:
     """A picture that a model drew, its pixels as they are."""
     picture = ui.element("img").props('alt="drawn picture"').classes("picture drawn")
@@ -132,14 +143,25 @@ def drawn(url: str) -> ui.element:
 def played(url: str) -> ui.element:
     """A film that goes round and round, or a sound with its player."""
     if url.startswith("data:audio/"):
-        sound = ui.element("audio").props('controls aria-label="sound"').classes("sound")
-        sound.props["src"] = url
+        with ui.element("div").classes("sound") as sound:
+            ui.element("audio").props('controls aria-label="sound"').props["src"] = url
+            if seconds := _seconds(url):  # a player counts whole ones
+                ui.label(f"{seconds:.2f} s").classes("dim small")
         return sound
     if url.startswith("data:image/"):
         return drawn(url)
     film = ui.element("video").props('autoplay loop muted playsinline aria-label="film"').classes("picture drawn")
     film.props["src"] = url
     return film
+
+
+def _seconds(url: str) -> float:
+    """How long a sound is, by the head of its WAV file; 0: that is none."""
+    try:
+        with wave.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sound:
+            return sound.getnframes() / sound.getframerate()
+    except (ValueError, EOFError, wave.Error):
+        return 0.0
 
 
 class LiveView:
@@ -154,6 +176,7 @@ class LiveView:
         self._blocks = Blocks()
         self._all = ""
         self._thought = ""
+        self._untold = ui.element("div")
         self._fold = ui.expansion("Thinking ...", icon="psychology").classes("thought")
         with self._fold:
             self._reasoning = ui.label().classes("thought-text")
@@ -168,6 +191,11 @@ class LiveView:
         self._made = ui.label().classes("dim")
         self._made.set_visibility(False)
         self._wait = ui.html('<span class="wait"><i></i><i></i><i></i></span>', sanitize=False)
+
+    def leave_out(self, turns: int) -> None:
+        """Says that so many are not told."""
+        with self._untold:
+            untold(turns)
 
     def paint(self, url: str) -> None:
         """Shows a picture, in place of the unfinished one before it."""

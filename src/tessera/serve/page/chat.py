@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import background_tasks, ui
 
-from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn, played
+from tessera.serve.page.answering import THOUGHT, Answering, LiveView, drawn, played, untold
+from tessera.serve.page.asking import Asking
 from tessera.serve.page.client import Refused
 from tessera.serve.page.composer import EFFORTS, Composer
 from tessera.serve.page.markdown import to_html
 from tessera.serve.page.tour import Card, draw_cards, offered
-from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, messages, pick, text_of, voice, way
+from tessera.serve.turns import GAP, Exchange, Turn, Voice, before, failures, pick, voice, way
 
 if TYPE_CHECKING:
     from tessera.serve.page.view import Page
 
 _FLUSH_SECONDS = 0.1
 _TITLE = 60
+_RATED_TOKENS, _RATED_SECONDS = 10, 0.05
+"""What an answer has at least whose speed is shown."""
 _GREETINGS = {
     "chat": "What shall we talk about?",
     "complete": "Begin a text",
@@ -31,7 +34,6 @@ _GREETINGS = {
     "film": "What shall the film show?",
     "play": "What shall be heard?",
 }
-_PARTIAL_PICTURES = 3
 _MAKES = {"draw": "pictures", "film": "films", "play": "sounds"}
 """Mode -> what a model has to have learned for it."""
 _ABILITIES = {"pictures": "draws and sees pictures", "films": "makes films", "sounds": "plays and listens", "thinking": "thinks"}
@@ -50,8 +52,10 @@ class ChatPanel:
         self._turns: list[dict[str, Any]] = []
         self._picked: dict[str, str] = {}
         self._running: list[Answering] = []
+        self._failures: dict[tuple[str, Voice], str] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._editing = ""
+        self._opening = ""
         self._sending = False
         self._card: Card | None = None
         self._places: dict[tuple[str, Voice], ui.element] = {}
@@ -111,24 +115,38 @@ class ChatPanel:
         """The tab is looked at."""
         self.composer.focus()
 
-    def begin(self) -> None:
-        """An empty chat, which is kept once something is said."""
+    def begin(self, anew: bool = True) -> None:
+        """An empty chat, which is kept once something is said.
+
+        Args:
+            anew: where another one is shown, the one that was begun before it is forgotten.
+        """
+        anew = anew and bool(self.chat_id)
         self._leave()
+        self._opening = ""
         self._chat, self._turns, self._picked, self._card = {}, [], {}, None
         with self._column:  # what was clicked may be gone once it is drawn anew
-            self.composer.reset("")
+            self.composer.reset("", empty=anew)
             self._moved()
 
     async def open(self, chat_id: str) -> None:
         """Shows a chat that is kept."""
+        self._opening = chat_id
+        if chat_id == self.chat_id:
+            self._page.moved()
+            return
         try:
             chat = await self._page.client.get(f"/tessera/chats/{chat_id}")
         except Refused as refused:
             self._page.say(refused.message)
+            if self._opening == chat_id:
+                self._page.moved(replaces=True)
             return
+        if self._opening != chat_id:
+            return  # meanwhile another one is to be shown
         self._leave()
         self._card, self._turns = None, chat.pop("turns")
-        self._chat, self._picked = chat, dict(chat["picked"])
+        self._chat, self._picked, self._failures = chat, dict(chat["picked"]), failures(self._turns)
         with self._column:  # as in `begin`
             self.composer.reset(chat["instructions"])
             last = self._way()
@@ -206,21 +224,21 @@ class ChatPanel:
         self.composer.running(bool(self._running))
 
     def _awaited(self, asked: str) -> bool:
-        return any(not answering.failure for answering in self._running if answering.asked == asked)
+        return any(answering.asked == asked for answering in self._running)
 
     def _way(self) -> list[Exchange]:
         return way(self._turns, self._picked)
 
     def _leave(self) -> None:
+        self.composer.leave()
         for answering in self._running:
             answering.stop()
-        self._running, self._editing = [], ""
+        self._running, self._failures, self._editing = [], {}, ""
 
-    def _moved(self) -> None:
+    def _moved(self, replaces: bool = False) -> None:
         self.draw()
         self._page.history.draw()
-        address = f"?chat={self.chat_id}" if self.chat_id else "/"
-        ui.run_javascript(f"history.replaceState(null, '', '{address}')")
+        self._page.moved(replaces)
 
     def _flush(self) -> None:
         for answering in self._running:
@@ -230,17 +248,20 @@ class ChatPanel:
 
     async def _say(self, text: str, images: Sequence[str], after: Sequence[str]) -> bool:
         client, chat, turns = self._page.client, self._chat, self._turns
+        turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
         self._sending = True
         try:
+            if too_long := await self._too_long(turn):
+                self._page.say(too_long, "warning")
+                return False
             if not chat:
-                title = " ".join(text.split())[:_TITLE] or "A picture"
+                title = self._card.title if self._card else " ".join(text.split())[:_TITLE] or "A picture"
                 settings = {"mode": self.mode, "title": title, "instructions": self.composer.instructions}
                 chat = await client.post("/tessera/chats", settings)
                 if turns is self._turns:
                     self._chat = chat
-                    self._moved()
+                    self._moved(replaces=True)
                 self._page.history.changed(chat)
-            turn = {"role": "user", "after": list(after), "text": text, "images": list(images)}
             said = await client.post(f"/tessera/chats/{chat['id']}/turns", turn)
         except Refused as refused:
             self._page.say(refused.message)
@@ -263,12 +284,9 @@ class ChatPanel:
 
     def _ask(self, asked: Turn, voices: Sequence[Voice]) -> None:
         """Lets models answer a turn, all at once."""
-        self._running = [a for a in self._running if not a.failure or a.asked != asked["id"] or a.voice not in voices]
-        begun = []
-        for model, effort in voices:
-            path, body = self._request(asked, model)
-            body |= {"model": model} | ({"reasoning_effort": effort} if effort else {})
-            begun.append(Answering(self._page.client, path, body, asked["id"], effort))
+        for one in voices:
+            self._failures.pop((asked["id"], one), None)
+        begun = [Answering(self._page.client, self._asking(asked, model), effort) for model, effort in voices]
         self._running += begun
         self.draw()
         for answering in begun:
@@ -276,36 +294,38 @@ class ChatPanel:
             self._following.add(following)
             following.add_done_callback(self._following.discard)
 
-    def _request(self, asked: Turn, model: str) -> tuple[str, dict[str, Any]]:
-        """Where a model is asked, and what."""
-        history, body = before(self._turns, asked, model), self.composer.settings(self.mode)
-        match self.mode:
-            case "chat":
-                return "/v1/chat/completions", body | {"messages": messages(history, self._chat["instructions"])}
-            case "draw":
-                return "/v1/images/generations", body | {"prompt": asked["text"], "partial_images": _PARTIAL_PICTURES}
-            case "film":
-                return "/v1/videos", body | {"prompt": asked["text"]}
-            case "play":
-                return "/v1/audio/speech", body | {"input": asked["text"]}
-        text, behind = text_of(history)
-        return "/v1/completions", body | {"prompt": text} | ({} if behind is None else {"suffix": behind})
+    def _asking(self, asked: Turn, model: str) -> Asking:
+        """What a model is asked."""
+        instructions = self._chat["instructions"] if self._chat else self.composer.instructions
+        context = self._page.model(model).get("context_length", 0)
+        turns = before(self._turns, asked, model)
+        return Asking(self.mode, model, context, turns, instructions, self.composer.settings(self.mode))
+
+    async def _too_long(self, turn: Turn) -> str:
+        """Why one of the models has no room for a turn that is to be said; empty: all have."""
+        sentences = [await self._asking(turn, model).too_long(self._page.client) for model in self.models]
+        return next(filter(None, sentences), "")
 
     async def _follow(self, answering: Answering, chat_id: str) -> None:
         came = await answering.run()
         try:
             if came:
                 turn = await self._page.client.post(f"/tessera/chats/{chat_id}/turns", answering.turn())
+            else:
+                failure = {"model": answering.voice[0], "effort": answering.voice[1], "message": answering.failure[:4000]}
+                await self._page.client.post(f"/tessera/chats/{chat_id}/turns/{answering.asked}/failures", failure)
         except Refused as refused:
-            answering.failure = refused.message
-            came = False
+            if came:
+                answering.failure, came = refused.message, False
         if chat_id != self.chat_id or self._column.is_deleted:
             return
-        if came:
+        self._running = [other for other in self._running if other is not answering]
+        if not came:
+            self._failures[answering.asked, answering.voice] = answering.failure
+        elif all(other["id"] != turn["id"] for other in self._turns):  # else it was left and opened again meanwhile
             self._turns.append(turn)
             siblings = (t for t in self._turns if t["after"] == turn["after"] and voice(t) == voice(turn))
             self._picked |= pick(siblings, turn["id"])
-            self._running = [other for other in self._running if other is not answering]
         with self._column:
             if came and answering.failure:
                 self._page.say(answering.failure)
@@ -340,10 +360,9 @@ class ChatPanel:
     async def _say_again(self, turn: Turn, text: str) -> None:
         if self._sending:
             return
-        self._editing = ""
         with self._column:  # as in `begin`
-            if not await self._say(text, turn["images"], turn["after"]):
-                self.draw()
+            if await self._say(text, turn["images"], turn["after"]) and self._editing == turn["id"]:
+                self._editing = ""
 
     # What is shown.
 
@@ -368,8 +387,9 @@ class ChatPanel:
             ui.button("All to try", on_click=self.begin, color=None).props("flat no-caps").classes("quiet")
 
     def _exchange(self, exchange: Exchange, last: bool) -> None:
-        running = [a for a in self._running if a.asked == exchange.turn["id"]]
-        voices = [*exchange.answers, *(a.voice for a in running if a.voice not in exchange.answers)]
+        asked = exchange.turn["id"]
+        others = [*(a.voice for a in self._running if a.asked == asked), *(one for of, one in self._failures if of == asked)]
+        voices = [*exchange.answers, *(one for one in others if one not in exchange.answers)]
         models = self._page.in_order({model for model, _ in voices})
         voices.sort(key=lambda one: (models.index(one[0]), EFFORTS.index(one[1]) if one[1] in EFFORTS else 0))
         if self.mode != "complete":
@@ -382,7 +402,7 @@ class ChatPanel:
                 self._places[exchange.turn["id"], one] = place
                 with place:
                     self._answer(exchange, one)
-        if last and not voices:
+        if last and not exchange.answers and not any(self._page.model(model) for model in models):
 
             def ask_all() -> None:
                 self._ask(exchange.turn, [(model, self._effort(model)) for model in self.models])
@@ -420,13 +440,14 @@ class ChatPanel:
     def _answer(self, exchange: Exchange, one: Voice) -> None:
         shown = next((turn for turn in exchange.shown(self._picked) if voice(turn) == one), None)
         coming = next((a for a in self._running if a.asked == exchange.turn["id"] and a.voice == one), None)
+        failure = self._failures.get((exchange.turn["id"], one))
         plain = self.mode == "complete"
         ui.label(_name(one)).classes("who")
         head, _, behind = exchange.turn["text"].partition(GAP)
-        if coming is not None and coming.failure:
+        if failure is not None:
             with ui.element("div").classes("failure").props("role=alert"):
                 ui.icon("error_outline", size="20px")
-                ui.label(coming.failure)
+                ui.label(failure)
             self._tools(exchange, one, None)
         elif coming is not None:
             with ui.element("div").classes("document" if plain else ""):
@@ -436,6 +457,8 @@ class ChatPanel:
                 if behind and plain:
                     ui.label(behind).classes("prompt")
         elif shown is not None:
+            if shown.get("left_out"):
+                untold(shown["left_out"])
             if shown["reasoning"]:
                 with ui.expansion(THOUGHT, icon="psychology").classes("thought"):
                     ui.label(shown["reasoning"]).classes("thought-text")
@@ -479,8 +502,8 @@ class ChatPanel:
             if shown["finish_reason"] != "stop":
                 said = {"length": "cut off: no room for more tokens", "stopped": "stopped"}[shown["finish_reason"]]
                 ui.label(said).classes("dim small")
-            if shown["seconds"] and shown["tokens"] > 1:
-                ui.label(f"{shown['tokens']} tokens, {shown['tokens'] / shown['seconds']:.0f}/s").classes("dim small speed")
+            if shown["tokens"] > 1:
+                ui.label(_speed(shown["tokens"], shown["seconds"])).classes("dim small speed")
 
     def _branches(self, siblings: Sequence[Turn], shown: Turn) -> None:
         if len(siblings) < 2:
@@ -508,6 +531,12 @@ class ChatPanel:
 
 def _name(one: Voice) -> str:
     return one[0] + (f", effort {one[1]}" if one[1] not in ("", "none") else "")
+
+
+def _speed(tokens: int, seconds: float) -> str:
+    """Of an answer; of a short one only its length, as the time from its first token to its last says little."""
+    rate = f", {tokens / seconds:.0f}/s" if tokens >= _RATED_TOKENS and seconds >= _RATED_SECONDS else ""
+    return f"{tokens} tokens{rate}"
 
 
 def _copy(text: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nicegui import events, ui
 from nicegui.elements.mixins.value_element import ValueElement
 
+from tessera.data.pictures import read_picture
+from tessera.data.reasons import Unreadable
 from tessera.serve.turns import GAP
 from tessera.tour import Step
 
@@ -29,6 +33,15 @@ _MODES = {
 }
 
 _SENDS = "(event) => { if (event.shiftKey || event.isComposing) return; event.preventDefault(); emit(event.target.value); }"
+_REJECTED = "(files) => emit(files.map((one) => [one.failedPropValidation, one.file.name]))"
+
+
+@dataclass
+class _Draft:
+    """What is being written in a chat: a text, and pictures as `data:` URLs."""
+
+    text: str = ""
+    images: list[str] = field(default_factory=list)
 
 
 class Composer:
@@ -40,7 +53,8 @@ class Composer:
 
     def __init__(self, panel: ChatPanel) -> None:
         self._panel = panel
-        self._images: list[str] = []
+        self._draft = _Draft()
+        self._drafts: dict[str, _Draft] = {}
         self._running = False
         self._before: tuple[Any, ...] | None = None
         self.mode = ""
@@ -54,14 +68,14 @@ class Composer:
                     auto_upload=True,
                     max_file_size=_MOST_PICTURE_BYTES,
                     on_upload=self._add,
-                    on_rejected=self._reject,
                 )
-                self._upload.props("accept=image/*").classes("uploader")
+                self._upload.props('accept="image/*"').classes("uploader")
+                self._upload.on("rejected", lambda event: self._reject(event.args), js_handler=_REJECTED)
                 # Not a reset, which would end the uploads that are under way.
                 self._upload.on("uploaded", lambda: self._upload.run_method("removeUploadedFiles"), args=[])
-                self._attach = ui.button(
-                    icon="add_photo_alternate", on_click=lambda: self._upload.run_method("pickFiles"), color=None
-                )
+                self._attach = ui.button(icon="add_photo_alternate", color=None)
+                # By the browser itself, which opens no chooser where it does not know any more of a click.
+                self._attach.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
                 self._attach.props('flat dense round aria-label="Add a picture"').classes("quiet")
                 with ui.button(color=None).props("flat dense no-caps").classes("pill") as self._mode_button:
                     # Closed by the browser: an item is gone before the server could hear that its menu shall close.
@@ -115,12 +129,25 @@ class Composer:
             dial.value = value
         self.draw()
         self._panel.draw()
-        self._field.value, self._images = text, images
-        self._show_pictures()
+        self._draft = _Draft(text, images)
+        self._show_draft()
         await self._send(text)
 
-    def reset(self, instructions: str) -> None:
-        """For another chat."""
+    def leave(self) -> None:
+        """Keeps what is being written for when its chat, which is shown until now, is opened again."""
+        self._draft.text = self._field.value or ""
+        self._drafts[self._panel.chat_id] = self._draft
+
+    def reset(self, instructions: str, empty: bool = False) -> None:
+        """For another chat.
+
+        Args:
+            instructions: of it.
+            empty: with nothing in it, instead of what was left there.
+        """
+        left = self._drafts.pop(self._panel.chat_id, _Draft())
+        self._draft = _Draft() if empty else left
+        self._show_draft()
         self._instructions.value = instructions
         for dial, value in zip(self._dials, self._before or (), strict=False):
             dial.value = value
@@ -130,11 +157,10 @@ class Composer:
 
     def running(self, running: bool) -> None:
         """Answers come, or none does."""
-        coming = running and any(not a.failure for a in self._panel._running)
-        self._running = coming
-        self._stop.set_visibility(coming)
-        self._go.set_visibility(not coming)
-        self._hint.text = "Esc stops" if coming else "Enter sends, Shift+Enter breaks the line"
+        self._running = running
+        self._stop.set_visibility(running)
+        self._go.set_visibility(not running)
+        self._hint.text = "Esc stops" if running else "Enter sends, Shift+Enter breaks the line"
 
     def write(self, text: str) -> None:
         """Puts something there for the person to send."""
@@ -166,15 +192,16 @@ class Composer:
         self._instructions.set_enabled(not self._panel.chat_id)
 
     async def _send(self, text: str | None) -> None:
-        text = text or ""
-        if self._running or self._panel.sending or not (text.strip() or self._images):
+        text, draft = text or "", self._draft
+        if self._running or self._panel.sending or not (text.strip() or draft.images):
             return
-        images, self._images = self._images, []
-        self._field.value = ""
-        self._show_pictures()
+        images, draft.images = draft.images, []
+        draft.text = ""
+        self._show_draft()
         if not await self._panel.send(text, images):
-            self._field.value, self._images = text, images
-            self._show_pictures()
+            draft.text, draft.images = text, images
+            if draft is self._draft:
+                self._show_draft()
 
     def _change_mode(self, mode: str) -> None:
         self.mode = mode
@@ -211,25 +238,41 @@ class Composer:
         # The page itself sends no such thing: it asks for a key first, and refuses what is too large.
         if not self._panel.page.models or event.file.size() > _MOST_PICTURE_BYTES:
             return
-        kind = event.file.content_type or ""
-        if not kind.startswith("image/") or len(self._images) >= _MOST_PICTURES:
+        draft, kind, content = self._draft, event.file.content_type or "", await event.file.read()
+        try:
+            await asyncio.to_thread(read_picture, content)
+        except Unreadable as error:
+            self._panel.page.say(f"{event.file.name} cannot be read: {error}.", "warning")
+            return
+        if not kind.startswith("image/") or len(draft.images) >= _MOST_PICTURES:
             self._panel.page.say(f"Only pictures can be added, at most {_MOST_PICTURES}.", "warning")
             return
-        self._images.append(f"data:{kind};base64,{base64.b64encode(await event.file.read()).decode()}")
+        draft.images.append(f"data:{kind};base64,{base64.b64encode(content).decode()}")
         self._show_pictures()
 
-    def _reject(self) -> None:
-        self._panel.page.say(f"A picture may have {_MOST_PICTURE_BYTES >> 20} MiB.", "warning")
+    def _reject(self, files: list[tuple[str, str]]) -> None:
+        """Says why files are not added: for each what the browser found wrong, and its name."""
+        said = {
+            "accept": "{} is no picture; only pictures can be added.",
+            "max-file-size": f"{{}} has more than {_MOST_PICTURE_BYTES >> 20} MiB, the most that a picture may have.",
+        }
+        for why, name in files:
+            if why in said:  # else it is on its way already
+                self._panel.page.say(said[why].format(name), "warning")
+
+    def _show_draft(self) -> None:
+        self._field.value = self._draft.text
+        self._show_pictures()
 
     def _show_pictures(self) -> None:
         self._pictures.clear()
         with self._pictures:
-            for number, url in enumerate(self._images):
+            for number, url in enumerate(self._draft.images):
                 with ui.element("div").classes("thumb"):
                     ui.element("img").props('alt="picture to send"').props["src"] = url
                     remove = ui.button(icon="close", on_click=lambda number=number: self._drop(number), color=None)
                     remove.props('round dense size=xs aria-label="Remove the picture"')
 
     def _drop(self, number: int) -> None:
-        del self._images[number]
+        del self._draft.images[number]
         self._show_pictures()

@@ -87,8 +87,8 @@ class History:
                 .classes("quiet"),
                 ui.menu(),
             ):
-                ui.menu_item("Rename", lambda: self._rename(chat))
-                ui.menu_item("Delete", lambda: self._forget(chat))
+                ui.menu_item("Rename", lambda: self._rename(chat)).props("role=menuitem")
+                ui.menu_item("Delete", lambda: self._ask_to_forget(chat)).props("role=menuitem")
 
     async def _look(self) -> None:
         """Searches once the person has stopped typing."""
@@ -140,15 +140,27 @@ class History:
             ui.button("Rename", on_click=keep, color=None).props("unelevated no-caps").classes("primary")
         dialog.open()
 
-    async def _forget(self, chat: dict[str, Any]) -> None:
-        try:
-            await self._page.client.delete(f"/tessera/chats/{chat['id']}")
-        except Refused as refused:
-            self._page.say(refused.message)
-        self._chats = [other for other in self._chats if other["id"] != chat["id"]]
-        if chat["id"] == self._page.chat.chat_id:
-            self._page.chat.begin()
-        self.draw()
+    def _ask_to_forget(self, chat: dict[str, Any]) -> None:
+        async def forget() -> None:
+            dialog.close()
+            try:
+                await self._page.client.delete(f"/tessera/chats/{chat['id']}")
+            except Refused as refused:
+                self._page.say(refused.message)
+                if refused.status != 404:  # else it is gone already
+                    return
+            self._chats = [other for other in self._chats if other["id"] != chat["id"]]
+            if chat["id"] == self._page.chat.chat_id:
+                self._page.chat.begin()
+            self.draw()
+
+        with ui.dialog() as dialog, ui.card().classes("key-card"):
+            ui.label(f"Delete \u201c{chat['title'] or 'Untitled'}\u201d?").classes("card-title wide")
+            ui.label("Its turns and the pairs of its thumbs are deleted too, for good.").classes("dim")
+            with ui.row().classes("choices"):
+                ui.button("Cancel", on_click=dialog.close, color=None).props("flat no-caps autofocus").classes("quiet")
+                ui.button("Delete", on_click=forget, color=None).props("unelevated no-caps").classes("primary")
+        dialog.open()
 
 
 def _day(seconds: int) -> str:

@@ -24,11 +24,12 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+addEventListener("popstate", () => emitEvent("back", location.search));
+
 function takeFiles(files) {
-  const pictures = [...files].filter((file) => file.type.startsWith("image/"));
   const uploader = document.querySelector(".uploader");
-  if (!pictures.length || !uploader) return false;
-  getElement(Number(uploader.id.slice(1))).$refs.qRef.addFiles(pictures);
+  if (!files.length || !uploader) return false;
+  getElement(Number(uploader.id.slice(1))).$refs.qRef.addFiles(files);
   return true;
 }
 
@@ -44,10 +45,11 @@ document.addEventListener("drop", (event) => {
   document.body.classList.remove("dropping");
   if (!event.dataTransfer.files.length) return;
   event.preventDefault();
-  takeFiles(event.dataTransfer.files);
+  takeFiles([...event.dataTransfer.files]);
 });
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length && takeFiles(event.clipboardData.files)) event.preventDefault();
+  // Beside a text there may be files that are none of its writer's doing.
+  if (takeFiles([...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/")))) event.preventDefault();
 });
 
 async function copyText(text, button) {

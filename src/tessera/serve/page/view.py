@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import FastAPI, Request
 from nicegui import app, ui
@@ -31,9 +32,9 @@ _DARK_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_m
 def prepared() -> FastAPI:
     """NiceGUI's application with the page in it, to be called once in a process."""
 
-    async def show(request: Request, chat: str = "") -> None:
+    async def show(request: Request, chat: str = "", tab: str = "chat") -> None:
         host, port = request.scope["server"]
-        await Page(Client((host, port))).build(chat)
+        await Page(Client((host, port))).build(chat, tab)
 
     ui.page("/", title="Tessera", favicon=_ICON, dark=None)(show)
     # It wants to be told the application into which it is mounted; here the door hands it what is for it.
@@ -48,13 +49,16 @@ class Page:
     client: Client
     models: list[dict[str, Any]] = field(default_factory=list)
 
-    async def build(self, chat_id: str) -> None:
+    async def build(self, chat_id: str, tab: str) -> None:
         """Draws everything once; what changes redraws itself."""
         _add_style()
         viewer = ui.context.client
         self._wanted = chat_id
+        self._address = _address(tab, chat_id)
         self.dark = ui.dark_mode(None)
-        with ui.left_drawer(bordered=True).props("width=272 breakpoint=900").classes("drawer") as drawer:
+        # Without a value the server would ask the browser for one, and a busy browser does not answer in time.
+        drawer = ui.left_drawer(value=False, bordered=True).props("width=272 breakpoint=900 show-if-above").classes("drawer")
+        with drawer:
             with ui.row().classes("brand"):
                 ui.html(_ICON, sanitize=False).classes("logo")
                 ui.label("Tessera")
@@ -88,6 +92,8 @@ class Page:
         ui.timer(2.0, lambda: watched[self.tabs.value]() if self.tabs.value in watched else None)
         ui.on("find", lambda: self.history.focus())
         ui.on("fresh", self.history.begin)
+        ui.on("back", lambda event: self._come_back(event.args))
+        self.tabs.on("update:model-value", lambda: self.moved(), args=[])  # by a click, not where the page itself turns to it
         viewer.on_delete(self._leave)
         await viewer.connected()
         kept = await ui.run_javascript(
@@ -113,11 +119,39 @@ class Page:
             return
         self.key_dialog.close()
         self._offer()
+        self._turn_to(self._address)
         self.chat.begin()
         await self.history.load()
         if self._wanted:
             chat_id, self._wanted = self._wanted, ""
             await self.chat.open(chat_id)
+
+    def moved(self, replaces: bool = False) -> None:
+        """Tells the browser what is shown, so that links, reloading and the way back lead there.
+
+        Args:
+            replaces: what was shown before, which is nothing to come back to.
+        """
+        address = _address(self.tabs.value, self.chat.chat_id)
+        if address == self._address or self._wanted:
+            return
+        self._address = address
+        ui.run_javascript(f"history.{'replaceState' if replaces else 'pushState'}(null, '', '{address}')")
+
+    async def _come_back(self, address: str) -> None:
+        """Shows what the browser went back to, or on to."""
+        self._address = address or "/"
+        if not self.models:
+            return
+        self._turn_to(address)
+        if chat_id := _named(address).get("chat"):
+            await self.chat.open(chat_id)
+        else:
+            self.chat.begin(anew=False)
+
+    def _turn_to(self, address: str) -> None:
+        tab = _named(address).get("tab")
+        self.tabs.value = tab if tab in [name for name, _, _ in _TABS] else "chat"
 
     async def _answering(self) -> list[dict[str, Any]]:
         """The models that one can talk to: those that only judge texts are left out.
@@ -152,7 +186,8 @@ class Page:
 
     def say(self, message: str, kind: str = "negative") -> None:
         """Tells the person something for a moment."""
-        ui.notify(message, type=kind, position="top", timeout=6000, multi_line=True)  # type: ignore[arg-type]
+        options = {"timeout": 6000, "textColor": "white"}  # warnings would else be written in black
+        ui.notify(message, type=kind, position="top", multi_line=True, **options)  # type: ignore[arg-type]
 
     def _choose(self) -> None:
         self.select.props["display-value"] = " · ".join(self.select.value) or "Choose a model"
@@ -188,6 +223,18 @@ class Page:
     def _set_dark(self, name: str) -> None:
         self.dark.value = _DARK[name]
         self.dark_button.props(f"icon={_DARK_ICONS[name]}")
+
+
+def _address(tab: str, chat_id: str) -> str:
+    """Of a view of the page."""
+    shown = {"tab": tab if tab != "chat" else "", "chat": chat_id}
+    query = urlencode({name: value for name, value in shown.items() if value})
+    return f"?{query}" if query else "/"
+
+
+def _named(address: str) -> dict[str, str]:
+    """What an address names, `tab` and `chat`."""
+    return dict(parse_qsl(address.partition("?")[2]))
 
 
 def _quoted(text: str) -> str:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import struct
-import zlib
-from collections.abc import Iterator
-from hashlib import sha256
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,104 +12,8 @@ import httpx
 import pytest
 
 from tessera.serve.app import Settings
-from tessera.serve.keys import Key
-from tests.serve.conftest import Running, make_model, serving, wait_for
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-_KEY = "sk-page-test"
-_LONG = 1 << 15
-"""Tokens of a context that is not full before a browser has done something."""
-_CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
-    """Five models behind a key: two know dialogue, one of them for long, one only goes on, one draws, one does all; and a run."""
-    runs = tmp_path_factory.mktemp("runs")
-    (runs / "one").mkdir()
-    (runs / "one" / "recipe.yaml").write_text("summary: A run.\n")
-    steps = [{"event": "step", "step": n, "tokens": n * 10, "loss": 4 - n / 100, "seconds": n} for n in range(1, 200)]
-    (runs / "one" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    keys = (Key(sha256(_KEY.encode()).digest(), "me", operator=True),)
-    settings = Settings(tmp_path_factory.mktemp("data"), keys=keys, runs=runs, page=True)
-    painter = make_model(tmp_path_factory.mktemp("models") / "painter", tuned=False, draws=True)
-    able = make_model(
-        tmp_path_factory.mktemp("models") / "able", draws=True, films=True, speaks=True, thinking={"low": 4, "high": 8}
-    )
-    endless = make_model(tmp_path_factory.mktemp("models") / "endless", context=_LONG)
-    with serving(settings, model_folder, base_folder, painter, able, endless) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium here: put one on the path, or set TESSERA_TEST_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
-    """A tab whose mistakes fail the test: errors in scripts, and whatever is fetched from elsewhere."""
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    page.set_default_timeout(60_000)
-    wrong: list[str] = []
-    own = (home(server), "data:", "blob:")
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
-    yield page
-    page.close()
-    assert not wrong
-
-
-@pytest.fixture
-def inside(page: Any, server: Running) -> Any:
-    """The page, with the key."""
-    page.add_init_script(f"sessionStorage.setItem('tessera-key', '{_KEY}')")
-    page.goto(home(server))
-    page.get_by_text("What shall we talk about?").wait_for()
-    return page
-
-
-@pytest.fixture(scope="module")
-def api(server: Running) -> httpx.Client:
-    return httpx.Client(base_url=home(server), headers={"authorization": f"Bearer {_KEY}"})
-
-
-def home(server: Running) -> str:
-    return server.url.removesuffix("v1")
-
-
-def settings(page: Any, **given: object) -> None:
-    page.get_by_label("Settings").click()
-    for name, value in given.items():
-        page.get_by_label(name.replace("_", " ").capitalize()).fill(str(value))
-    page.keyboard.press("Escape")
-
-
-def choose(page: Any, *names: str) -> None:
-    """These models instead of the first one."""
-    page.get_by_label("Models").click()
-    for name in (*names, "tiny"):
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
-
-
-def ask(page: Any, text: str) -> None:
-    box = page.get_by_label("Message")
-    box.fill(text)
-    box.press("Enter")
-
-
-def rate(page: Any, thumb: str, said: str) -> None:
-    page.get_by_label(thumb).click()
-    page.get_by_text(said).wait_for()
+from tests.serve.conftest import Running, serving, wait_for
+from tests.serve.page.conftest import KEY, LONG, ask, choose, dot, home, pick, rate, settings
 
 
 def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(page: Any, server: Running) -> None:
@@ -122,7 +21,7 @@ def test_the_page_asks_for_a_key_then_answers_are_kept_found_and_opened_again(pa
     page.get_by_label("API key").fill("sk-wrong-key")
     page.get_by_role("button", name="Come in").click()
     page.get_by_text("Incorrect API key provided.").wait_for()
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_text("What shall we talk about?").wait_for()
     settings(page, temperature=0, most_tokens=12)
@@ -150,7 +49,7 @@ def test_a_link_to_a_chat_opens_it_once_a_key_is_given(page: Any, server: Runnin
     chat = api.post("/tessera/chats", json={"title": "Linked to"}).json()["id"]
     api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Asked elsewhere"})
     page.goto(f"{home(server)}?chat={chat}")
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.locator(".bubble", has_text="Asked elsewhere").wait_for()
     page.wait_for_url(f"{home(server)}?chat={chat}")
@@ -161,7 +60,7 @@ def test_pictures_of_a_stranger_are_not_kept(page: Any, server: Running) -> None
     page.get_by_text("This server asks for a key").wait_for()
     with page.expect_response("**/upload/*"):
         page.evaluate("takeFiles([new File(['x'], 'x.png', { type: 'image/png' })])")
-    page.get_by_label("API key").fill(_KEY)
+    page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_text("What shall we talk about?").wait_for()
     assert page.locator(".thumb").count() == 0
@@ -175,7 +74,7 @@ def test_escape_stops_an_answer_in_the_engine_and_what_came_is_kept(inside: Any,
     inside.locator(".stop").wait_for()
     inside.keyboard.press("Escape")
     inside.get_by_text("stopped", exact=True).wait_for()
-    assert server.idle() and server.engine_tokens - before < _LONG - 100
+    assert server.idle() and server.engine_tokens - before < LONG - 100
     inside.reload()
     inside.get_by_text("stopped", exact=True).wait_for()
 
@@ -277,25 +176,6 @@ def test_models_answer_side_by_side_and_a_base_model_goes_on_with_a_text(inside:
     assert all(inside.locator(".answer .made").all_inner_texts())
 
 
-def dot(path: Path) -> Path:
-    """A picture of one red pixel."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b""))
-    return path
-
-
-def pick(page: Any, *pictures: Path) -> None:
-    """Chooses pictures for the message."""
-    with page.expect_file_chooser() as chooser:
-        page.get_by_label("Add a picture").click()
-    chooser.value.set_files(pictures)
-
-
 def test_a_picture_that_a_model_cannot_read_is_refused_in_words(inside: Any, tmp_path: Path) -> None:
     pick(inside, dot(tmp_path / "dot.png"))
     inside.locator(".thumb img").wait_for()
@@ -385,10 +265,15 @@ def test_the_tour_offers_what_a_model_can_and_each_card_is_answered_in_its_way(i
     assert api.get("/v1/videos").json()["data"] == []  # what is in the chat is kept nowhere else
     inside.get_by_role("button", name="Next: Play C E G").click()
     inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
-    assert inside.locator(".answer audio").evaluate("a => [a.controls, a.error, a.duration > 0]") == [True, None, True]
+    controls, error, seconds = inside.locator(".answer audio").evaluate("a => [a.controls, a.error, a.duration]")
+    assert controls and error is None and seconds > 0
+    assert inside.locator(".answer .sound").inner_text() == f"{seconds:.2f} s"
     inside.reload()
     inside.wait_for_function("document.querySelector('.answer audio')?.readyState > 0")
     assert inside.locator(".tour-on").count() == 0
+    kept = ("Play C E G", "A red ball", "What is in this picture?", "Draw a seven", "37 + 58", "Fill in this gap")
+    for begun, title in zip(inside.locator(".chat-title").all_inner_texts(), kept, strict=False):
+        assert begun.startswith(title)
 
 
 def test_what_a_card_sets_ends_with_its_chat(inside: Any) -> None:
@@ -447,6 +332,25 @@ def test_markdown_code_and_formulas_are_drawn_offline_and_nothing_in_them_runs(
     assert inside.evaluate("window.ran") is None
 
 
+def test_what_is_said_for_a_moment_can_be_read(inside: Any) -> None:
+    inside.evaluate("takeFiles([new File(['x'], 'words.txt', { type: 'text/plain' })])")
+    inside.locator(".q-notification", has_text="words.txt is no picture").wait_for()
+    colours = """() => {
+      const [note] = document.querySelectorAll(".q-notification");
+      const kinds = ["negative", "positive", "warning", "info"];
+      return kinds.map((kind) => {
+        note.className = note.className.replace(/bg-\\w+/, `bg-${kind}`);
+        const style = getComputedStyle(note);
+        return [style.color, style.backgroundColor];
+      });
+    }"""
+    pairs = inside.evaluate(colours)
+    assert len({ground for _, ground in pairs}) == 4
+    for pair in pairs:
+        dark, light = sorted(_luminance(colour) for colour in pair)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, pair
+
+
 def test_links_of_an_answer_open_apart(inside: Any, server: Running, api: httpx.Client) -> None:
     chat = api.post("/tessera/chats", json={"title": "Linked"}).json()["id"]
     asked = api.post(f"/tessera/chats/{chat}/turns", json={"role": "user", "text": "Where?"}).json()["id"]
@@ -474,6 +378,28 @@ def test_runs_and_tuning_are_shown_and_a_small_screen_has_room_for_all(inside: A
     inside.get_by_label("Light or dark").click()
     inside.get_by_label("Light or dark").click()
     inside.locator("body.body--dark").wait_for(state="attached")
+
+
+def test_the_list_of_chats_is_open_where_there_is_room(inside: Any, server: Running) -> None:
+    new, chats = inside.get_by_role("button", name="New chat"), inside.get_by_label("History")
+    outside = "document.querySelector('.fresh').getBoundingClientRect().right <= 0"
+    within = "document.querySelector('.fresh').getBoundingClientRect().left >= 0"
+    inside.wait_for_function(within)
+    chats.click()
+    inside.wait_for_function(outside)
+    chats.click()
+    inside.wait_for_function(within)
+    inside.set_viewport_size({"width": 390, "height": 844})
+    inside.wait_for_function(outside)
+    inside.reload()
+    inside.get_by_text("What shall we talk about?").wait_for()
+    inside.wait_for_function(outside)
+    chats.click()
+    inside.wait_for_function(within)
+    new.click()
+    inside.wait_for_function(outside)
+    inside.set_viewport_size({"width": 1200, "height": 800})
+    inside.wait_for_function(within)
 
 
 def test_a_tuning_job_is_drawn_as_it_goes_and_cancelled_by_a_button(inside: Any, api: httpx.Client) -> None:
@@ -536,6 +462,13 @@ def test_without_keys_foreign_names_and_pages_are_kept_from_the_page_too(tmp_pat
 
 def test_no_page_is_no_page(running: Running) -> None:
     assert httpx.get(home(running)).status_code == 404
+
+
+def _luminance(colour: str) -> float:
+    """Of `rgb(R, G, B)`, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _letters(text: str) -> str:
