@@ -133,6 +133,18 @@ def test_behind_its_interval_a_pair_is_one_row(decoder: Decoder, vocabulary: Voc
     assert [c.ids.tolist() for c in engine.complete(ids)] == [c.ids.tolist() for c in alone]
 
 
+def test_guided_streams_that_are_interrupted_leave_nothing(decoder: Decoder, vocabulary: Vocabulary) -> None:
+    engine = Engine(decoder, vocabulary)
+
+    def interrupt(index: int, token: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    requests = [Request((1, 2, 3), SamplingParams(8), guidance=Guidance(2.0, (1,))) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        engine.complete(requests, interrupt)
+    assert not engine.step() and engine.stats().cache_tokens == 0
+
+
 def test_shares_of_a_picture_become_tokens() -> None:
     assert Guidance.of(2.0, (0.0, 1.0), [1, 2], [2], 100) == Guidance(2.0, (2,), 0, None)
     assert Guidance.of(2.0, (0.25, 0.5), [1, 2], [2], 100) == Guidance(2.0, (2,), 25, 50)
