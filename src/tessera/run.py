@@ -86,6 +86,9 @@ def writing(path: Path) -> Iterator[None]:
         why = disk_full(error) or (error.strerror if isinstance(error, OSError) else None)
         if why is None:
             raise
+        above = next((parent for parent in path.parents if parent.exists()), None)
+        if above is not None and not above.is_dir():
+            why = f"{above} is a file, not a folder"
         raise UserError(f"{path} cannot be written: {why}.") from None
 
 
