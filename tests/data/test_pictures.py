@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tessera.data import builtin_pictures as builtin
-from tessera.data.pictures import captioned, fitted, parts_of, png, read_picture, resized
+from tessera.data.pictures import captioned, fitted, hole, parts_of, png, read_picture, resized
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -201,3 +201,16 @@ def test_shapes_are_the_same_every_time() -> None:
 def test_a_count_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="none of"):
         list(documents("builtin:shapes?count=many", []))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_thin_mask_is_still_there_where_one_side_grows_and_the_other_shrinks(turned: bool) -> None:
+    picture = np.full((40, 8, 4), 255, np.uint8)
+    mask = picture.copy()
+    mask[11, :, 3] = 0
+    size = (10, 16)
+    if turned:
+        picture, mask, size = picture.transpose(1, 0, 2), mask.transpose(1, 0, 2), (16, 10)
+    pixels, drawn = hole(picture, mask, size, 1000)
+    assert pixels.shape == (*size, 3) and drawn.shape == size
+    assert (drawn.T if turned else drawn).all(1).tolist() == [row == 2 for row in range(10)]
