@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 from fractions import Fraction
@@ -13,8 +14,19 @@ from PIL import Image
 
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
-from tessera.data.film_tasks import film_documents
-from tessera.data.films import MOST_FRAMES_READ, cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
+from tessera.data.corpus import SPLITS, gather
+from tessera.data.film_tasks import film_documents, held_out_films, least_film_context
+from tessera.data.films import (
+    MOST_FRAMES_READ,
+    captioned_film,
+    cut_film,
+    film_file,
+    film_parts,
+    find_loop,
+    fitted_film,
+    read_film,
+    resampled,
+)
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -185,3 +197,30 @@ def test_tasks_are_chosen_by_content_and_seed_alone() -> None:
     assert all(not d.segments[0].learn and d.segments[1].content == QUESTION and d.segments[2].learn for d in told)
     again = list(film_documents(reversed(drawn), settings, seed=1))
     assert sorted(d.text for d in again) == sorted(d.text for d in made)
+
+
+def test_a_question_about_a_film_is_asked_and_answered_beside_its_caption(tmp_path: Path) -> None:
+    answer = "No, " * 100
+    rows = [
+        {"file_name": "one.gif", "text": "a ball", "question": "Does it jump?", "answer": answer},
+        {"file_name": "two.gif", "question": "What colour?", "answer": "red"},
+    ]
+    for row, drawn in zip(rows, SCENES, strict=False):
+        (tmp_path / row["file_name"]).write_bytes(film_file(drawn.film(13), 8.0, "gif"))
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe.Films(views=12, tasks=recipe.FilmTasks(tell=1, film=1))
+    data = recipe.Data(sources=(recipe.Source(uri=f"files:{tmp_path}"),), films=settings)
+    corpus = gather(data, tmp_path / "cache", lambda line: None)
+    found = sorted((d for split in SPLITS for d in corpus.documents(split, 0)), key=lambda d: d.source)
+    parts = [each[0] for document in found if (each := film_parts(document)) is not None]
+    assert [(p.caption, p.questions) for p in parts] == [
+        ("a ball", [("Does it jump?", answer)]),
+        ("", [("What colour?", "red")]),
+    ] and {len(p.signal) for p in parts} == {9}
+    made = list(film_documents(found, settings, seed=1))
+    told = {tuple(str(s.content) for s in d.segments[1:]) for d in made if not d.segments[0].learn and len(d.segments) == 3}
+    assert told >= {(QUESTION, "a ball"), ("Does it jump?", answer), ("What colour?", "red")}
+    held_out = [tuple(str(s.content) for s in d.segments[1:]) for d in held_out_films(found, settings) if len(d.segments) == 3]
+    assert held_out == [(QUESTION, "a ball"), ("What colour?", "red")]
+    plain = [captioned_film(p.signal, p.caption, 8.0, "x") for p in parts]
+    assert least_film_context(found, settings) > least_film_context(plain, settings) + len(answer) / 8

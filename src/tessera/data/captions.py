@@ -67,7 +67,7 @@ def medium_document(
         return pictures.captioned(pictures.read_picture(source), caption, asked, name)
     if medium == "video":
         frames, per_second = films.read_film(source)
-        return films.captioned_film(frames, caption, per_second, name)
+        return films.captioned_film(frames, caption, per_second, name, asked)
     found, rate = sounds.read_sound(source)
     samples = sounds.fitted_sound(found, rate, rate)
     if caption:

@@ -388,7 +388,7 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
         frames = fitted_film(parts.signal, settings.most_pixels, cut.stride)
         frames = resampled(frames, per_second, settings.per_second)
         for film in cut_film(frames, settings.most_frames, cut.time_stride):
-            yield captioned_film(film, parts.caption, settings.per_second, document.source)
+            yield captioned_film(film, parts.caption, settings.per_second, document.source, parts.questions)
 
 
 def _fit_sounds(documents: Iterable[Document], settings: recipe.Sounds | None, skipped: list[Skipped]) -> Iterator[Document]:

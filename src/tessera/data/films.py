@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -257,12 +257,14 @@ def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator
         yield piece[: (len(piece) - 1) // time_stride * time_stride + 1]
 
 
-def captioned_film(film: np.ndarray, caption: str, per_second: float, source: str) -> Document:
-    """The document of a film: its caption, if it has one, and the film."""
-    return with_words(film_segment(film, per_second), caption, [], source)
+def captioned_film(
+    film: np.ndarray, caption: str, per_second: float, source: str, questions: Sequence[tuple[str, str]] = ()
+) -> Document:
+    """The document of a film: its caption, if it has one, the film, then each question about it with its answer."""
+    return with_words(film_segment(film, per_second), caption, list(questions), source)
 
 
 def film_parts(document: Document) -> tuple[Parts, float] | None:
     """The parts and the rate of what `captioned_film` put together; None where a document is none such."""
     parts = parts_of(document, is_film)
-    return None if parts is None or parts.questions else (parts, document.segments[-1].per_second)
+    return None if parts is None else (parts, next(s.per_second for s in document.segments if is_film(s)))
