@@ -111,6 +111,35 @@ def test_a_folder_takes_captions_from_its_list_and_leaves_out_what_is_broken(tmp
     assert [p.caption for p in moods if p] == ["calm", "", "wild"]
 
 
+@pytest.mark.parametrize(("name", "between"), [("captions.tsv", "\t"), ("metadata.csv", ",")])
+def test_a_list_of_two_columns_needs_no_names_for_them(tmp_path: Path, name: str, between: str) -> None:
+    for file in ("a.png", "b.png"):
+        (tmp_path / file).write_bytes(encoded("PNG"))
+    (tmp_path / name).write_text(f"a.png{between}a red cat\nb.png{between}a dog\n")
+    for uri in (f"files:{tmp_path}", f"files:{tmp_path}#column=mood"):
+        assert [p.caption for d in documents(uri, []) if (p := parts_of(d))] == ["a red cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("file\ttext\na.png\tcaf\xe9\n", "it is not UTF-8 text"),
+        ("picture\ttext\na.png\ta cat\n", "it has no column file_name, file or path"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told_once(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "captions.tsv").write_bytes(text.encode("latin-1"))
+    said: list[str] = []
+    (tmp_path / "only.txt").write_text("text without pictures asks for no captions")
+    list(documents(f"files:{tmp_path}", [], said.append))
+    assert not any("captions" in line for line in said)
+    for file in ("a.png", "b.png"):
+        (tmp_path / file).write_bytes(encoded("PNG"))
+    list(documents(f"files:{tmp_path}", [], said.append))
+    told = [line for line in said if "captions" in line and "no captions are taken" in line]
+    assert told == [f"files:{tmp_path}: no captions are taken from {tmp_path / 'captions.tsv'}: {why}"]
+
+
 def test_imagefolder_layouts_give_captions_questions_and_labels(tmp_path: Path) -> None:
     (tmp_path / "listed").mkdir()
     (tmp_path / "listed" / "0.png").write_bytes(encoded("PNG"))

@@ -63,7 +63,7 @@ def read_files(
         base, matches = path, lambda name: True
     if not os.path.exists(base):
         raise UserError(f"files:{pattern}: there is no file or folder {base}, or it may not be read.")
-    captions = Captions(column, skipped)
+    captions = Captions(column, skipped, say)
     whole = base.is_file()
     for name in [base.name] if whole else walk(base, skipped):
         file = base if whole else base / name
