@@ -15,7 +15,7 @@ from PIL import Image
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
 from tessera.data.corpus import SPLITS, gather
-from tessera.data.film_tasks import film_documents, held_out_films, least_film_context
+from tessera.data.film_tasks import film_cut, film_documents, held_out_films, least_film_context
 from tessera.data.films import (
     MOST_FRAMES_READ,
     captioned_film,
@@ -24,6 +24,7 @@ from tessera.data.films import (
     film_parts,
     find_loop,
     fitted_film,
+    fitted_frame,
     read_film,
     resampled,
 )
@@ -172,6 +173,43 @@ def test_rate_size_and_length_are_brought_to_what_is_wanted() -> None:
     assert fitted_film(numbered, 1024, 4).shape == (24, 24, 40, 3)
     assert [len(piece) for piece in cut_film(numbered, 9, 2)] == [9, 9]
     assert [len(piece) for piece in cut_film(numbered[:6], 9, 4)] == [5]
+
+
+@pytest.mark.parametrize("ending", ["gif", "mp4"])
+def test_frames_are_shrunk_as_they_are_decoded_so_that_large_films_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    if ending == "mp4":
+        pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    large = np.stack([np.asarray(Image.fromarray(f).resize((92, 44), Image.Resampling.NEAREST)) for f in SCENES[0].film(30)])
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / f"a.{ending}").write_bytes(film_file(large, 8.0, ending))
+    (tmp_path / "films" / f"b.{ending}").write_bytes(film_file(large[::-1], 8.0, ending))
+    frames, per_second = read_film(tmp_path / "films" / f"a.{ending}")
+    wanted = fitted_film(frames, 1024, 4)
+    assert wanted.shape == (30, 24, 48, 3) and fitted_film(wanted, 1024, 4).shape != wanted.shape
+    monkeypatch.setattr("tessera.data.films.MOST_PIXELS_READ", wanted[..., 0].size)
+    with pytest.raises(Unreadable, match="more than are read"):
+        read_film(tmp_path / "films" / f"a.{ending}")
+    calls = 0
+
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return fitted_frame(frame, 1024, 4)
+
+    found = read_film(tmp_path / "films" / f"a.{ending}", shrink=shrink)
+    assert (found[0] == wanted).all() and found[1] == per_second and calls == 30
+    # A recipe's corpus holds what the two steps one after the other have given.
+    settings = recipe.Films(most_frames=9, quantizer=recipe.Quantizer(stride=4))
+    data = recipe.Data(sources=(recipe.Source(uri=f"files:{tmp_path / 'films'}/*.{ending}"),), films=settings, deduplicate="none")
+    corpus = gather(data, tmp_path / "cache", lambda line: None)
+    pieces = [p[0].signal.tobytes() for s in SPLITS for d in corpus.documents(s, 0) if (p := film_parts(d)) is not None]
+    stride = film_cut(settings).time_stride
+    assert {piece.tobytes() for piece in cut_film(resampled(wanted, per_second, 8.0), 9, stride)} <= set(pieces)
+    monkeypatch.setattr("tessera.data.films.MOST_PIXELS_DECODED", large[..., 0].size - 1)
+    with pytest.raises(Unreadable, match="more than are read"):
+        read_film(tmp_path / "films" / f"a.{ending}", shrink=shrink)
 
 
 def test_any_later_stretch_is_what_follows_from_the_beginning() -> None:

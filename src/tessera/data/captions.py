@@ -45,7 +45,13 @@ def medium_of(name: str, wanted: frozenset[Medium]) -> Medium | None:
 
 
 def medium_document(
-    medium: Medium, source: Path | bytes, said: Mapping[str, Any], column: str | None, name: str, otherwise: str = ""
+    medium: Medium,
+    source: Path | bytes,
+    said: Mapping[str, Any],
+    column: str | None,
+    name: str,
+    otherwise: str = "",
+    shrink: films.Shrink | None = None,
 ) -> Document:
     """A medium with its caption, if it has one, and the question about it, if there is one with its answer.
 
@@ -56,6 +62,7 @@ def medium_document(
             `description`, the first there is.
         name: of the document.
         otherwise: the caption where no column holds one.
+        shrink: of the frames of a film, as `read_film` takes it.
 
     Raises:
         Unreadable, OSError: why it cannot be read.
@@ -66,7 +73,7 @@ def medium_document(
     if medium == "image":
         return pictures.captioned(pictures.read_picture(source), caption, asked, name)
     if medium == "video":
-        frames, per_second = films.read_film(source)
+        frames, per_second = films.read_film(source, shrink=shrink)
         return films.captioned_film(frames, caption, per_second, name, asked)
     found, rate = sounds.read_sound(source)
     samples = sounds.fitted_sound(found, rate, rate)
@@ -84,9 +91,17 @@ class Captions:
         column: as in `medium_document`.
         skipped: what cannot be read is appended here.
         say: told of a list that captions were looked for in and that cannot be used.
+        shrink: as in `medium_document`.
     """
 
-    def __init__(self, column: str | None, skipped: list[Skipped], say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        column: str | None,
+        skipped: list[Skipped],
+        say: Callable[[str], None] = lambda line: None,
+        shrink: films.Shrink | None = None,
+    ) -> None:
+        self._shrink = shrink
         self._column = column
         self._skipped = skipped
         self._say = say
@@ -107,7 +122,7 @@ class Captions:
             said, listed = self._row(path)
             # Without any list, a folder below the one that was named says what is in its files.
             otherwise = name.split("/")[-2].replace("_", " ") if "/" in name and not listed else ""
-            return medium_document(medium, path, said, self._column, name, otherwise)
+            return medium_document(medium, path, said, self._column, name, otherwise, self._shrink)
         except (Unreadable, OSError) as error:
             self._skipped.append(Skipped(name, words(error)))
             return None
