@@ -13,7 +13,7 @@ import pytest
 from tessera import recipe
 from tessera.device import cache_folder
 from tessera.errors import RunFailed, UserError
-from tessera.run import Follower, RunFolder, disk_may_be_full, write_text
+from tessera.run import KEPT, Follower, RunFolder, disk_may_be_full, write_text
 
 
 @pytest.fixture
@@ -67,6 +67,21 @@ def test_a_damaged_page_is_said_in_one_sentence(folder: RunFolder, name: str, pa
 def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match="exists already"):
+        RunFolder.refuse_occupied(tmp_path)
+
+
+def test_a_run_may_begin_beside_what_a_server_keeps(tmp_path: Path) -> None:
+    (tmp_path / KEPT).mkdir()
+    (tmp_path / KEPT / "tessera.db").write_text("mine")
+    assert RunFolder.create(tmp_path, recipe.load("text")).recipe == recipe.load("text")
+    assert (tmp_path / KEPT / "tessera.db").read_text() == "mine"
+
+
+def test_only_a_run_is_said_to_go_on_by_resume(folder: RunFolder, tmp_path: Path) -> None:
+    (folder.path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="--resume"):
+        RunFolder.refuse_occupied(folder.path)
+    with pytest.raises(UserError, match=r"give another --out\.$"):
         RunFolder.refuse_occupied(tmp_path)
 
 

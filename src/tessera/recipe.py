@@ -230,9 +230,9 @@ class Data(Part):
     def _short_form(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [value]
-        if isinstance(value, list | tuple):
-            return tuple({"uri": v} if isinstance(v, str) else v for v in value)
-        return value
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("write a list of at least one source, like ['files:mydocs/']")
+        return tuple({"uri": v} if isinstance(v, str) else v for v in value)
 
 
 class Tokenizer(Part):
@@ -480,6 +480,20 @@ def assemble(tree: dict[str, Any], overrides: list[str], where: str) -> Recipe:
     return validate(tree, where)
 
 
+_INSTEAD = {
+    "extra_forbidden": "is not a known key",
+    "missing": "is missing",
+    "tuple_type": "write a list in brackets, like [1, 2]",
+    "too_short": "the list has {actual_length} entries; give at least {min_length}",
+    "too_long": "the list has more than {max_length} entries; give no more",
+    "model_type": "is a part with keys, not a value",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "string_type": "write a text, in quotes where it looks like a number or a list",
+}
+"""Our words for what pydantic says in those of Python, by its types of error."""
+
+
 def validate(tree: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data, or one sentence that names the field."""
     try:
@@ -487,20 +501,19 @@ def validate(tree: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "the page"
-        what = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(
-            first["type"], first["msg"].removeprefix("Value error, ")
-        )
+        ours = _INSTEAD.get(first["type"])
+        what = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Value error, ")
         raise UserError(f"recipe {where}: {field}: {what[:1].lower() + what[1:]}{_known_keys(first)}.") from None
 
 
 def _known_keys(error: Any) -> str:
-    """For an unknown key, the keys that stand there."""
-    if error["type"] != "extra_forbidden":
+    """For an unknown key or a part without any, the keys that stand there; else the value, where that is short."""
+    if error["type"] not in ("extra_forbidden", "model_type"):
         return (
             f" (got {error['input']!r})" if error["type"] != "missing" and isinstance(error["input"], str | int | float) else ""
         )
     part: Any = Recipe
-    for name in error["loc"][:-1]:
+    for name in error["loc"][: -1 if error["type"] == "extra_forbidden" else None]:
         if isinstance(name, int):
             continue
         part = part.model_fields[name].annotation

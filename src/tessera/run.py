@@ -86,6 +86,9 @@ def writing(path: Path) -> Iterator[None]:
         why = disk_full(error) or (error.strerror if isinstance(error, OSError) else None)
         if why is None:
             raise
+        above = next((parent for parent in path.parents if parent.exists()), None)
+        if above is not None and not above.is_dir():
+            why = f"{above} is a file, not a folder"
         raise UserError(f"{path} cannot be written: {why}.") from None
 
 
@@ -119,7 +122,7 @@ class RunFolder:
 
     @classmethod
     def refuse_occupied(cls, path: Path) -> None:
-        """Raises UserError where something stands already, but for what a start that was broken off has left."""
+        """Raises UserError where something stands, but for what a server keeps or a start that was broken off has left."""
         if not path.exists():
             return
         if path.is_dir():
@@ -128,11 +131,12 @@ class RunFolder:
             left_by_a_start = _BEFORE_TRAINING if _LOCK in names else frozenset()
             if _LOCK in names and not cls(path).prepared:
                 left_by_a_start |= {"run.json"}
-            occupied = any(not name.startswith(".") and name not in left_by_a_start for name in names)
+            occupied = any(not name.startswith(".") and name not in left_by_a_start | {KEPT} for name in names)
         else:
             occupied = True
         if occupied:
-            raise UserError(f"{path} exists already; give another --out, or --resume to go on with the run that is in it.")
+            resume = ", or --resume to go on with the run that is in it" if (path / "recipe.yaml").is_file() else ""
+            raise UserError(f"{path} exists already; give another --out{resume}.")
 
     @classmethod
     def behind(cls, home: Path) -> RunFolder:

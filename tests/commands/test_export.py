@@ -215,7 +215,8 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, vocabul
         (folder, "gguf", str(occupied), None, "exists already"),
         (folder, "hf", str(tmp_path), None, "exists already"),
         (str(tmp_path / "nothing"), "gguf", "x", None, "is not a folder"),
-        (folder, "gguf", str(occupied / "x"), None, "cannot be written"),
+        (folder, "gguf", str(occupied / "x"), None, r"x cannot be written: .*there\.gguf is a file, not a folder\.$"),
+        (folder, "hf", str(occupied / "below" / "x"), None, r"x cannot be written: .*there\.gguf is a file, not a folder\.$"),
     ):
         with pytest.raises(UserError, match=words):
             export_model(model, to, out, dtype)

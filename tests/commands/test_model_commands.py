@@ -79,8 +79,11 @@ def test_generate_reads_standard_input_and_says_what_it_cut(
     generate(str(run), "-", max_tokens=4, seed=1)
     printed = capsys.readouterr()
     assert printed.out.startswith("x = 1\n") and "note: the model reads 64 tokens" in printed.err
+    assert "empty" not in printed.err
     generate(str(run), "", max_tokens=4, as_json=True)
-    assert len(json.loads(capsys.readouterr().out)["prompt_ids"]) == 1
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["prompt_ids"]) == 1
+    assert printed.err == "note: the prompt is empty, so the model begins a text of its own.\n"
 
 
 def test_filling_keeps_what_is_next_to_the_gap(vocabulary: Vocabulary, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,10 +197,10 @@ def test_a_model_of_text_learns_pictures_and_keeps_its_old_ids(corner, tmp_path:
 def test_drawn_and_named_digits_are_counted_with_n_error_and_chance(
     corner: Any, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate(str(run), names=("digits",), tasks=20, as_json=True)
+    evaluate(str(run), names=("digits",), tasks=13, as_json=True)
     drawn, named = map(json.loads, capsys.readouterr().out.splitlines())
     for row, measure in ((drawn, DRAWN), (named, NAMED)):
-        assert row["measure"] == measure and row["n"] == 20 and row["chance"] == 0.1
+        assert row["measure"] == measure and row["n"] == 13 and row["chance"] == 0.1
         assert 0 <= row["value"] <= 1 and row["standard_error"] is not None
     with pytest.raises(UserError, match="not learned that medium"):
         evaluate(str(corner.unbroken), names=("digits",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 from fractions import Fraction
@@ -13,8 +14,20 @@ from PIL import Image
 
 from tessera import recipe
 from tessera.data.builtin_films import MOTIONS, STYLES, THINGS, Scene, films, scene
-from tessera.data.film_tasks import film_documents
-from tessera.data.films import MOST_FRAMES_READ, cut_film, film_file, film_parts, find_loop, fitted_film, read_film, resampled
+from tessera.data.corpus import SPLITS, gather
+from tessera.data.film_tasks import film_cut, film_documents, held_out_films, least_film_context
+from tessera.data.films import (
+    MOST_FRAMES_READ,
+    captioned_film,
+    cut_film,
+    film_file,
+    film_parts,
+    find_loop,
+    fitted_film,
+    fitted_frame,
+    read_film,
+    resampled,
+)
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -162,6 +175,43 @@ def test_rate_size_and_length_are_brought_to_what_is_wanted() -> None:
     assert [len(piece) for piece in cut_film(numbered[:6], 9, 4)] == [5]
 
 
+@pytest.mark.parametrize("ending", ["gif", "mp4"])
+def test_frames_are_shrunk_as_they_are_decoded_so_that_large_films_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    if ending == "mp4":
+        pytest.importorskip("av", reason="needs PyAV (the extra [film])")
+    large = np.stack([np.asarray(Image.fromarray(f).resize((92, 44), Image.Resampling.NEAREST)) for f in SCENES[0].film(30)])
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / f"a.{ending}").write_bytes(film_file(large, 8.0, ending))
+    (tmp_path / "films" / f"b.{ending}").write_bytes(film_file(large[::-1], 8.0, ending))
+    frames, per_second = read_film(tmp_path / "films" / f"a.{ending}")
+    wanted = fitted_film(frames, 1024, 4)
+    assert wanted.shape == (30, 24, 48, 3) and fitted_film(wanted, 1024, 4).shape != wanted.shape
+    monkeypatch.setattr("tessera.data.films.MOST_PIXELS_READ", wanted[..., 0].size)
+    with pytest.raises(Unreadable, match="more than are read"):
+        read_film(tmp_path / "films" / f"a.{ending}")
+    calls = 0
+
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return fitted_frame(frame, 1024, 4)
+
+    found = read_film(tmp_path / "films" / f"a.{ending}", shrink=shrink)
+    assert (found[0] == wanted).all() and found[1] == per_second and calls == 30
+    # A recipe's corpus holds what the two steps one after the other have given.
+    settings = recipe.Films(most_frames=9, quantizer=recipe.Quantizer(stride=4))
+    data = recipe.Data(sources=(recipe.Source(uri=f"files:{tmp_path / 'films'}/*.{ending}"),), films=settings, deduplicate="none")
+    corpus = gather(data, tmp_path / "cache", lambda line: None)
+    pieces = [p[0].signal.tobytes() for s in SPLITS for d in corpus.documents(s, 0) if (p := film_parts(d)) is not None]
+    stride = film_cut(settings).time_stride
+    assert {piece.tobytes() for piece in cut_film(resampled(wanted, per_second, 8.0), 9, stride)} <= set(pieces)
+    monkeypatch.setattr("tessera.data.films.MOST_PIXELS_DECODED", large[..., 0].size - 1)
+    with pytest.raises(Unreadable, match="more than are read"):
+        read_film(tmp_path / "films" / f"a.{ending}", shrink=shrink)
+
+
 def test_any_later_stretch_is_what_follows_from_the_beginning() -> None:
     for drawn in SCENES:
         assert (drawn.film(5, first=4) == drawn.film()[4:]).all()
@@ -185,3 +235,30 @@ def test_tasks_are_chosen_by_content_and_seed_alone() -> None:
     assert all(not d.segments[0].learn and d.segments[1].content == QUESTION and d.segments[2].learn for d in told)
     again = list(film_documents(reversed(drawn), settings, seed=1))
     assert sorted(d.text for d in again) == sorted(d.text for d in made)
+
+
+def test_a_question_about_a_film_is_asked_and_answered_beside_its_caption(tmp_path: Path) -> None:
+    answer = "No, " * 100
+    rows = [
+        {"file_name": "one.gif", "text": "a ball", "question": "Does it jump?", "answer": answer},
+        {"file_name": "two.gif", "question": "What colour?", "answer": "red"},
+    ]
+    for row, drawn in zip(rows, SCENES, strict=False):
+        (tmp_path / row["file_name"]).write_bytes(film_file(drawn.film(13), 8.0, "gif"))
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe.Films(views=12, tasks=recipe.FilmTasks(tell=1, film=1))
+    data = recipe.Data(sources=(recipe.Source(uri=f"files:{tmp_path}"),), films=settings)
+    corpus = gather(data, tmp_path / "cache", lambda line: None)
+    found = sorted((d for split in SPLITS for d in corpus.documents(split, 0)), key=lambda d: d.source)
+    parts = [each[0] for document in found if (each := film_parts(document)) is not None]
+    assert [(p.caption, p.questions) for p in parts] == [
+        ("a ball", [("Does it jump?", answer)]),
+        ("", [("What colour?", "red")]),
+    ] and {len(p.signal) for p in parts} == {9}
+    made = list(film_documents(found, settings, seed=1))
+    told = {tuple(str(s.content) for s in d.segments[1:]) for d in made if not d.segments[0].learn and len(d.segments) == 3}
+    assert told >= {(QUESTION, "a ball"), ("Does it jump?", answer), ("What colour?", "red")}
+    held_out = [tuple(str(s.content) for s in d.segments[1:]) for d in held_out_films(found, settings) if len(d.segments) == 3]
+    assert held_out == [(QUESTION, "a ball"), ("What colour?", "red")]
+    plain = [captioned_film(p.signal, p.caption, 8.0, "x") for p in parts]
+    assert least_film_context(found, settings) > least_film_context(plain, settings) + len(answer) / 8

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tessera.data import builtin_pictures as builtin
-from tessera.data.pictures import captioned, fitted, parts_of, png, read_picture, resized
+from tessera.data.pictures import captioned, fitted, hole, parts_of, png, read_picture, resized
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -111,6 +111,35 @@ def test_a_folder_takes_captions_from_its_list_and_leaves_out_what_is_broken(tmp
     assert [p.caption for p in moods if p] == ["calm", "", "wild"]
 
 
+@pytest.mark.parametrize(("name", "between"), [("captions.tsv", "\t"), ("metadata.csv", ",")])
+def test_a_list_of_two_columns_needs_no_names_for_them(tmp_path: Path, name: str, between: str) -> None:
+    for file in ("a.png", "b.png"):
+        (tmp_path / file).write_bytes(encoded("PNG"))
+    (tmp_path / name).write_text(f"a.png{between}a red cat\nb.png{between}a dog\n")
+    for uri in (f"files:{tmp_path}", f"files:{tmp_path}#column=mood"):
+        assert [p.caption for d in documents(uri, []) if (p := parts_of(d))] == ["a red cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("file\ttext\na.png\tcaf\xe9\n", "it is not UTF-8 text"),
+        ("picture\ttext\na.png\ta cat\n", "it has no column file_name, file or path"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told_once(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "captions.tsv").write_bytes(text.encode("latin-1"))
+    said: list[str] = []
+    (tmp_path / "only.txt").write_text("text without pictures asks for no captions")
+    list(documents(f"files:{tmp_path}", [], said.append))
+    assert not any("captions" in line for line in said)
+    for file in ("a.png", "b.png"):
+        (tmp_path / file).write_bytes(encoded("PNG"))
+    list(documents(f"files:{tmp_path}", [], said.append))
+    told = [line for line in said if "captions" in line and "no captions are taken" in line]
+    assert told == [f"files:{tmp_path}: no captions are taken from {tmp_path / 'captions.tsv'}: {why}"]
+
+
 def test_imagefolder_layouts_give_captions_questions_and_labels(tmp_path: Path) -> None:
     (tmp_path / "listed").mkdir()
     (tmp_path / "listed" / "0.png").write_bytes(encoded("PNG"))
@@ -201,3 +230,16 @@ def test_shapes_are_the_same_every_time() -> None:
 def test_a_count_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="none of"):
         list(documents("builtin:shapes?count=many", []))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_thin_mask_is_still_there_where_one_side_grows_and_the_other_shrinks(turned: bool) -> None:
+    picture = np.full((40, 8, 4), 255, np.uint8)
+    mask = picture.copy()
+    mask[11, :, 3] = 0
+    size = (10, 16)
+    if turned:
+        picture, mask, size = picture.transpose(1, 0, 2), mask.transpose(1, 0, 2), (16, 10)
+    pixels, drawn = hole(picture, mask, size, 1000)
+    assert pixels.shape == (*size, 3) and drawn.shape == size
+    assert (drawn.T if turned else drawn).all(1).tolist() == [row == 2 for row in range(10)]

@@ -59,6 +59,38 @@ def test_other_files_are_read_by_their_content(tmp_path: Path, ending: str) -> N
         assert np.abs(samples * 32_768 - TONE).max() < 1
 
 
+@pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw", "adpcm_ms", "adpcm_ima_wav"])
+def test_compressed_wav_files_are_read(monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (the extra [sound])")
+    file = io.BytesIO()
+    with av.open(file, "w", format="wav") as container:
+        stream = container.add_stream(codec, rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(TONE[None], format="s16", layout="mono")
+        frame.sample_rate = 8000
+        for piece in (frame, None):
+            container.mux(stream.encode(piece))
+    data = file.getvalue()
+    samples, rate = read_sound(data)
+    assert rate == 8000 and np.abs(samples[: len(TONE)] * 32_768 - TONE)[200:].max() < 1500
+    broken = data[:20] + b"\x77\x77" + data[22:]
+    with pytest.raises(Unreadable, match="or compressed in a way that is not read"):
+        read_sound(broken)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(Unreadable, match=r"a WAV recording that is compressed; .*needs PyAV"):
+        read_sound(data)
+
+
+@pytest.mark.parametrize("length", [b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\xf0\xff\x7f"])
+def test_a_wav_that_was_piped_has_no_length_and_is_read_to_its_end(length: bytes) -> None:
+    data = sound_file(TONE, 8000, "wav")
+    piped = data[:4] + length + data[8:40] + length + data[44:]
+    assert data[36:40] == b"data"
+    samples, rate = read_sound(piped)
+    assert rate == 8000 and (samples == read_sound(data)[0]).all()
+    with pytest.raises(Unreadable, match="damaged WAV"):
+        read_sound(data[:-1000])
+
+
 @pytest.mark.parametrize("ending", ["flac", "mp3"])
 def test_a_list_of_other_files_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     pytest.importorskip("av", reason="needs PyAV (the extra [sound])")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,3 +158,27 @@ def test_the_command_prints_every_number_with_its_settings(
         with pytest.raises(UserError, match=words):
             evaluate(str(folder), **asked)  # type: ignore[arg-type]
     assert len(NAMES) == 30
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"names": ["counting"], "sources": ["files:x"]}, "--data is for bits, infill and moderation"),
+        ({"shots": "0,1"}, "--shots is for suites that are answered; it would do nothing with bits: leave it out"),
+        ({"names": ["tour", "digits"], "samples": 3}, "--samples is for suites .* nothing with tour, digits"),
+        ({"names": ["bits", "blimp"], "samples": 3}, "--samples is for"),
+        ({"names": ["gsm8k"], "lengths": "2-3"}, "--lengths is for suites of generated tasks"),
+        ({"names": ["moderation"], "sources": ["x"], "tasks": 3}, "--tasks is for all suites but moderation"),
+        ({"effort": "low"}, "--effort is for"),
+        ({"names": ["infill"], "settings": Settings(temperature=0.5)}, "--temperature is for"),
+        ({"names": ["infill"], "settings": Settings(top_p=0.5)}, "--top-p is for"),
+        ({"names": ["infill"], "settings": Settings(max_tokens=5)}, "--max-tokens is for"),
+        ({"samples": 3, "tasks": 5}, "--samples and --tasks both"),
+    ],
+)
+def test_an_option_that_no_suite_uses_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        evaluate("nowhere", **asked)
+    # Where one of the suites uses it, the next thing to be missing is the model.
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate("nowhere", ["files:x"], names=["bits", "counting"], shots="1", lengths="2-3", samples=2, tasks=3)

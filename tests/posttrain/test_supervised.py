@@ -125,8 +125,9 @@ def test_a_killed_run_goes_on_to_the_bit(
     assert losses(killed) == losses(unbroken) and weights_of(killed) == weights_of(unbroken)
     code, said = sft(data, killed, *more, "--resume")
     assert code == 0 and "is finished" in said, said
-    code, said = tessera("train", str(killed / "recipe.yaml"), "--out", str(killed), "--resume")
-    assert code == 2 and "is a run of tessera posttrain; go on by" in said
+    for recipe in (str(killed / "recipe.yaml"), "text"):
+        code, said = tessera("train", recipe, "--out", str(killed), "--resume")
+        assert code == 2 and "is a run of tessera posttrain; go on by" in said, said
 
 
 def test_a_batch_holds_the_examples_that_were_asked_for(tmp_path: Path, write: Write, sft: Any) -> None:

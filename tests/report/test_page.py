@@ -139,8 +139,39 @@ def test_a_long_run_stays_small(finished: Path) -> None:
 
 
 def test_the_command_to_go_on_takes_the_page_of_the_run_which_need_not_be_a_shipped_one(finished: Path, parsed: Parsed) -> None:
-    (finished / "recipe.yaml").write_text(recipe.load("code", ["name=mine"]).to_yaml())
+    assert "--resume" not in parsed(finished).text, "a finished run has nothing left to do"
+    (finished / "recipe.yaml").write_text(recipe.load("code", ["name=mine", "train.tokens=200000"]).to_yaml())
     assert f"tessera train {finished / 'recipe.yaml'} --out {finished} --resume" in parsed(finished).text
+
+
+@pytest.mark.parametrize(
+    ("page", "about", "offered", "kept_back"),
+    [
+        ("code", {"data": [{"documents": 9, "pictures": 0}]}, ["generate {} 'def read_lines"], ["chat", "--out pic"]),
+        ("text", {"asked": {}, "dialogue": True}, ["generate {} 'The first", "chat {}"], []),
+        ("text", {"preference": {"kind": "reward"}, "dialogue": True}, ["--reward-model {}"], ["generate", "chat", "eval"]),
+        ("text", {"preference": {"kind": "dpo"}, "dialogue": True}, ["generate {} 'The first", "chat {}"], ["reward-model"]),
+        ("text", {"moderation": {}}, ["--suite moderation --data", "serve MODEL {}"], ["generate", "chat", "from_pretrained"]),
+        ("draw", {"data": [{"documents": 9, "pictures": 9}]}, ["--out picture.png", '"" --image'], ["Once upon", "--video"]),
+        ("see", {"data": [{"documents": 9, "pictures": 9}]}, ['"" --image'], ["Once upon", "--out picture.png"]),
+        ("film", {"distil": {}, "medium": "video", "data": [{"documents": 9}]}, ["--out film.gif"], ["Once upon", "--video"]),
+        (
+            "omni",
+            {"data": [{"documents": 9}, {"documents": 5, "pictures": 5}]},
+            ["generate {} 'def read_lines", "--out picture.png", '"" --image'],
+            ["chat"],
+        ),
+    ],
+)
+def test_only_commands_that_do_something_with_the_model_are_offered(
+    tmp_path: Path, parsed: Parsed, page: str, about: dict[str, Any], offered: list[str], kept_back: list[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe.load(page, ["train.tokens=100000"]).to_yaml())
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    write_lines(tmp_path / "metrics.jsonl", [step(s) for s in range(1, 101)])
+    text = parsed(tmp_path).text.rpartition("Use it")[2]
+    assert all(words.format(tmp_path) in text for words in offered), text
+    assert not any(f"tessera {words} " in text or words in text for words in kept_back), text
 
 
 def test_a_run_without_any_step_has_a_report(tmp_path: Path, parsed: Parsed) -> None:

@@ -97,6 +97,7 @@ def test_a_folder_that_is_its_own_last_stage_links_the_earlier_ones(tmp_path: Pa
     earlier = read_page(write_report(tmp_path / "cold"))
     assert earlier.addresses == ["../report.html", "../report.html"] and "reason: cold" in earlier.text
     write_stage(tmp_path, [0.4, 0.6])
+    (tmp_path / "recipe.yaml").write_text(recipe.load("quickstart", ["train.tokens=200000"]).to_yaml())
     page = read_page(write_report(tmp_path))
     assert page.addresses == ["cold/report.html"] and "tuned on examples" in page.text and "posttrain reason --out" in page.text
 

@@ -222,3 +222,12 @@ def test_recomputing_takes_one_row_at_a_time_on_a_cpu_and_more_at_once_on_a_gpu(
         rules.resolve(page("budget=5Gtok", f"train.recompute={r}"), gpu).recipe.train.micro_rows or 0 for r in ("true", "false")
     ]
     assert rows[0] > rows[1]
+
+
+@pytest.mark.parametrize(("short", "long"), [("20000tok", "500Mtok"), ("1e12", "1e15"), ("10s", "1h")])
+def test_only_a_run_that_wins_back_the_time_is_compiled_and_its_reason_says_for_how_long_it_runs(short: str, long: str) -> None:
+    for budget, compiled in ((short, False), (long, True)):
+        plan = rules.resolve(page(f"budget='{budget}'"), Facts({"10s": 10.0, "1h": 3600.0}.get(budget), 1e11))
+        reason = next(d.reason for d in plan.derived if d.name == "train.compile")
+        seconds = f"{plan.flops / (1e11 * rules.UTILISATION):,.0f}"
+        assert plan.recipe.train.compile is compiled and reason.endswith(f"pays from 800 s on, the run takes about {seconds} s")

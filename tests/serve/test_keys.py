@@ -165,6 +165,14 @@ def test_a_key_file_that_holds_no_keys_is_refused(tmp_path: Path, text: str) -> 
         read_keys(tmp_path / "keys")
 
 
+def test_a_key_file_that_cannot_be_read_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"sk-0123456789 name=Ren\xe9\n")
+    for name, words in (("nothere", "nothere cannot be read: No such file or directory."), ("latin", "latin is not UTF-8 text.")):
+        with pytest.raises(UserError) as refused:
+            read_keys(tmp_path / name)
+        assert str(refused.value) == f"the key file {tmp_path / words}"
+
+
 def test_without_keys_foreign_pages_and_names_are_kept_out(running: Running) -> None:
     body = {"model": "tiny", "messages": HI, "max_tokens": 1}
     port = running.url.split(":")[2].split("/")[0]

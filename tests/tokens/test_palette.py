@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tessera.errors import UserError
+from tessera.tokens import palette as colours
 from tessera.tokens.beside import media_tokenizer
 from tessera.tokens.palette import Palette, psnr
 
@@ -49,6 +52,26 @@ def test_more_colours_bring_a_picture_nearer_and_the_same_pictures_give_the_same
     near = [psnr(p.decode(p.encode(noisy)), noisy) for p in palettes]
     assert near[0] + 3 < near[1] and near[1] + 3 < near[2]
     assert (Palette.fit([noisy], 16).colours == palettes[1].colours).all()
+
+
+def test_colours_weigh_as_much_as_there_are_pixels_of_them_in_all_pictures() -> None:
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 24, (20, 30, 3), np.uint8) * 10 for _ in range(9)]
+    counts = Counter(tuple(pixel) for picture in pictures for pixel in picture.reshape(-1, 3).tolist())
+    points = np.array(sorted(counts), np.uint8)
+    means = colours._means(points, np.array([counts[p] for p in sorted(counts)], float), 12, 5)
+    assert sorted(Palette.fit(pictures, 12, 5).colours.tolist()) == sorted(means.tolist())
+
+
+def test_millions_of_colours_are_counted_in_bounded_memory() -> None:
+    number = np.arange(1 << 22) * 4
+    picture = np.stack([number >> 16, number >> 8 & 255, number & 255], -1).astype(np.uint8).reshape(2048, 2048, 3)
+    tracemalloc.start()
+    try:
+        Palette.fit([picture], 2)
+        assert tracemalloc.get_traced_memory()[1] < 500e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_transparent_pixels_do_not_count() -> None:

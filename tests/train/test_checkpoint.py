@@ -115,6 +115,53 @@ def test_what_is_half_written_is_never_read_and_is_cleared(tmp_path: Path) -> No
     assert names(tmp_path) == set()
 
 
+@pytest.mark.parametrize("crash", [1, 2, 3])
+def test_a_crash_while_a_step_is_written_again_loses_neither_it_nor_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: int
+) -> None:
+    write(Writer(tmp_path), 3, note="first")
+    calls = 0
+
+    def counted(what: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == crash:
+                raise KeyboardInterrupt  # like a killed process, it cleans nothing up
+            return what(*args, **options)
+
+        return call
+
+    writer = Writer(tmp_path)
+    writer.write(*trained(4), {"step": 2}, wait=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(checkpoint.shutil, "rmtree", counted(checkpoint.shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            writer._write({"format": checkpoint.FORMAT, "step": 3, "note": "second"})
+    found = latest(tmp_path, silent)
+    assert found is not None and found.step == 3 and found.state["note"] == ("first" if crash < 3 else "second")
+    Writer(tmp_path)
+    assert names(tmp_path) == {"step-2", "step-3"}
+
+
+def test_a_step_that_cannot_be_written_again_keeps_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(tmp_path)
+    write(writer, 3, note="first")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == f".step-3.{os.getpid()}":
+            raise OSError(errno.ENOSPC, "full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(RunFailed, match=r"the last good checkpoint is .*step-3"):
+        write(writer, 3, note="second")
+    found = latest(tmp_path, silent)
+    assert found is not None and found.state["note"] == "first" and names(tmp_path) == {"step-3"}
+
+
 def test_damaged_ones_step_aside(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     for step in (5, 6):

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 from tessera.commands.generate import open_engine
@@ -58,6 +58,9 @@ NAMES = (
     "tour",
     "moderation",
 )
+_ANSWERED = frozenset(NAMES) - {"bits", "infill", "tour", "moderation", *MAKING, *READING}
+"""Suites that are answered in words."""
+_OF_DOCUMENTS = {"bits", "infill", "moderation"}
 _TOUR_SEEDS = 20
 
 
@@ -98,13 +101,14 @@ def evaluate(
     for name in names:
         if name not in NAMES:
             raise UserError(f"there is no suite {name!r}; write one of {', '.join(NAMES)}, or safety.")
+    settings = settings or answers.Settings()
+    _refuse_idle(names, sources, samples, tasks, shots, settings, lengths, effort)
     if "moderation" in names:
         if len(names) > 1:
             raise UserError("--suite moderation measures a model of another kind; measure it by itself.")
         _moderation(model, sources, as_json)
         return
-    apart = {"bits", "infill", "tour", *MAKING, *READING}
-    chosen = {name: _suite(name, _span(lengths)) for name in names if name not in apart}
+    chosen = {name: _suite(name, _span(lengths)) for name in names if name in _ANSWERED}
     counts = _shots(shots)
     # Before the model is loaded: whoever asks for programs to be run learns at once that they cannot be.
     programs = "tour" in names or any(not suite.judges for suite in chosen.values())
@@ -118,7 +122,7 @@ def evaluate(
             raise UserError(f"--effort {effort}: {refusal(budgets, word)}")
     engine = open_engine(model, "float32")
     settings = dataclasses.replace(
-        settings or answers.Settings(),
+        settings,
         samples=samples or 1,
         tasks=tasks or 100,
         dialogue=speaks_dialogue(model, engine.vocabulary),
@@ -144,6 +148,41 @@ def evaluate(
             for count, word in itertools.product(counts, efforts):
                 each = dataclasses.replace(settings, shots=count, effort=word)
                 _report(model, lambda: answers.measure(engine, chosen[name], each, sandbox), as_json)  # noqa: B023
+
+
+def _refuse_idle(
+    names: Sequence[str],
+    sources: Sequence[str],
+    samples: int | None,
+    tasks: int | None,
+    shots: str,
+    settings: answers.Settings,
+    lengths: str | None,
+    effort: str | None,
+) -> None:
+    """
+    Raises:
+        UserError: an option is given that none of the suites uses.
+    """
+    asked, usual = set(names), answers.Settings()
+    made = {name for name in _ANSWERED if name.removesuffix("-beyond") in suites.GENERATED}
+    # What is given, the suites that use it, and how those are called.
+    options: dict[str, tuple[bool, Set[str], str]] = {
+        "--data": (bool(sources), _OF_DOCUMENTS, "bits, infill and moderation"),
+        "--samples": (samples is not None, _ANSWERED | ({"bits"} if len(names) == 1 else set()), "suites that are answered"),
+        "--tasks": (tasks is not None, set(NAMES) - {"moderation"}, "all suites but moderation, which reads the whole file"),
+        "--shots": (shots.strip() != "0", _ANSWERED, "suites that are answered"),
+        "--temperature": (settings.temperature is not None, _ANSWERED, "suites that are answered"),
+        "--top-p": (settings.top_p != usual.top_p, _ANSWERED, "suites that are answered"),
+        "--max-tokens": (settings.max_tokens is not None, _ANSWERED, "suites that are answered"),
+        "--effort": (effort is not None, _ANSWERED, "suites that are answered"),
+        "--lengths": (lengths is not None, made, f"suites of generated tasks ({', '.join(suites.GENERATED)})"),
+    }
+    for option, (given, users, whose) in options.items():
+        if given and not asked & users:
+            raise UserError(f"{option} is for {whose}; it would do nothing with {', '.join(names)}: leave it out.")
+    if samples is not None and tasks is not None and asked == {"bits"}:
+        raise UserError("--samples and --tasks both say how many documents bits reads at most; leave one of them out.")
 
 
 def _suite(name: str, lengths: tuple[int, int] | None) -> suites.Suite:

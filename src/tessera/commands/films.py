@@ -123,7 +123,7 @@ def _read(path: str, per_second: float, height: int, width: int) -> np.ndarray:
     if not Path(path).is_file():
         raise UserError(f"there is no film {path}.")
     try:
-        frames, rate = read_film(Path(path))
+        frames, rate = read_film(Path(path), shrink=lambda frame: resized(frame, height, width))
     except Unreadable as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    return resampled(np.stack([resized(frame, height, width) for frame in frames]), rate, per_second)
+    return resampled(frames, rate, per_second)

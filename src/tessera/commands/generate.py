@@ -89,6 +89,8 @@ def generate(
         return
     if suffix is not None and effort is not None:
         raise UserError("--suffix fills a gap in a running text, which nobody thinks about; leave --effort out.")
+    if not text and suffix is None and effort is None:
+        print("note: the prompt is empty, so the model begins a text of its own.", file=sys.stderr)
     engine = open_engine(model)
     context, think = engine.decoder.config.context, None
     if effort is not None:

@@ -117,7 +117,9 @@ def train(
     else:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
-        refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, RunFolder.open(path))
+        begun_before = RunFolder.open(path)
+        _refuse_tuned(begun_before)
+        refuse_changes(intent, None if recipe.endswith((".yaml", ".yml")) else said, init, begun_before)
 
     def begun(processes: int) -> None:
         RunFolder.refuse_occupied(path)
@@ -144,6 +146,15 @@ def _say_later(intent: Recipe) -> None:
     if intent.then:
         shares = ", ".join(f"{later.stage} {later.share:.0%}" for later in intent.then)
         say(f"stages come after this training ({shares} of the budget), which tessera reproduce runs too.")
+
+
+def _refuse_tuned(folder: RunFolder) -> None:
+    """Raises UserError where the run is none of this command, whose settings say nothing then."""
+    info = folder.info
+    if info and "shards" not in info:
+        raise UserError(
+            f"{folder.path} is a run of tessera posttrain; go on by tessera posttrain STAGE --out {folder.path} --resume."
+        )
 
 
 def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, folder: RunFolder) -> None:
@@ -362,8 +373,6 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     recipe, info = folder.recipe, folder.info
     if not info:
         raise UserError(f"{path} was not prepared to the end (no run.json); start it again without --resume.")
-    if "shards" not in info:
-        raise UserError(f"{path} is a run of tessera posttrain; go on by tessera posttrain STAGE --out {path} --resume.")
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
     steps = loop.total_steps(recipe)

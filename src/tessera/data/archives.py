@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.data.captions import NOT_ASKED, Medium, medium_document, medium_of
+from tessera.data.films import Shrink
 from tessera.data.pictures import MOST_BYTES
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.tokens.document import Document
@@ -33,7 +34,7 @@ def is_archive(name: str) -> bool:
 
 
 def read_archive(
-    path: Path, name: str, column: str | None, skipped: list[Skipped], wanted: frozenset[Medium]
+    path: Path, name: str, column: str | None, skipped: list[Skipped], wanted: frozenset[Medium], shrink: Shrink | None = None
 ) -> Iterator[Document]:
     """Documents of the samples of a tar file, in its order.
 
@@ -42,6 +43,7 @@ def read_archive(
         column: of `.json` that holds the caption or the text; None: as in a list of captions.
         skipped: what is left out is appended here; what an archive has no use for in one line for all its samples.
         wanted: media that are asked for; others are left out.
+        shrink: of the frames of a film, as `read_film` takes it.
     """
     why: Counter[str] = Counter()
     # Opening a pipe would wait for ever.
@@ -52,7 +54,7 @@ def read_archive(
         with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
             for key, members in itertools.groupby(_files(archive), lambda member: _key(member.name)):
                 try:
-                    yield _document(archive, members, f"{name}/{key}", column, wanted)
+                    yield _document(archive, members, f"{name}/{key}", column, wanted, shrink)
                 except _NotAsked as left:
                     why[str(left)] += 1
                 except (Unreadable, UnicodeDecodeError) as error:
@@ -95,7 +97,12 @@ def _key(name: str) -> str:
 
 
 def _document(
-    archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], name: str, column: str | None, wanted: frozenset[Medium]
+    archive: tarfile.TarFile,
+    members: Iterator[tarfile.TarInfo],
+    name: str,
+    column: str | None,
+    wanted: frozenset[Medium],
+    shrink: Shrink | None,
 ) -> Document:
     """The document of one sample.
 
@@ -126,7 +133,7 @@ def _document(
             else:
                 said["text"] = data.decode("utf-8-sig").strip()
     if media:
-        return medium_document(*media[0], said, column, name)
+        return medium_document(*media[0], said, column, name, shrink=shrink)
     texts = (said.get(key) for key in ((column,) if column else _TEXT_COLUMNS))
     text = next((text for text in texts if isinstance(text, str) and text.strip()), "")
     if unwanted or not text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,13 @@ def medium_of(name: str, wanted: frozenset[Medium]) -> Medium | None:
 
 
 def medium_document(
-    medium: Medium, source: Path | bytes, said: Mapping[str, Any], column: str | None, name: str, otherwise: str = ""
+    medium: Medium,
+    source: Path | bytes,
+    said: Mapping[str, Any],
+    column: str | None,
+    name: str,
+    otherwise: str = "",
+    shrink: films.Shrink | None = None,
 ) -> Document:
     """A medium with its caption, if it has one, and the question about it, if there is one with its answer.
 
@@ -56,6 +62,7 @@ def medium_document(
             `description`, the first there is.
         name: of the document.
         otherwise: the caption where no column holds one.
+        shrink: of the frames of a film, as `read_film` takes it.
 
     Raises:
         Unreadable, OSError: why it cannot be read.
@@ -66,8 +73,8 @@ def medium_document(
     if medium == "image":
         return pictures.captioned(pictures.read_picture(source), caption, asked, name)
     if medium == "video":
-        frames, per_second = films.read_film(source)
-        return films.captioned_film(frames, caption, per_second, name)
+        frames, per_second = films.read_film(source, shrink=shrink)
+        return films.captioned_film(frames, caption, per_second, name, asked)
     found, rate = sounds.read_sound(source)
     samples = sounds.fitted_sound(found, rate, rate)
     if caption:
@@ -83,11 +90,22 @@ class Captions:
     Args:
         column: as in `medium_document`.
         skipped: what cannot be read is appended here.
+        say: told of a list that captions were looked for in and that cannot be used.
+        shrink: as in `medium_document`.
     """
 
-    def __init__(self, column: str | None, skipped: list[Skipped]) -> None:
+    def __init__(
+        self,
+        column: str | None,
+        skipped: list[Skipped],
+        say: Callable[[str], None] = lambda line: None,
+        shrink: films.Shrink | None = None,
+    ) -> None:
+        self._shrink = shrink
         self._column = column
         self._skipped = skipped
+        self._say = say
+        self._useless: dict[Path, str] = {}
         self._lists: dict[Path, dict[str, dict[str, Any]] | None] = {}
 
     def is_list(self, path: Path) -> bool:
@@ -104,7 +122,7 @@ class Captions:
             said, listed = self._row(path)
             # Without any list, a folder below the one that was named says what is in its files.
             otherwise = name.split("/")[-2].replace("_", " ") if "/" in name and not listed else ""
-            return medium_document(medium, path, said, self._column, name, otherwise)
+            return medium_document(medium, path, said, self._column, name, otherwise, self._shrink)
         except (Unreadable, OSError) as error:
             self._skipped.append(Skipped(name, words(error)))
             return None
@@ -119,6 +137,8 @@ class Captions:
                 row = rows.get(relative) or rows.get(path.name)
                 if row is not None:
                     return row, True
+            elif why := self._useless.pop(folder, ""):
+                self._say(why)
             folder = folder.parent
         return {}, listed
 
@@ -127,7 +147,9 @@ class Captions:
         if folder not in self._lists:
             self._lists[folder] = None
             for name in _LISTS:
-                if (folder / name).is_file() and (rows := self._read_list(folder / name)):
+                if not (folder / name).is_file():
+                    continue
+                if rows := self._read_list(folder / name):
                     self._lists[folder] = rows
                     break
         return self._lists[folder]
@@ -138,10 +160,25 @@ class Captions:
             if path.suffix == ".jsonl":
                 table = [json.loads(line) for line in text.split("\n") if line.strip()]
             else:
-                table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+                table = self._table(text, path)
         except (OSError, ValueError, RecursionError, csv.Error) as error:
-            self._skipped.append(Skipped(path.name, words(error)))
+            why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else words(error)
+            self._skipped.append(Skipped(path.name, why))
+            self._useless[path.parent] = f"no captions are taken from {path}: {why}"
             return {}
         rows = [row for row in table if isinstance(row, dict)]
         column = next((c for c in _FILE_COLUMNS if rows and isinstance(rows[0].get(c), str)), None)
-        return {} if column is None else {str(row[column]): row for row in rows if row.get(column)}
+        if column is None:
+            needed = f"{', '.join(_FILE_COLUMNS[:-1])} or {_FILE_COLUMNS[-1]}"
+            self._useless[path.parent] = f"no captions are taken from {path}: it has no column {needed}"
+            return {}
+        return {str(row[column]): row for row in rows if row.get(column)}
+
+    def _table(self, text: str, path: Path) -> list[dict[str, Any]]:
+        """Rows of a list with a first line of names, or, where that begins with a file that is there, of files and captions."""
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        first = next(cells, [])
+        if len(first) == 2 and first[0] not in _FILE_COLUMNS and (path.parent / first[0]).is_file():
+            return [{"file": row[0], self._column or "text": row[1]} for row in (first, *cells) if len(row) == 2]
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))

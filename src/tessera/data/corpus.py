@@ -25,11 +25,11 @@ from tessera import recipe
 from tessera.data.captions import NOT_ASKED, Medium
 from tessera.data.dedup import Deduplicator
 from tessera.data.film_tasks import film_cut
-from tessera.data.films import captioned_film, cut_film, film_parts, fitted_film, resampled
+from tessera.data.films import Shrink, captioned_film, cut_film, film_parts, fitted_film, fitted_frame, resampled
 from tessera.data.folders import aside, publish
 from tessera.data.pictures import fitted
 from tessera.data.sounds import captioned_sound, cut_sound, fitted_sound, sound_parts
-from tessera.data.sources import Skipped, documents
+from tessera.data.sources import FROM_FILES, Skipped, documents
 from tessera.errors import UserError
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.films import films_of, is_film
@@ -167,8 +167,9 @@ def _spool(
     total_bytes, pictures, films, sounds, next_line = 0, 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
-        found = documents(uri, skipped, say, wanted_media(data))
-        for document in _fit_sounds(_fit_films(found, data.films), data.sounds, skipped):
+        read_from_files = uri.startswith(FROM_FILES)
+        found = documents(uri, skipped, say, wanted_media(data), _shrink(data.films))
+        for document in _fit_sounds(_fit_films(found, data.films, read_from_files), data.sounds, skipped):
             there = pictures_of(document)
             if there and data.pictures is None:
                 skipped.append(Skipped(document.source, NOT_ASKED["image"]))
@@ -372,8 +373,20 @@ def _parse(line: bytes) -> Document:
     return Document(tuple(segments), tree["source"])
 
 
-def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> Iterator[Document]:
-    """The documents with films at the rate, the size and of the length that a recipe wants; a long one becomes several."""
+def _shrink(settings: recipe.Films | None) -> Shrink | None:
+    """Brings frames to the size that a recipe wants."""
+    if settings is None:
+        return None
+    stride = film_cut(settings).stride
+    return lambda frame: fitted_frame(frame, settings.most_pixels, stride)
+
+
+def _fit_films(documents: Iterable[Document], settings: recipe.Films | None, shrunk: bool) -> Iterator[Document]:
+    """The documents with films at the rate, the size and of the length that a recipe wants; a long one becomes several.
+
+    Args:
+        shrunk: their size is right already. To bring it there twice would not give the same: sides are rounded up too.
+    """
     if settings is None:
         yield from documents
         return
@@ -385,10 +398,10 @@ def _fit_films(documents: Iterable[Document], settings: recipe.Films | None) -> 
             continue
         parts, per_second = found
         # Small ones first: at another rate there may be many more of them.
-        frames = fitted_film(parts.signal, settings.most_pixels, cut.stride)
+        frames = parts.signal if shrunk else fitted_film(parts.signal, settings.most_pixels, cut.stride)
         frames = resampled(frames, per_second, settings.per_second)
         for film in cut_film(frames, settings.most_frames, cut.time_stride):
-            yield captioned_film(film, parts.caption, settings.per_second, document.source)
+            yield captioned_film(film, parts.caption, settings.per_second, document.source, parts.questions)
 
 
 def _fit_sounds(documents: Iterable[Document], settings: recipe.Sounds | None, skipped: list[Skipped]) -> Iterator[Document]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.data.captions import Medium, medium_document
+from tessera.data.films import Shrink
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.tokens.document import Document
 
@@ -49,7 +50,7 @@ class Columns:
 
 def media_documents(
     rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Columns, medium: str, column: str | None, name: str,
-    skipped: list[Skipped],
+    skipped: list[Skipped], shrink: Shrink | None = None,
 ) -> Iterator[Document]:  # fmt: skip
     """Numbered rows -> a document of each row's medium, with what its other columns say of it.
 
@@ -59,6 +60,7 @@ def media_documents(
         column: that holds the caption; None: as in a list of captions.
         name: of the table.
         skipped: what cannot be read is appended here.
+        shrink: of the frames of a film, as `read_film` takes it.
     """
     without = 0
     for number, row in rows:
@@ -69,7 +71,7 @@ def media_documents(
         said = {key: _named(value, columns.labels.get(key)) for key, value in row.items() if key not in columns.media}
         try:
             source = bytes(cell["bytes"]) if cell.get("bytes") else Path(cell["path"])
-            yield medium_document(columns.media[medium], source, said, column, f"{name}[{number}]")
+            yield medium_document(columns.media[medium], source, said, column, f"{name}[{number}]", shrink=shrink)
         except (Unreadable, OSError) as error:
             skipped.append(Skipped(f"{name}[{number}]", words(error)))
     if without:

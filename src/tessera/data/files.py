@@ -23,6 +23,7 @@ from typing import Any
 from tessera.data.archives import is_archive, read_archive
 from tessera.data.captions import NOT_ASKED, Captions, Medium, medium_of
 from tessera.data.features import Columns, media_documents
+from tessera.data.films import Shrink
 from tessera.data.reasons import Skipped, Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document
@@ -38,14 +39,19 @@ Say = Callable[[str], None]
 
 
 def read_files(
-    pattern: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium] = frozenset({"image"})
+    pattern: str,
+    column: str | None,
+    skipped: list[Skipped],
+    say: Say,
+    wanted: frozenset[Medium] = frozenset({"image"}),
+    shrink: Shrink | None = None,
 ) -> Iterator[Document]:
     """Documents of a file, of every file below a folder, or of every file that a glob matches, in sorted order.
 
     `**` matches any number of folders and `~` is the home folder. Hidden files and folders, `node_modules`, `__pycache__` and
     virtual environments are passed over. `Document.source` is the path relative to the folder, or to the part of the glob
     before its first wildcard, so that it does not depend on where the data lie. Pictures, films and recordings that are not
-    `wanted` are left out unread; where films are, GIFs are films.
+    `wanted` are left out unread; where films are, GIFs are films, whose frames go through `shrink` one by one.
 
     Raises:
         UserError: there is no such file or folder.
@@ -63,7 +69,7 @@ def read_files(
         base, matches = path, lambda name: True
     if not os.path.exists(base):
         raise UserError(f"files:{pattern}: there is no file or folder {base}, or it may not be read.")
-    captions = Captions(column, skipped)
+    captions = Captions(column, skipped, say, shrink)
     whole = base.is_file()
     for name in [base.name] if whole else walk(base, skipped):
         file = base if whole else base / name
@@ -76,9 +82,9 @@ def read_files(
             if (document := captions.document(medium, file, name)) is not None:
                 yield document
         elif is_archive(name):
-            yield from read_archive(file, name, column, skipped, wanted)
+            yield from read_archive(file, name, column, skipped, wanted, shrink)
         else:
-            yield from read_file(file, name, column, skipped, say, wanted)
+            yield from read_file(file, name, column, skipped, say, wanted, shrink)
 
 
 def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_FOLDERS) -> Iterator[str]:
@@ -114,7 +120,13 @@ def walk(base: Path, skipped: list[Skipped], ignored: frozenset[str] = IGNORED_F
 
 
 def read_file(
-    path: Path, name: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium] = frozenset()
+    path: Path,
+    name: str,
+    column: str | None,
+    skipped: list[Skipped],
+    say: Say,
+    wanted: frozenset[Medium] = frozenset(),
+    shrink: Shrink | None = None,
 ) -> Iterator[Document]:
     """Documents of one file.
 
@@ -122,6 +134,7 @@ def read_file(
         name: what they are called.
         column: of a table that holds the text, or the caption of a medium; None: one is chosen.
         wanted: media in a table's rows that are documents with their captions; the texts of other tables are.
+        shrink: of the frames of a film, as `read_film` takes it.
     """
     kind, compression = _kind(path.name)
     try:
@@ -138,7 +151,7 @@ def read_file(
             elif kind == "json":
                 yield from _json(stream.read(), name, column, skipped, say)
             elif kind == "parquet":
-                yield from _parquet(stream, name, column, skipped, say, wanted)
+                yield from _parquet(stream, name, column, skipped, say, wanted, shrink)
             else:
                 separator = "\t" if kind == "tsv" else ","
                 rows = _json_lines(stream, name, skipped) if kind == "jsonl" else _separated(stream, separator, say)
@@ -270,7 +283,13 @@ def _is_name(cell: str) -> bool:
 
 
 def _parquet(
-    stream: io.BufferedIOBase, name: str, column: str | None, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]
+    stream: io.BufferedIOBase,
+    name: str,
+    column: str | None,
+    skipped: list[Skipped],
+    say: Say,
+    wanted: frozenset[Medium],
+    shrink: Shrink | None,
 ) -> Iterator[Document]:
     """Rows with media that are asked for, else the texts of the rows."""
     import pyarrow
@@ -288,7 +307,7 @@ def _parquet(
         return enumerate(row for batch in table.iter_batches(batch_size=256, columns=names) for row in batch.to_pylist())
 
     if medium is not None:
-        yield from media_documents(rows([*strings, *columns.labels, medium]), columns, medium, column, name, skipped)
+        yield from media_documents(rows([*strings, *columns.labels, medium]), columns, medium, column, name, skipped, shrink)
         return
     if not strings:
         left = next(iter(columns.media.values()), None)

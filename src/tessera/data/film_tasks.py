@@ -1,4 +1,4 @@
-"""Captioned films -> documents of tasks: caption -> film, film -> caption.
+"""Captioned films -> documents of tasks: caption -> film, film -> caption or the answer to a question about it.
 
 A film from its first frame and one that is gone on with are the first of these, with its beginning given (`tokens.films`).
 Of each film `views` documents are made, each with a task chosen by its content and the seed alone.
@@ -56,14 +56,16 @@ def film_documents(documents: Iterable[Document], settings: recipe.Films, seed: 
             continue
         parts, per_second = found
         rng = content_rng(parts, seed)
-        shares = np.array([settings.tasks.film, settings.tasks.tell if parts.caption else 0.0])
+        asked = _asked(parts)
+        shares = np.array([settings.tasks.film, settings.tasks.tell if asked else 0.0])
         film_share = shares[0] / shares.sum() if shares.any() else 1.0
         for _ in range(views):
             if rng.random() < film_share:
                 caption = "" if rng.random() < settings.caption_dropout else parts.caption
                 yield Document(to_film(caption, parts.signal, per_second), document.source)
             else:
-                yield Document(to_tell(parts.signal, per_second, [(QUESTION, parts.caption)]), document.source)
+                chosen = asked[int(rng.integers(len(asked)))] if len(asked) > 1 else asked[0]
+                yield Document(to_tell(parts.signal, per_second, [chosen]), document.source)
 
 
 def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Iterator[Document]:
@@ -74,10 +76,16 @@ def held_out_films(documents: Iterable[Document], settings: recipe.Films) -> Ite
             yield document
             continue
         parts, per_second = found
-        if settings.tasks.film or not parts.caption:
+        asked = _asked(parts)
+        if settings.tasks.film or not asked:
             yield Document(to_film(parts.caption, parts.signal, per_second), document.source)
-        if settings.tasks.tell and parts.caption:
-            yield Document(to_tell(parts.signal, per_second, [(QUESTION, parts.caption)]), document.source)
+        if settings.tasks.tell and asked:
+            yield Document(to_tell(parts.signal, per_second, asked[:1]), document.source)
+
+
+def _asked(parts: Parts) -> list[tuple[str, str]]:
+    """The questions of a film, first the one for its caption where it has one."""
+    return [(QUESTION, parts.caption), *parts.questions] if parts.caption else parts.questions
 
 
 def _tokens(parts: Parts, per_second: float, cut: Cut, told: bool) -> int:
@@ -85,4 +93,6 @@ def _tokens(parts: Parts, per_second: float, cut: Cut, told: bool) -> int:
     frames, height, width = parts.signal.shape[:3]
     grid = cut.grid((frames, height, width))
     asked = len(parts.caption) + (len(QUESTION) if told else 0)
+    if told:
+        asked = max(asked, *(len(q) + len(a) for q, a in parts.questions), 0)
     return tokens_of_film(grid, Geometry(frames, height, width, per_second)) + round(asked / CHARACTERS_PER_TOKEN) + 4

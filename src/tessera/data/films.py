@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +33,11 @@ ENDINGS = ANIMATED | ENCODED
 WRITTEN = ("gif", "mp4", "webm")
 MOST_FRAMES_READ = 4096
 MOST_PIXELS_READ = 1 << 30
-"""Over all frames of a file."""
+"""Over all frames of a file, as they are kept."""
+MOST_PIXELS_DECODED = 1 << 33
+"""Over all frames of a file that are shrunk one by one: more than MOST_FRAMES_READ of 1920 x 1080."""
+Shrink = Callable[[np.ndarray], np.ndarray]
+"""What is done to each frame, (H, W, 3) uint8, as it is decoded."""
 NO_READER = 'films other than GIF need PyAV; install it with `pip install "tessera[film]"`'
 _CHANGES = "a film whose frames change their size"
 _USUAL_PER_SECOND = 10.0
@@ -41,12 +45,15 @@ _USUAL_PER_SECOND = 10.0
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 
 
-def read_film(source: Path | bytes, most_frames: int = MOST_FRAMES_READ) -> tuple[np.ndarray, float]:
+def read_film(
+    source: Path | bytes, most_frames: int = MOST_FRAMES_READ, shrink: Shrink | None = None
+) -> tuple[np.ndarray, float]:
     """The frames of a film, (T, H, W, 3) uint8, upright, transparent parts on white, and how many there are in a second.
 
     Args:
         source: a file, whatever it is called, or what is in one.
         most_frames: what comes after so many is not read.
+        shrink: brings a frame to the size that is wanted, so that no more than one is ever kept as large as it came.
 
     Raises:
         Unreadable: why it cannot be read.
@@ -54,7 +61,7 @@ def read_film(source: Path | bytes, most_frames: int = MOST_FRAMES_READ) -> tupl
     if isinstance(source, Path) and (size := source.stat().st_size) > MOST_BYTES:
         raise Unreadable(f"a film file of {size / 1e6:,.0f} MB, more than the {MOST_BYTES / 1e6:.0f} that are read")
     with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-        frames, per_second = (_encoded if _is_encoded(file) else _animated)(file, most_frames)
+        frames, per_second = (_encoded if _is_encoded(file) else _animated)(file, most_frames, shrink)
     if not frames:
         raise Unreadable("a film without frames")
     return np.stack(frames), per_second
@@ -67,20 +74,20 @@ def _is_encoded(file: BinaryIO) -> bool:
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head[:4] == b"\x1a\x45\xdf\xa3"
 
 
-def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
+def _animated(file: BinaryIO, most_frames: int, shrink: Shrink | None) -> tuple[list[np.ndarray], float]:
     frames: list[np.ndarray] = []
     milliseconds: list[float] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(file, formats=("GIF", "WEBP", "PNG")) as film:
-                _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames))
+                _refuse_large(*film.size, min(getattr(film, "n_frames", 1), most_frames), shrink)
                 size = film.size
                 for frame in ImageSequence.Iterator(film):
                     # A damaged GIF may have a frame that is larger than the film.
                     if frame.size != size:
                         raise Unreadable(_CHANGES)
-                    frames.append(on_white(np.array(frame.convert("RGBA"))))
+                    frames.append(_kept(on_white(np.array(frame.convert("RGBA"))), shrink, len(frames)))
                     milliseconds.append(float(frame.info.get("duration") or 0))
                     if len(frames) == most_frames:
                         break
@@ -102,11 +109,12 @@ def _animated(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float
     return [frames[min(at, len(frames) - 1)] for at in timeline], round(1000 / least, 3)
 
 
-def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]:
+def _encoded(file: BinaryIO, most_frames: int, shrink: Shrink | None) -> tuple[list[np.ndarray], float]:
     av = library()
     if av is None:
         raise Unreadable(NO_READER)
     frames: list[np.ndarray] = []
+    shapes: set[tuple[int, ...]] = set()
     try:
         with av.open(file) as container:
             if not container.streams.video:
@@ -114,16 +122,18 @@ def _encoded(file: BinaryIO, most_frames: int) -> tuple[list[np.ndarray], float]
             stream = container.streams.video[0]
             times: list[float | None] = []
             for frame in container.decode(stream):
-                _refuse_large(frame.width, frame.height, len(frames) + 1)
+                _refuse_large(frame.width, frame.height, len(frames) + 1, shrink)
                 # A telephone films as it is held and writes down how it was.
-                frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                shapes.add(upright.shape)
+                frames.append(_kept(upright, shrink, len(frames)))
                 times.append(frame.time)
                 if len(frames) == most_frames:
                     break
             rate = float(stream.average_rate or stream.guessed_rate or 0)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise Unreadable(f"a damaged film ({words(error)})") from None
-    if len({f.shape for f in frames}) > 1:
+    if len(shapes) > 1:
         raise Unreadable(_CHANGES)
     return _even(frames, [time for time in times if time is not None], rate if rate > 0 else _USUAL_PER_SECOND)
 
@@ -153,10 +163,19 @@ def library() -> Any:
     return av
 
 
-def _refuse_large(width: int, height: int, frames: int) -> None:
+def _kept(frame: np.ndarray, shrink: Shrink | None, before: int) -> np.ndarray:
+    """What is kept of a frame that comes behind so many."""
+    if shrink is not None:
+        frame = shrink(frame)
+        _refuse_large(frame.shape[1], frame.shape[0], before + 1)
+    return frame
+
+
+def _refuse_large(width: int, height: int, frames: int, shrink: Shrink | None = None) -> None:
+    """Raises Unreadable where frames of this size are too many to be kept or, if they are shrunk, to be decoded."""
     if not width or not height:
         raise Unreadable("a film without pixels")
-    if width * height * frames > MOST_PIXELS_READ:
+    if width * height * frames > (MOST_PIXELS_READ if shrink is None else MOST_PIXELS_DECODED):
         raise Unreadable(f"a film of {frames} frames of {width} x {height} pixels, more than are read")
 
 
@@ -241,12 +260,17 @@ def resampled(frames: np.ndarray, per_second: float, wanted: float) -> np.ndarra
 
 
 def fitted_film(frames: np.ndarray, most_pixels: int, multiple: int) -> np.ndarray:
-    """A film whose frames have at most about so many pixels and sides that are multiples of `multiple`."""
-    small = fitted(frames[0], most_pixels).shape
-    height, width = (max(multiple, round(side / multiple) * multiple) for side in small[:2])
-    if frames.shape[1:3] == (height, width):
+    """A film whose frames are `fitted_frame`s."""
+    if fitted_frame(frames[0], most_pixels, multiple).shape == frames.shape[1:]:
         return frames
-    return np.stack([resized(frame, height, width) for frame in frames])
+    return np.stack([fitted_frame(frame, most_pixels, multiple) for frame in frames])
+
+
+def fitted_frame(frame: np.ndarray, most_pixels: int, multiple: int) -> np.ndarray:
+    """A frame at a size of at most about so many pixels, with sides that are multiples of `multiple`."""
+    small = fitted(frame, most_pixels).shape
+    height, width = (max(multiple, round(side / multiple) * multiple) for side in small[:2])
+    return resized(frame, height, width)
 
 
 def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator[np.ndarray]:
@@ -257,12 +281,14 @@ def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator
         yield piece[: (len(piece) - 1) // time_stride * time_stride + 1]
 
 
-def captioned_film(film: np.ndarray, caption: str, per_second: float, source: str) -> Document:
-    """The document of a film: its caption, if it has one, and the film."""
-    return with_words(film_segment(film, per_second), caption, [], source)
+def captioned_film(
+    film: np.ndarray, caption: str, per_second: float, source: str, questions: Sequence[tuple[str, str]] = ()
+) -> Document:
+    """The document of a film: its caption, if it has one, the film, then each question about it with its answer."""
+    return with_words(film_segment(film, per_second), caption, list(questions), source)
 
 
 def film_parts(document: Document) -> tuple[Parts, float] | None:
     """The parts and the rate of what `captioned_film` put together; None where a document is none such."""
     parts = parts_of(document, is_film)
-    return None if parts is None or parts.questions else (parts, document.segments[-1].per_second)
+    return None if parts is None else (parts, next(s.per_second for s in document.segments if is_film(s)))

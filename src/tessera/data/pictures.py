@@ -109,12 +109,14 @@ def fitted(pixels: np.ndarray, most_pixels: int) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture at another size: means of areas where it shrinks, whole pixels where it grows."""
+    """A picture at another size: means of areas where it shrinks, whole pixels where it grows, each side by itself."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
-    way = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(pixels).resize((width, height), way))
+    picture = Image.fromarray(pixels)
+    smaller = min(width, picture.width), min(height, picture.height)
+    if smaller != picture.size:
+        picture = picture.resize(smaller, Image.Resampling.BOX)
+    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
 
 
 def hole(picture: np.ndarray, mask: np.ndarray | None, size: tuple[int, int] | None, most_pixels: int) -> tuple[Any, Any]:

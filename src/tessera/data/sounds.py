@@ -1,6 +1,6 @@
 """Sound files -> samples, samples -> sound files, and both ends of a captioned recording's document.
 
-`read_sound` opens what a person or the network sent: WAV by SciPy; FLAC, OGG, MP3 and M4A by PyAV, which is an extra
+`read_sound` opens what a person or the network sent: WAV by SciPy; FLAC, OGG, MP3, M4A and compressed WAV by PyAV, an extra
 (`pip install "tessera[sound]"`). What is broken, empty, silent or too long is refused in one sentence.
 """
 
@@ -28,7 +28,7 @@ ENDINGS = frozenset({"wav", "flac", "ogg", "oga", "opus", "mp3", "m4a"})
 WRITTEN = ("wav", "flac", "ogg", "mp3")
 MOST_SAMPLES = 1 << 26
 """Of a file, all channels: 23 minutes at 48 kHz."""
-NO_READER = 'sound other than WAV needs PyAV; install it with `pip install "tessera[sound]"`'
+NO_READER = 'sound other than plain WAV needs PyAV; install it with `pip install "tessera[sound]"`'
 RATES = range(1000, 384_001)
 """Samples in a second that are believed: a header may say anything, and another rate takes memory by what it says."""
 LOUDEST = 0.6
@@ -36,6 +36,12 @@ LOUDEST = 0.6
 SILENT = 1e-4
 """Of full scale, 80 dB below: nothing that is heard."""
 _CODECS = {"flac": "flac", "ogg": "libopus", "mp3": "libmp3lame"}
+_PLAIN = (1, 3)
+"""Formats of a WAV file that SciPy reads: whole numbers and floats."""
+_EXTENSIBLE = 0xFFFE
+"""The format then stands further behind."""
+_NO_LENGTH = 0x7FFF_0000
+"""What programs write as the length of a WAV file that they pipe is as large or larger, and the file is not (MOST_BYTES)."""
 _MARKS = (b"fLaC", b"OggS", b"ID3")
 _CONTAINERS = "flac,ogg,mp3,mov,matroska,aac,aiff,w64,wav"
 """What a recording may come in. FFmpeg knows lists of other files too, which it would open on this machine."""
@@ -68,6 +74,9 @@ def read_sound(source: Path | bytes) -> tuple[np.ndarray, int]:
 def _wav(data: bytes) -> tuple[np.ndarray, int]:
     from scipy.io import wavfile
 
+    kind, data = _header(data)
+    if kind not in _PLAIN:
+        return _encoded(data)
     try:
         with warnings.catch_warnings():
             # Chunks that it does not know are no harm, samples that are missing are.
@@ -86,8 +95,30 @@ def _wav(data: bytes) -> tuple[np.ndarray, int]:
     return mixed.mean(1) if mixed.ndim == 2 and mixed.shape[1] else mixed.ravel(), int(rate)
 
 
+def _header(data: bytes) -> tuple[int, bytes]:
+    """The format of a WAV file and the file with the length of its samples, where a program that piped it did not know that."""
+    kind, at = _PLAIN[0], 12
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name == b"fmt ":
+            kind = int.from_bytes(data[at + 8 : at + 10], "little")
+            if kind == _EXTENSIBLE:
+                kind = int.from_bytes(data[at + 32 : at + 34], "little")
+        if name == b"data":
+            if size >= _NO_LENGTH:
+                rest = len(data) - at - 8
+                whole = data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:at]
+                data = whole + b"data" + rest.to_bytes(4, "little") + data[at + 8 :]
+            break
+        at += 8 + size + size % 2
+    return kind, data
+
+
 def _encoded(data: bytes) -> tuple[np.ndarray, int]:
+    compressed = data[:4] == b"RIFF"
     if (av := library()) is None:
+        if compressed:
+            raise Unreadable(f"a WAV recording that is compressed; {NO_READER}")
         known = data[:4] in _MARKS or data[:3] in _MARKS or data[:1] == b"\xff" or data[4:8] == b"ftyp"
         raise Unreadable(NO_READER if known else "not a WAV, FLAC, OGG or MP3 recording")
     parts: list[np.ndarray] = []
@@ -97,6 +128,8 @@ def _encoded(data: bytes) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise Unreadable("a file without sound in it")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError("of a kind that nobody knows")
             rate = int(stream.rate or 0)
             mono = av.AudioResampler(format="flt", layout="mono", rate=rate)
             for frame in (piece for decoded in container.decode(stream) for piece in mono.resample(decoded)):
@@ -105,6 +138,8 @@ def _encoded(data: bytes) -> tuple[np.ndarray, int]:
                 if count > MOST_SAMPLES:
                     raise Unreadable(f"a recording of more than {MOST_SAMPLES:,} samples")
     except (av.error.FFmpegError, ValueError, OSError):
+        if compressed:
+            raise Unreadable("a WAV recording that is damaged, or compressed in a way that is not read") from None
         known = data[:4] in _MARKS or data[:3] in _MARKS
         raise Unreadable("a damaged recording" if known else "not a WAV, FLAC, OGG or MP3 recording") from None
     return np.concatenate(parts) if parts else np.empty(0, np.float32), rate

@@ -26,12 +26,15 @@ from tessera.data import (
 from tessera.data.captions import NOT_ASKED, Medium
 from tessera.data.features import Columns, media_documents
 from tessera.data.files import Say, read_files, rows_to_documents
+from tessera.data.films import Shrink
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.errors import UserError
 from tessera.tokens.document import Document
 
 __all__ = ["Skipped", "documents"]
 
+FROM_FILES = ("files:", "hub:")
+"""How sources begin whose films are read from files."""
 _COUNTED: dict[str, tuple[Callable[[int], Iterator[Document]], int]] = {
     "shapes": (builtin_pictures.shapes, builtin_pictures.SHAPES),
     "films": (builtin_films.films, builtin_films.FILMS),
@@ -48,7 +51,11 @@ _FORMS = (
 
 
 def documents(
-    uri: str, skipped: list[Skipped], say: Say = lambda line: None, wanted: frozenset[Medium] = frozenset({"image"})
+    uri: str,
+    skipped: list[Skipped],
+    say: Say = lambda line: None,
+    wanted: frozenset[Medium] = frozenset({"image"}),
+    shrink: Shrink | None = None,
 ) -> Iterator[Document]:
     """Documents of a source, in an order that depends on its content alone.
 
@@ -60,6 +67,7 @@ def documents(
         say: told which column was taken where there was a choice.
         wanted: media that are asked for; the files, samples and columns of others are left out unread. Without films the first
             frame of an animated GIF is a picture.
+        shrink: of the frames of films in `FROM_FILES`, as `read_film` takes it.
 
     Raises:
         UserError: an unknown kind of source, one that cannot be reached, or one without a single document.
@@ -73,7 +81,7 @@ def documents(
             said.add(line)
             say(f"{uri}: {line}")
 
-    for document in _open(uri, skipped, say_once, wanted):
+    for document in _open(uri, skipped, say_once, wanted, shrink):
         try:
             document.text.encode()
         except UnicodeEncodeError:
@@ -88,13 +96,13 @@ def documents(
         raise UserError(f"source {uri} yields no document{why}.")
 
 
-def _open(uri: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]) -> Iterator[Document]:
+def _open(uri: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium], shrink: Shrink | None) -> Iterator[Document]:
     scheme, colon, rest = uri.partition(":")
     if scheme == "files" and rest:
         pattern, _, column = rest.partition("#column=")
-        return read_files(pattern, column or None, skipped, say, wanted)
+        return read_files(pattern, column or None, skipped, say, wanted, shrink)
     if scheme == "hub" and rest:
-        return _hub(rest, skipped, say, wanted)
+        return _hub(rest, skipped, say, wanted, shrink)
     if scheme == "python" and rest:
         return _python(rest)
     if uri == "builtin:stdlib":
@@ -112,7 +120,7 @@ def _open(uri: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium])
     raise UserError(f"source {uri!r} is none of {_FORMS}{hint}.")
 
 
-def _hub(address: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium]) -> Iterator[Document]:
+def _hub(address: str, skipped: list[Skipped], say: Say, wanted: frozenset[Medium], shrink: Shrink | None) -> Iterator[Document]:
     """Rows of a Hugging Face dataset, streamed; the name may be a local folder, of data files or of `save_to_disk`.
 
     Rows with a picture, a film or a recording that is asked for are documents of it; of all others the text is.
@@ -147,7 +155,7 @@ def _hub(address: str, skipped: list[Skipped], say: Say, wanted: frozenset[Mediu
         if medium is not None:
             if len(columns.media) > 1:
                 say(f"took the column {medium!r} of {', '.join(columns.media)}")
-            yield from media_documents(numbered, columns, medium, column, title, skipped)
+            yield from media_documents(numbered, columns, medium, column, title, skipped, shrink)
             return
         if columns.media and not columns.texts:
             raise UserError(f"hub:{address} has {NOT_ASKED[next(iter(columns.media.values()))]}, and no text.")

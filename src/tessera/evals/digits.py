@@ -27,7 +27,7 @@ def digits(engine: Engine, count: int, seed: int) -> list[Score]:
     Raises:
         UserError: the model has learned no pictures.
     """
-    _, read = draw_digits(engine, max(1, count // len(NUMBERS)), seed)
+    _, read = draw_digits(engine, count, seed)
     levels, labels = digit_arrays("test")
     said = name_digits(engine, digit_pixels(levels[:count]))
     found = {
@@ -41,9 +41,9 @@ def digits(engine: Engine, count: int, seed: int) -> list[Score]:
     ]
 
 
-def draw_digits(engine: Engine, each: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`each` of every digit, zero to nine in turn: pictures (N, 8, 8, 3) uint8, and what the judge reads, (N,) int64."""
-    wishes = [Wish(f"a {name}", _SHAPE) for name in NUMBERS] * each
+def draw_digits(engine: Engine, count: int = len(NUMBERS), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Zero to nine in turn: pictures (N, 8, 8, 3) uint8, and what the judge reads, (N,) int64."""
+    wishes = [Wish(f"a {NUMBERS[place % len(NUMBERS)]}", _SHAPE) for place in range(count)]
     pictures = np.stack([drawing.pixels for drawing in draw(engine, wishes, SamplingParams(max_tokens=1, seed=seed))])
     return pictures, read_digits(digit_judge(), pictures)
 

@@ -9,7 +9,6 @@ while it wrote a line, or may have been resumed: whatever can be read is shown.
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from html import escape
@@ -40,6 +39,7 @@ from tessera.report.preferred import examined_tiles, held_out_measures, probes_o
 from tessera.report.record import Event, RunRecord, items_of, mapping_of, number_of, read_run
 from tessera.report.reinforced import answers_before_and_after, held_out_answers, reinforced_tiles, rollouts_and_updates
 from tessera.report.stages import REPORT, part_of, stages_of_this_run
+from tessera.report.use import finished, use_it
 
 # Long lists are for the files in the folder; the page shows how they begin.
 MOST_ROWS = 25
@@ -60,9 +60,7 @@ def _headline(run: RunRecord) -> str:
     last, measured = run.steps[-1] if run.steps else {}, run.evaluations[-1] if run.evaluations else {}
     settings, done = mapping_of(run.recipe.get("train")), number_of(last, "tokens")
     planned = number_of(settings, "tokens")
-    # Where rows are filled up with padding, the last step comes before the last token.
-    batch_tokens = number_of(settings, "batch_rows") * number_of(settings, "context")
-    if done >= planned * 0.99 or number_of(last, "step") * batch_tokens >= planned:
+    if finished(run):
         status = '<span class="status">finished</span>'
     elif planned > 0 and math.isfinite(done):
         status = f'<span class="status open">not finished: {done / planned:.0%} of its tokens</span>'
@@ -259,22 +257,6 @@ def _environment(run: RunRecord) -> str:
     return section("Where and how it ran", table(("", ""), rows)) if rows else ""
 
 
-def _next(run: RunRecord) -> str:
-    folder = shlex.quote(str(run.folder))
-    prompts = items_of(mapping_of(run.recipe.get("train")).get("sample_prompts"))
-    prompt = next((str(p).splitlines()[0] for p in prompts if str(p).strip()), "Once upon a time")
-    rows = [
-        (f"tessera generate {folder} {shlex.quote(prompt)}", "continue a text"),
-        (f"tessera chat {folder}", "talk to it in the terminal"),
-        (f"tessera eval {folder}", "measure it"),
-        (f"tessera {_command(run)} --out {folder} --resume", "go on where the run stopped"),
-    ]
-    commands = table(("", ""), [(f"<code>{escape(command)}</code>", what) for command, what in rows])
-    weights = f"<code>{escape(str(run.folder / 'model'))}</code>"
-    text = f"The weights in {weights} open in transformers with <code>from_pretrained</code>."
-    return section("Use it", f'{commands}<p class="dim">{text}</p>')
-
-
 SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
     _headline,
     stages_of_this_run,
@@ -295,20 +277,8 @@ SECTIONS: tuple[Callable[[RunRecord], str], ...] = (
     _settings,
     _data,
     _environment,
-    _next,
+    use_it,
 )
-
-
-def _command(run: RunRecord) -> str:
-    """The command that the run goes on by, without `tessera`."""
-    if run.stages.get("recipe"):
-        return f"posttrain {run.stages['recipe']}"
-    preferred = str(mapping_of(run.about.get("preference")).get("kind") or "dpo")
-    reinforced = str(mapping_of(run.about.get("reinforce")).get("kind") or "grpo")
-    tuned = {"asked": "sft", "reinforce": reinforced, "preference": preferred, "distil": "distil", "moderation": "moderation"}
-    # The page in the folder, since the run's own may have been anywhere, and need not be among those that are shipped.
-    trained = f"train {shlex.quote(str(run.folder / 'recipe.yaml'))}"
-    return next((f"posttrain {name}" for key, name in tuned.items() if key in run.about), trained)
 
 
 def _name(run: RunRecord) -> str:

@@ -132,6 +132,8 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     pieces = int(choose("train.short_context", context, "whole rows from the first step on"))
     if context % pieces:
         raise UserError(f"train.short_context={pieces} does not divide train.context={context}; make it a divisor.")
+    rows_as_chosen = train.model_copy(update={"context": context, "short_context": pieces})
+    flops = shape.flops_per_token(rows_as_chosen.mean_context) * tokens
     parameters = shape.matmul_parameters
     short = facts.train_bytes is not None and tokens < 0.8 * _wanted_tokens(shape, vocabulary_text, None)
     near = f"not over {MOST_EPOCHS:g} passes" if short else f"near {TOKENS_PER_PARAMETER:g} tokens each"
@@ -167,7 +169,7 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         choose("train.workers", min(side_by_side, per_process), "one per core: small products gain more so than from threads")
     )
     most, why_micro = _micro_tokens(shape, facts, train.recompute)
-    compiled = choose("train.compile", *_compile(facts))
+    compiled = choose("train.compile", *_compile(facts, flops / (facts.peak_flops * facts.utilisation)))
     micro = _micro_rows(max(1, per_process // workers), max(1, most // context), even=compiled)
     choose("train.micro_rows", micro, why_micro)
     steps = max(1, math.ceil(tokens / (rows * context)))
@@ -203,7 +205,6 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
         filled[part][key] = item.value
     filled["model"]["rope_theta"] = shape.rope_theta
     resolved = Recipe.model_validate(filled)
-    flops = shape.flops_per_token(resolved.train.mean_context) * tokens
     return Plan(resolved, shape, tuple(said.values()), flops)
 
 
@@ -359,14 +360,13 @@ def _micro_tokens(shape: DecoderConfig, facts: Facts, recompute: bool) -> tuple[
     return int(most), f"{_count(most)} tokens fill half of the GPU's memory"
 
 
-def _compile(facts: Facts) -> tuple[bool, str]:
-    """Whether compiling wins back twice what it costs, and why."""
+def _compile(facts: Facts, seconds: float) -> tuple[bool, str]:
+    """Whether compiling wins back twice what it costs in a run of so many seconds, and why."""
     if not facts.compiler:
         return False, "no C++ compiler was found (g++ or clang++)"
     cost, gain = COMPILE_SECONDS[facts.kind], COMPILE_GAIN[facts.kind]
-    seconds = facts.seconds if facts.seconds is not None else math.inf
     share = f"{gain:.0%} faster for {cost:.0f} s before the first step"
-    return gain * seconds > 2 * cost, f"{share}: pays from {2 * cost / gain:.0f} s on"
+    return gain * seconds > 2 * cost, f"{share}: pays from {2 * cost / gain:.0f} s on, the run takes about {seconds:,.0f} s"
 
 
 def _micro_rows(rows: int, most: int, even: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -48,8 +49,10 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the key file {path} cannot be read: {error}.") from None
+    except OSError as error:
+        raise UserError(f"the key file {path} cannot be read: {os.strerror(error.errno or 0)}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the key file {path} is not UTF-8 text.") from None
     keys = tuple(
         _read_key(words, f"{path}, line {n}") for n, line in enumerate(lines, 1) if (words := line.split("#")[0].split())
     )

@@ -365,10 +365,9 @@ async def _film(here: Call, served: Served, video: UploadFile | Existing) -> tup
         with tempfile.NamedTemporaryFile(suffix=".film") as file:
             file.write(data)
             file.flush()
-            frames, rate = read_film(Path(file.name), _MOST_FRAMES)
-        _, height, width = quantizer.shape
-        # Small ones first: at another rate there may be many more of them.
-        return resampled(np.stack([resized(frame, height, width) for frame in frames]), rate, quantizer.per_second)
+            _, height, width = quantizer.shape
+            frames, rate = read_film(Path(file.name), _MOST_FRAMES, lambda frame: resized(frame, height, width))
+        return resampled(frames, rate, quantizer.per_second)
 
     try:
         return await in_thread(read), None

@@ -61,18 +61,18 @@ class Palette:
         """
         if not 2 <= colours <= MOST_COLOURS:
             raise UserError(f"a palette has 2 to {MOST_COLOURS} colours, not {colours}.")
-        counts: Counter[int] = Counter()
+        counts = np.zeros(1 << 24, np.int64)  # of each colour there is; pages that nothing is written to take no memory
         shapes: Counter[tuple[int, int]] = Counter()
         for picture in pictures:
             shapes[picture.shape[0], picture.shape[1]] += 1
             values, times = np.unique(_packed(picture), return_counts=True)
-            counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
-        if not counts:
+            counts[values] += times
+        packed = np.flatnonzero(counts)
+        if not len(packed):
             raise UserError("there is no picture to make a palette from.")
-        packed = np.array(sorted(counts), np.int64)
         points = _unpacked(packed)
         if len(points) > colours:
-            points = _means(points, np.array([counts[p] for p in packed.tolist()], float), colours, seed)
+            points = _means(points, counts[packed].astype(float), colours, seed)
         # Commonest size; of equals the smallest.
         shape = min(shapes, key=lambda s: (-shapes[s], s))
         return cls(points[np.lexsort((*points.T, _luminance(points)))], shape)

@@ -82,9 +82,12 @@ def read_weights(folder: Path, model: nn.Module) -> None:
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is named in a warning and the one before it is tried.
 
+    Only who owns the folder may call this: what a crash has left under another name gets its own back.
+
     Raises:
         UserError: it was written by a version of Tessera with another format.
     """
+    _put_back(folder)
     for candidate in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
         if not re.fullmatch(r"step-\d+", candidate.name):
             continue
@@ -132,6 +135,7 @@ class Writer:
         self._failure: Exception | None = None
         self._copies: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
         folder.mkdir(parents=True, exist_ok=True)
+        _put_back(folder)
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -188,21 +192,32 @@ class Writer:
             (aside / "state.json").write_text(_text(state), encoding="utf-8")
             _flush(aside / "state.json")
             final = self.folder / f"step-{state['step']}"
+            before = aside.with_name(f"{aside.name}.before")
             if final.exists():
-                shutil.rmtree(final)
+                final.rename(before)
             aside.rename(final)
             _flush(self.folder)
+            shutil.rmtree(before, ignore_errors=True)
             self._prune(state.get("best_step"))
         except Exception as error:
             # Whatever it is, the run hears of it at the next `wait`.
-            shutil.rmtree(aside, ignore_errors=True)
             self._failure = error
+            shutil.rmtree(aside, ignore_errors=True)
+            _put_back(self.folder)
 
     def _prune(self, best_step: int | None) -> None:
         whole = sorted(self.folder.glob("step-*"), key=_step_of)
         for old in whole[:-KEEP]:
             if _step_of(old) != best_step:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
+    """Gives their names back to checkpoints that made way for another of the same step, which a crash kept from its place."""
+    for before in folder.glob(".step-*.before"):
+        final = folder / f"step-{_step_of(before)}"
+        if not final.exists():
+            before.rename(final)
 
 
 def _step_back() -> None:
