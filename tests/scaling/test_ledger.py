@@ -95,4 +95,16 @@ def test_the_calibration_counts_each_run_once(tmp_path: Path) -> None:
 
 
 def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
-    assert ledger.read(tmp_path / "none.jsonl") == ledger.Ledger((), ())
+    book = ledger.read(tmp_path / "none.jsonl")
+    assert book == ledger.Ledger((), (), ()) and book.head is None
+
+
+def test_the_head_changes_with_the_newest_line(tmp_path: Path) -> None:
+    path = tmp_path / ledger.FILE
+    enter(path, "a")
+    digest = ledger.append(path, "verdict", {"run": "a", "seal": "seal-a", **verdict()})
+    book = ledger.read(path)
+    assert book.head == digest == book.entries[0].digest
+    path.write_text(path.read_text().replace('"miss": 0.0', '"miss": 0.1'))
+    changed = ledger.read(path)
+    assert changed.gaps == () and changed.head not in (None, digest)

@@ -268,16 +268,58 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
     entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None) or _entered(folder.path)
     loss = seal.outcome(folder, total_steps(folder.recipe))
     if entry is not None and (entry.state == "judged" or (entry.state == "void" and loss is None)):
-        return _recorded(entry)
+        given = _recorded(entry)
+        if not (folder.path / VERDICT).is_file():  # a crash came between the ledger's line and the file
+            _write_verdict(folder, given, str(entry.digest))
+        return given
     why = seal.broken(sealed, ingredients)
     if entry is not None and entry.seal != sealed["seal"]:
         why = "forecast.json is not the one that was sealed when the run began"
     if why is None and loss is None:
         why = "the run was stopped before its end"
     verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
-    write_text(folder.path / VERDICT, json.dumps(verdict.to_json(), indent=1))
-    ledger.append(book, "verdict", {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()})
+    line = {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()}
+    _write_verdict(folder, verdict, ledger.append(book, "verdict", line))
     return verdict
+
+
+def _write_verdict(folder: RunFolder, verdict: seal.Verdict, digest: str) -> None:
+    """`verdict.json`, bound to its line of the ledger by the digest of that."""
+    write_text(folder.path / VERDICT, json.dumps({**verdict.to_json(), "ledger": digest}, indent=1))
+
+
+def unbound(path: Path, book: ledger.Ledger) -> list[str]:
+    """Where the ledger and the `verdict.json` of a run beside it do not say the same, a sentence each.
+
+    Args:
+        path: of the ledger.
+        book: what it holds.
+    """
+    # A folder that was used again has several entries; its verdict is that of the last. What was deleted says nothing.
+    last = {Path(entry.run).name: entry for entry in book.entries}
+    found = []
+    for run in sorted(run for run in path.parent.iterdir() if run.is_dir()):
+        entry = last.get(run.name)
+        if (run / VERDICT).is_file():
+            if not _holds(book, entry, (run / VERDICT).read_bytes()):
+                found.append(f"{run} has a verdict that the ledger does not hold.")
+        elif entry is not None and entry.verdict is not None:
+            found.append(f"the ledger holds a verdict on {run} that {run / VERDICT} does not.")
+    return found
+
+
+def _holds(book: ledger.Ledger, entry: ledger.Entry | None, text: bytes) -> bool:
+    """Whether a `verdict.json` is the ledger's verdict on the run; one of before 2026-12 does not name its line."""
+    try:
+        verdict = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(verdict, dict):
+        return False
+    if entry is None or entry.verdict is None:
+        return verdict.get("ledger") in book.digests
+    line = {**entry.verdict, "ledger": entry.digest}
+    return all(line.get(name) == value for name, value in verdict.items())
 
 
 def _recorded(entry: ledger.Entry) -> seal.Verdict:
