@@ -100,6 +100,15 @@ def test_a_loss_that_accelerates_is_refused_and_a_convex_one_is_not() -> None:
     assert not forecast(path(*CONVEX), [Target(C=2e14)]).refused
 
 
+def test_a_budget_that_ends_above_a_smaller_one_is_refused() -> None:
+    runs = ladder()
+    for number in (2, 5):
+        loss = runs.loss.copy()
+        loss[number] = 1.02 * loss[number - 1]
+        found = forecast(replace(runs, loss=loss), [Target(C=1e20)])
+        assert f"The loss at {runs.C[number]:.3g} FLOPs lies 2.0% above that of a smaller budget" in said(found)
+
+
 def test_noise_is_not_taken_for_acceleration() -> None:
     C = np.geomspace(1e16, 1e18, 6)
     dice = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from tessera.data.shards import Shards, tokenise
 from tessera.errors import RunFailed
 from tessera.recipe import Recipe
 from tessera.scaling import ladder, rules
+from tessera.scaling.forecast import forecast
+from tessera.scaling.law import Target
 from tessera.scaling.rung import RESULT
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -169,6 +172,40 @@ def test_a_rung_whose_ladder_was_killed_stops(short: Ground) -> None:
     script = f'"{sys.executable}" -m tessera.scaling.rung "{rung.path}" $$ &'
     subprocess.run(["sh", "-c", script], check=True, capture_output=True)
     assert not rung.done and (rung.path / "metrics.jsonl").read_text().count(chr(34) + "step" + chr(34) + ":") <= 3
+
+
+# The ladder of dialogue (docs/forecasts.md).
+DIALOGUE = {
+    1.4754e13: [1.5996], 7.3797e12: [1.7186], 3.6904e12: [1.8712, 1.8611], 1.8447e12: [2.0522, 2.0583],
+    9.2287e11: [2.2742, 2.2635, 2.2588], 4.6117e11: [2.5747, 2.5559, 2.5835],
+}  # fmt: skip
+
+
+def rows(diverged: dict[tuple[float, int], float]) -> list[dict[str, Any]]:
+    """Of that ladder; the loss of some (budget, seed) is multiplied."""
+    found = []
+    for C, losses in DIALOGUE.items():
+        N = 0.126 * C**0.5
+        for seed, loss in enumerate(losses):
+            loss *= diverged.get((C, seed), 1.0)
+            found.append({"budget": C, "seed": seed, "N": N, "D": C / 6 / N, "C": C, "loss": loss})
+    return found
+
+
+def test_a_seed_that_diverged_is_left_out_by_name() -> None:
+    assert ladder.without_diverged(rows({})) == (rows({}), [])
+    for factor in (1.06, math.nan):
+        kept, said = ladder.without_diverged(rows({(1.8447e12, 1): factor}))
+        assert len(kept) == 11 and said == ["Diverged, left out: seed 1 at 1.84e+12 FLOPs."]
+        runs = ladder.runs(rows({(1.8447e12, 1): factor}))
+        assert runs.loss[2] == 2.0522 and runs.seed_noise and runs.seed_noise < 0.01
+
+
+@pytest.mark.parametrize("factor", [1.3, 2.0])
+def test_a_rung_that_diverged_refuses_the_ladder(factor: float) -> None:
+    found = forecast(ladder.runs(rows({(1.4754e13, 0): factor})), [Target(C=1.2e14)], "frontier")
+    assert found.refused and "The loss at 1.48e+13 FLOPs lies" in found.reasons[0] and "lower rates" in found.reasons[0]
+    assert not forecast(ladder.runs(rows({})), [Target(C=1.2e14)], "frontier").refused
 
 
 def test_the_table_is_a_file_for_the_fitter(short: Ground, tmp_path: Path) -> None:

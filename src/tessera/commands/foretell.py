@@ -139,7 +139,8 @@ def target_of(planned: rules.Plan, padding: float) -> Target:
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
     """The law of a ladder, and what it says of runs of the same recipe."""
     # The rungs are what the rules make of smaller budgets; a target that is not, short of data or set by hand, is refused.
-    return forecast(ladder.runs(climbed.rows), targets, "frontier")
+    _, lost = ladder.without_diverged(climbed.rows)
+    return forecast(ladder.runs(climbed.rows), targets, "frontier", warnings=lost)
 
 
 def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
@@ -162,16 +163,17 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     if not found.predictions:
         return facts
     made = found.predictions[0]
+    rows, _ = ladder.without_diverged(climbed.rows)
     facts |= {
         "loss": made.loss,
         "sd": made.sd,
-        "units": units(climbed.rows),
+        "units": units(rows),
         "degrees": found.degrees,
         "reach": made.factor,
         "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
     }
     assert target.C
-    return {**facts, "band": seal.band(facts, climbed.rows, target.C)}
+    return {**facts, "band": seal.band(facts, rows, target.C)}
 
 
 def units(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -42,6 +42,8 @@ USUAL_DRIFT, USUAL_WEIGHT = 0.01, 4.0
 REFUSED_DRIFT = 0.06
 """Miss per tenfold compute, at least, of a forecast that is refused and shown all the same: what ladders of minutes missed by
 (docs/LOG.md, "A forecast in minutes")."""
+RISEN = 1.01
+"""A budget that ends above a smaller one by more than this factor did not converge: seeds differ by .1 %."""
 ALARMING_DRIFT = 0.02
 """Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
 SLOPE_GROWTH = 0.2
@@ -380,7 +382,15 @@ def _structure(ladder: _Ladder) -> list[str]:
             f"The best size at {one.C:.3g} FLOPs is the {end} that was run "
             f"(N = {one.N:.3g}), so the optimum may lie beyond: add {side} sizes there, or leave that budget out."
         )
-    if len(front.runs) and accelerates(front.runs.C, front.runs.loss):
+    points = front.runs
+    for i in range(1, len(points)):
+        above = float(points.loss[i] / points.loss[:i].min())
+        if above > RISEN:
+            said.append(
+                f"The loss at {points.C[i]:.3g} FLOPs lies {above - 1:.1%} above that of a smaller budget, so that run diverged: "
+                "train it anew with lower rates (train.matrix_rate, train.adam_rate) or another seed, or leave that budget out."
+            )
+    if len(points) and accelerates(points.C, points.loss):
         said.append(
             "The loss falls ever faster as compute grows, which no power law does: these runs are below the law's regime. Make "
             "the smallest runs better (smaller batch, smaller vocabulary, tuned rates) or leave them out, and add larger ones."

@@ -37,6 +37,7 @@ from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.law import Runs
 from tessera.scaling.rung import RESULT
+from tessera.scaling.table import DIVERGED
 from tessera.tokens.vocabulary import Vocabulary
 
 RATIO = 2.0
@@ -187,8 +188,23 @@ def table(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
     return [{"budget": r.budget, "seed": r.recipe.train.seed, **r.result} for r in rungs]
 
 
+def without_diverged(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """The rows but for seeds that end above DIVERGED times the least of their rung, and a sentence that names those."""
+    kept: list[Mapping[str, Any]] = []
+    lost = []
+    for row in rows:
+        least = min((r["loss"] for r in rows if r["budget"] == row["budget"] and math.isfinite(r["loss"])), default=math.nan)
+        if row["loss"] <= DIVERGED * least:
+            kept.append(row)
+        else:
+            lost.append(f"seed {row['seed']} at {row['budget']:.2e} FLOPs")
+    return kept, [f"Diverged, left out: {', '.join(lost)}."] if lost else []
+
+
 def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
-    """The rows for the law: one per budget, the mean of its seeds, with the noise between seeds pooled over the budgets."""
+    """The rows for the law, without those that diverged: one per budget, the mean of its seeds, with the noise between seeds
+    pooled over the budgets."""
+    rows, _ = without_diverged(rows)
     budgets = sorted({row["budget"] for row in rows})
     seeds = [[row for row in rows if row["budget"] == budget] for budget in budgets]
 
