@@ -12,6 +12,7 @@ import pytest
 
 from tessera import recipe as recipes
 from tessera.commands import foretell
+from tessera.commands import train as training
 from tessera.commands.verdict import show_ledger
 from tessera.run import RunFolder
 from tessera.scaling import ladder, ledger, rules, seal
@@ -127,6 +128,22 @@ def test_a_verdict_that_the_ledger_does_not_hold_is_told(tmp_path: Path, capsys:
     del page["ledger"]
     (folder / foretell.VERDICT).write_text(json.dumps(page))
     assert "warning" not in told()
+
+
+def test_the_code_that_counts_is_the_one_that_ran(
+    corner: Any, tmp_path: Path, known_ladder: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, through = {"hash": "sealed"}, training.run
+    monkeypatch.setattr(ladder, "code_hash", lambda: code["hash"])
+
+    def edited_meanwhile(*args: Any) -> Any:
+        code["hash"] = "edited"
+        return through(*args)
+
+    monkeypatch.setattr(training, "run", edited_meanwhile)
+    train(corner, tmp_path / "run")
+    (entry,) = ledger.read(tmp_path / ledger.FILE).entries
+    assert entry.state == "judged"
 
 
 def test_a_run_that_leaves_its_band_says_so_once(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
