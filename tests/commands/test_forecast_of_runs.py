@@ -193,6 +193,26 @@ def test_a_forecast_that_was_sealed_anew_after_the_run_began_is_void(tmp_path: P
     assert entry.seal == first and entry.state == "void"
 
 
+def test_a_void_verdict_is_entered_once(tmp_path: Path) -> None:
+    folder = ended(tmp_path / "run", loss=2.0)
+    for _ in range(3):
+        verdict = foretell.conclude(folder, INGREDIENTS | {"code": "other"})
+        assert verdict and verdict.void == "the code changed after the forecast was sealed"
+    assert len((tmp_path / ledger.FILE).read_text().splitlines()) == 2
+    assert foretell.conclude(folder, INGREDIENTS | {"data": "other"}) and foretell.conclude(folder, INGREDIENTS)
+    lines = [json.loads(line) for line in (tmp_path / ledger.FILE).read_text().splitlines()]
+    assert [line["void"] for line in lines[2:]] == ["the data changed after the forecast was sealed", None]
+
+
+def test_no_verdict_is_given_while_the_run_trains(corner: Any, tmp_path: Path) -> None:
+    training_one = ended(tmp_path / "run", loss=None)
+    training_one.lock()
+    code, said = corner.call("verdict", str(tmp_path / "run"))
+    assert code == 2 and "is still running" in said
+    assert len((tmp_path / ledger.FILE).read_text().splitlines()) == 1 and not (tmp_path / "run" / foretell.VERDICT).exists()
+    training_one.unlock()
+
+
 def test_a_run_stopped_early_is_void_until_it_is_finished(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
     run = tmp_path / "run"
     train(corner, run)

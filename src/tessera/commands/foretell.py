@@ -260,7 +260,7 @@ def _entered(path: Path) -> ledger.Entry | None:
 def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict | None:
     """Judges a run by its sealed forecast, writes `verdict.json` and the ledger's line; None where nothing was sealed.
 
-    A verdict that was given stays; one that was void because the run was not finished is given anew.
+    A verdict that was given stays; one that was void is given anew, and entered where it has become another.
     """
     sealed = seal.read(folder.path)
     if sealed is None or "seal" not in sealed:
@@ -270,16 +270,15 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
     entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None) or _entered(folder.path)
     loss = seal.outcome(folder, total_steps(folder.recipe))
     if entry is not None and (entry.state == "judged" or (entry.state == "void" and loss is None)):
-        given = _recorded(entry)
-        if not (folder.path / VERDICT).is_file():  # a crash came between the ledger's line and the file
-            _write_verdict(folder, given, str(entry.digest))
-        return given
+        return _recorded(folder, entry)
     why = seal.broken(sealed, ingredients)
     if entry is not None and entry.seal != sealed["seal"]:
         why = "forecast.json is not the one that was sealed when the run began"
     if why is None and loss is None:
         why = "the run was stopped before its end"
     verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
+    if entry is not None and entry.verdict is not None and entry.verdict["void"] == verdict.void:
+        return _recorded(folder, entry)
     line = {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()}
     _write_verdict(folder, verdict, ledger.append(book, "verdict", line))
     return verdict
@@ -324,9 +323,13 @@ def _holds(book: ledger.Ledger, entry: ledger.Entry | None, text: bytes) -> bool
     return all(line.get(name) == value for name, value in verdict.items())
 
 
-def _recorded(entry: ledger.Entry) -> seal.Verdict:
-    assert entry.verdict is not None
-    return seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
+def _recorded(folder: RunFolder, entry: ledger.Entry) -> seal.Verdict:
+    """The verdict that the ledger holds; `verdict.json` is written where a crash came between the two."""
+    assert entry.verdict is not None and entry.digest is not None
+    given = seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
+    if not (folder.path / VERDICT).is_file():
+        _write_verdict(folder, given, entry.digest)
+    return given
 
 
 def uncounted(path: Path, loss: float) -> str | None:

@@ -18,7 +18,7 @@ def verdict(run: str, as_json: bool) -> None:
     """Compares a finished run with its sealed forecast.
 
     Raises:
-        UserError: there is no run, or nothing was sealed for it.
+        UserError: there is no run, nothing was sealed for it, or it is still running.
     """
     folder = RunFolder.open(Path(run))
     sealed = seal.read(folder.path)
@@ -26,6 +26,8 @@ def verdict(run: str, as_json: bool) -> None:
         raise UserError(f"{run} has no forecast; one is made by `tessera train` without --no-forecast.")
     if "seal" not in sealed:
         raise UserError(f"the forecast of {run} was refused and never sealed: {' '.join(sealed['reasons'])}")
+    if folder.held:
+        raise UserError(f"{run} is still running; its verdict is given when it has ended.")
     vocabulary = Vocabulary.load(folder.path / "tokenizer")
     shards = open_shards(Path(folder.info["shards"]))
     found = conclude(folder, ingredients_of(folder.recipe, vocabulary, shards))
