@@ -109,6 +109,15 @@ def test_a_budget_that_ends_above_a_smaller_one_is_refused() -> None:
         assert f"The loss at {runs.C[number]:.3g} FLOPs lies 2.0% above that of a smaller budget" in said(found)
 
 
+def test_a_forecast_is_refused_that_would_be_wider_than_a_refused_one() -> None:
+    # The fall slows down at once: from the lower rungs alone nobody would guess the upper ones.
+    C = np.geomspace(1e12, 1e14, 7)
+    bent = path(C, 10 * np.where(C < 1.1e13, (C / 1e12) ** -0.25, 10**-0.25 * (C / 1e13) ** -0.02))
+    found = forecast(bent, [Target(C=1e15)])
+    assert found.drift > 0.06 and "misses its own upper rungs by" in said(found) and "add larger runs" in said(found)
+    assert not any("forecasts its own upper rungs badly" in warning for warning in found.warnings)
+
+
 def test_noise_is_not_taken_for_acceleration() -> None:
     C = np.geomspace(1e16, 1e18, 6)
     dice = np.random.default_rng(0)

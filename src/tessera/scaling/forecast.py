@@ -235,6 +235,17 @@ def forecast(
     weak = weaknesses(law, intervals, float(points.loss.min()))
     backtest = walk_forward(points, chosen, noise)
     drift, degrees, seen = _drift(backtest)
+    # Not of a surface, whose back-tests go to far corners of N and D as well (nothing is sealed by one).
+    if chosen == "frontier" and drift > REFUSED_DRIFT:
+        reasons.append(
+            f"The ladder misses its own upper rungs by {seen:.1%} per tenfold compute, and its interval would be wider than that "
+            "of a refused one: add larger runs, and tune the smallest or leave them out."
+        )
+    elif seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
+        said.append(
+            f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
+            "rungs that are not equally well tuned do this."
+        )
     filled = [_fill(target, ladder, law) for target in asked]
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     off = _off_path(ladder, chosen, asked, said)
@@ -248,11 +259,6 @@ def forecast(
         _predict(law, target, ladder, max(drift, REFUSED_DRIFT) if one else drift, degrees, noise, level)
         for target, one in zip(filled, wide, strict=True)
     )
-    if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
-        said.append(
-            f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
-            "rungs that are not equally well tuned do this."
-        )
     said += _repeat_warnings(runs, chosen)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
