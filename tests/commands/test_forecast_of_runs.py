@@ -193,6 +193,28 @@ def test_a_forecast_that_was_sealed_anew_after_the_run_began_is_void(tmp_path: P
     assert entry.seal == first and entry.state == "void"
 
 
+def planned_and_climbed(size: float = 1.0, **more: Any) -> tuple[rules.Plan, foretell.Climbed]:
+    """A planned run and the ladder below it, on a path that comes to `size` times its parameters; `more` for every row."""
+    planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e14"}), rules.Facts(None, 1e11))
+    target = foretell.target_of(planned, 0.0)
+    assert target.C and target.N
+    rows = []
+    for number in range(6):
+        C = target.C / 8 / 2**number
+        N = size * target.N * (C / target.C) ** 0.5
+        rows.append({"budget": C, "seed": 0, "N": N, "D": C / 6 / N, "C": C, "loss": law(C), "curve": [], "padding": 0.0, **more})
+    return planned, foretell.Climbed(rows)
+
+
+def test_a_target_off_the_ladders_path_is_refused_in_one_sentence() -> None:
+    for size, reasons in ((1.0, 0), (2.0, 1)):
+        planned, climbed = planned_and_climbed(size)
+        page = foretell.page(climbed, planned, Path("run"), None)
+        assert page["refused"] is bool(reasons) and len(page["reasons"]) == reasons
+        N = planned.shape.matmul_parameters
+        assert all(f"has {N:,} parameters where the ladder's path comes to {2 * N:,}" in said for said in page["reasons"])
+
+
 def test_a_void_verdict_is_entered_once(tmp_path: Path) -> None:
     folder = ended(tmp_path / "run", loss=2.0)
     for _ in range(3):

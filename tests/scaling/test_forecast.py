@@ -162,7 +162,9 @@ def test_a_target_that_leans_on_the_lowest_rung_does_not_widen_the_others() -> N
 
 def test_another_ratio_of_tokens_than_a_path_has_is_refused() -> None:
     runs = ladder()
-    assert "other sizes" in said(forecast(runs, [Target(N=1e8, D=1e13)]))
+    found = forecast(runs, [Target(N=1e8, D=1e13)])
+    wanted = "has 100,000,000 parameters where the ladder's path comes to 7,745,966,692 at its compute"
+    assert len(found.reasons) == 1 and wanted in said(found) and "other sizes" in said(found)
     N = float(0.1 * 1e20**0.5)
     assert not forecast(runs, [Target(N=N, D=1e20 / 6 / N)]).refused
 

@@ -22,8 +22,7 @@ from tessera.errors import UserError
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import ladder, ledger, rules, seal
-from tessera.scaling.forecast import OFF_RECIPE, Forecast, forecast
-from tessera.scaling.frontier import frontier
+from tessera.scaling.forecast import Forecast, forecast
 from tessera.scaling.law import Target
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
@@ -147,15 +146,14 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
     target = target_of(planned, climbed.padding)
     found = foretell(climbed, [target])
-    off = _off_path(climbed, target)
     facts: dict[str, Any] = {
         "format": 1,
         "run": str(path),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "target": {"N": target.N, "D": target.D, "C": target.C},
-        "refused": found.refused or bool(off),
-        "reasons": [*found.reasons, *off],
+        "refused": found.refused,
+        "reasons": list(found.reasons),
         "warnings": list(found.warnings),
         "ladder": climbed.rows,
         "fit": found.to_json(),
@@ -180,19 +178,6 @@ def units(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Bits per byte, pixel or second for a nat per token, by name: as they were at the ladder's largest rung."""
     largest = max(rows, key=lambda row: row["C"])
     return {unit: value / largest["loss"] for unit, value in in_bits(largest).items()}
-
-
-def _off_path(climbed: Climbed, target: Target) -> list[str]:
-    """Why the ladder does not speak of a target of another size than the same rules would give it."""
-    front = frontier(ladder.runs(climbed.rows))
-    assert front is not None and target.C and target.N
-    usual, _ = front.recipe(target.C)
-    if abs(math.log(target.N / usual)) <= math.log(OFF_RECIPE):
-        return []
-    return [
-        f"The run has {target.N:,.0f} parameters where the ladder's path comes to {usual:,.0f} at its compute, because its data "
-        "is short or a size was set by hand: give more data, or leave the size to the rules."
-    ]
 
 
 def describe(foretold: Mapping[str, Any], say: Say) -> None:

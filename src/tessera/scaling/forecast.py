@@ -534,9 +534,11 @@ def _off_path(ladder: _Ladder, form: str, targets: Sequence[Target], said: list[
             "A target's size is not what the ladder's path has at its compute: a surface (--form coupled) fits it better."
         )
         return []
+    N, C = next((t.N, t.C or ladder.flops_per_pair * t.N * t.D) for t in targets if t.N and t.D and not ladder.follows(t))
     return [
-        "A target has another ratio of D to N than the ladder, all of whose runs follow one path: add runs of other sizes at the "
-        "same budgets."
+        f"The run has {N:,.0f} parameters where the ladder's path comes to {ladder.front.recipe(C)[0]:,.0f} at its compute, "
+        "because its data is short or a size was set by hand: give more data, leave the size to the rules, or add runs of other "
+        "sizes at the same budgets."
     ]
 
 
