@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tessera.errors import UserError
-from tessera.scaling.forecast import Forecast, accelerates, forecast
+from tessera.scaling.forecast import Forecast, forecast
+from tessera.scaling.frontier import accelerates
 from tessera.scaling.law import Runs, Target
 from tessera.scaling.table import read
 

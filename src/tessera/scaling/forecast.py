@@ -20,12 +20,11 @@ import numpy as np
 from scipy.special import stdtrit
 
 from tessera.errors import UserError
-from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, frontier
+from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, accelerates, frontier
 from tessera.scaling.law import (
     FEWEST_RUNS,
     FORMS,
     MEASURABLE,
-    Array,
     Law,
     Runs,
     Target,
@@ -46,10 +45,6 @@ RISEN = 1.01
 """A budget that ends above a smaller one by more than this factor did not converge: seeds differ by .1 %."""
 ALARMING_DRIFT = 0.02
 """Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
-SLOPE_GROWTH = 0.2
-"""Growth of the slope of log loss over log compute, from one end of the ladder to the other, that counts as accelerating."""
-ACCELERATION_NOISE = 2e-3
-"""Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 FAR, VERY_FAR = 40.0, 100.0
 """Times beyond the largest run: no published calibration beyond the first; forecasts of 100 to 300x missed by .2 to 6 %."""
 FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
@@ -294,21 +289,6 @@ def walk_forward(points: Runs, form: str, noise: float | None = None) -> tuple[B
             error = math.log(predicted[i] / actual)
             found.append(BackTest(float(below.C.max()), float(above.C[i]), factor, float(predicted[i]), actual, error))
     return tuple(found)
-
-
-def accelerates(C: Array, loss: Array) -> bool:
-    """Whether log loss falls ever faster in log compute, beyond what noise does: no sum of powers does that."""
-    x, y = np.log(C), np.log(loss)
-    if len(x) < 4 or np.ptp(x) == 0:
-        return False
-    x = (x - x.mean()) / x.std()
-    columns = np.stack([np.ones_like(x), x, x**2], -1)
-    found = np.linalg.lstsq(columns, y, rcond=None)[0]
-    residual = y - columns @ found
-    noise = max(float(np.sqrt((residual**2).sum() / (len(x) - 3))), ACCELERATION_NOISE)
-    error = noise * float(np.sqrt(np.linalg.inv(columns.T @ columns)[2, 2]))
-    growth = 2 * found[2] * np.ptp(x) / found[1]
-    return bool(found[1] < 0 and found[2] < -2 * error and growth > SLOPE_GROWTH)
 
 
 class _Ladder:
