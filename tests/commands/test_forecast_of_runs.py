@@ -196,7 +196,7 @@ def test_a_forecast_that_was_sealed_anew_after_the_run_began_is_void(tmp_path: P
 def planned_and_climbed(size: float = 1.0, **more: Any) -> tuple[rules.Plan, foretell.Climbed]:
     """A planned run and the ladder below it, on a path that comes to `size` times its parameters; `more` for every row."""
     planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e14"}), rules.Facts(None, 1e11))
-    target = foretell.target_of(planned, 0.0)
+    target = foretell.target_of(planned, foretell.Climbed([{"padding": 0.0}]))
     assert target.C and target.N
     rows = []
     for number in range(6):
@@ -213,6 +213,18 @@ def test_a_target_off_the_ladders_path_is_refused_in_one_sentence() -> None:
         assert page["refused"] is bool(reasons) and len(page["reasons"]) == reasons
         N = planned.shape.matmul_parameters
         assert all(f"has {N:,} parameters where the ladder's path comes to {2 * N:,}" in said for said in page["reasons"])
+
+
+def test_a_run_that_repeats_its_data_more_than_its_ladder_does_is_warned_about() -> None:
+    def page(**more: float) -> dict[str, Any]:
+        planned, climbed = planned_and_climbed(**more)
+        return foretell.page(climbed, planned, Path("run"), None)
+
+    D = page()["target"]["D"]
+    for U, known, warned in ((None, None, False), (2 * D, D, False), (D / 3, D / 3, False), (D / 8, D / 8, True)):
+        found = page(**{} if U is None else {"U": U})
+        assert found["target"]["U"] == known
+        assert any("The target sees its data 8.0 times and the ladder" in said for said in found["warnings"]) is warned
 
 
 def test_a_void_verdict_is_entered_once(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_a_ladder_is_trained_once(short: Ground) -> None:
     for row, rung in zip(rows, rungs, strict=True):
         assert row["N"] == rung.shape.matmul_parameters and row["D"] == pytest.approx(rung.tokens, rel=0.05)
         assert row["C"] == rung.shape.flops_per_token(32) * row["D"] and 1 < row["loss"] < 6
+        assert row["U"] == short.shards.train_tokens
         # The curve is on fewer held-out rows, other than easy ones; its end is measured on the same.
         assert row["way_loss"] != row["loss"] and row["way_loss"] == pytest.approx(row["curve"][-1][1], rel=0.1)
         assert not (rung.path / "checkpoints").exists()

@@ -127,12 +127,18 @@ def outlook(
     return found
 
 
-def target_of(planned: rules.Plan, padding: float) -> Target:
-    """Sizes of a planned run, with the tokens that it will really learn from."""
+def target_of(planned: rules.Plan, climbed: Climbed) -> Target:
+    """Sizes of a planned run, with the tokens that it will really learn from, and how many of them are different."""
     train = planned.recipe.train
     assert train.batch_rows and train.context
-    tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - padding)
-    return Target(N=planned.shape.matmul_parameters, D=tokens, C=planned.shape.flops_per_token(train.mean_context) * tokens)
+    tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - climbed.padding)
+    unique = ladder.unique_tokens(climbed.rows)
+    return Target(
+        N=planned.shape.matmul_parameters,
+        D=tokens,
+        C=planned.shape.flops_per_token(train.mean_context) * tokens,
+        U=None if unique is None else min(unique, tokens),
+    )
 
 
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
@@ -144,14 +150,14 @@ def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
 
 def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
     """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
-    target = target_of(planned, climbed.padding)
+    target = target_of(planned, climbed)
     found = foretell(climbed, [target])
     facts: dict[str, Any] = {
         "format": 1,
         "run": str(path),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
-        "target": {"N": target.N, "D": target.D, "C": target.C},
+        "target": {"N": target.N, "D": target.D, "C": target.C, "U": target.U},
         "refused": found.refused,
         "reasons": list(found.reasons),
         "warnings": list(found.warnings),

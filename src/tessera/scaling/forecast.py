@@ -254,7 +254,7 @@ def forecast(
         _predict(law, target, ladder, max(drift, REFUSED_DRIFT) if one else drift, degrees, noise, level)
         for target, one in zip(filled, wide, strict=True)
     )
-    said += _repeat_warnings(runs, chosen)
+    said += _repeat_warnings(runs, chosen, filled)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
     said += _distance_warnings(ladder, asked, predictions) if targets else []
@@ -530,7 +530,7 @@ def _optimum_warnings(front: Frontier | None) -> list[str]:
     return [f"Two ways to read the optimum differ by more than {DISAGREEMENT:.1%} at {where}: run sizes between, or repeat one."]
 
 
-def _repeat_warnings(runs: Runs, form: str) -> list[str]:
+def _repeat_warnings(runs: Runs, form: str, targets: Sequence[Target]) -> list[str]:
     if runs.U is None:
         return []
     passes, said = runs.D / runs.U, []
@@ -538,6 +538,12 @@ def _repeat_warnings(runs: Runs, form: str) -> list[str]:
         said.append(
             f"Some runs see their data {passes.max():.1f} times, but the frontier counts compute only: a target with other "
             "passes lies off it."
+        )
+    most = max((t.D / t.U for t in targets if t.D and t.U), default=0.0)
+    if form == "frontier" and most > max(FREE_REPEATS, passes.max()):
+        said.append(
+            f"The target sees its data {most:.1f} times and the ladder {max(1.0, passes.max()):.1f} times at most, of which the "
+            "law knows nothing: it may well end higher; give more data, or a smaller budget."
         )
     often = int((passes > MOST_REPEATS).sum())
     if often:

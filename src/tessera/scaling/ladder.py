@@ -211,13 +211,21 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
     def mean(name: str) -> np.ndarray:
         return np.array([np.mean([float(row[name]) for row in rung]) for rung in seeds])
 
+    U = unique_tokens(rows)
+    D = mean("D")
     logs = [np.log([row["loss"] for row in rung]) for rung in seeds]
     freedom = sum(len(one) - 1 for one in logs)
     noise = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
     return Runs(
-        N=mean("N"), D=mean("D"), C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
+        N=mean("N"), D=D, C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
         weight=np.ones(len(budgets)), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
+        U=None if U is None else np.minimum(U, D),
     )  # fmt: skip
+
+
+def unique_tokens(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Training tokens that there are for a ladder and its target, which read the same files; None of rungs of before 2026-12."""
+    return next((float(row["U"]) for row in rows if "U" in row), None)
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
