@@ -227,7 +227,7 @@ def forecast(
         )  # fmt: skip
     law = laws[chosen]
     intervals = profile(points, law)
-    weak = weaknesses(law, intervals, float(points.loss.min()))
+    weak = weaknesses(law, intervals, points)
     backtest = walk_forward(points, chosen, noise)
     drift, degrees, seen = _drift(backtest)
     # Not of a surface, whose back-tests go to far corners of N and D as well (nothing is sealed by one).
@@ -338,7 +338,7 @@ def _choose(ladder: _Ladder, targets: Sequence[Target]) -> str:
         return "frontier"
     if ladder.enough("coupled") and len(ladder.surface) >= 12 and ladder.budgets >= FEWEST_BUDGETS:
         law = fit(ladder.surface, "coupled")
-        if not any("exponent" in said for said in weaknesses(law, profile(ladder.surface, law), 0.0)):
+        if not any("exponent" in said for said in weaknesses(law, profile(ladder.surface, law), ladder.surface)):
             return "coupled"
     return "additive" if len(ladder.surface) >= 8 else "tied"
 
