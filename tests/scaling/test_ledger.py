@@ -68,6 +68,24 @@ def test_a_line_cut_off_by_a_crash_is_a_gap_and_nothing_else_is_lost(tmp_path: P
     assert [e.run for e in book.entries] == ["a", "c"] and book.gaps == (3,)
 
 
+def test_a_line_that_says_something_else_is_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / ledger.FILE
+    enter(path, "a", verdict())
+    enter(path, "b")
+    lines = path.read_text().splitlines()
+    sealed, judged = json.loads(lines[0]), json.loads(lines[1])
+    spoilt = [{k: v for k, v in sealed.items() if k != name} for name in ("event", "seal", "run", "reach", "target", "intervals")]
+    spoilt += [sealed | {"intervals": {}}, sealed | {"loss": "2"}, sealed | {"target": 1}]
+    for line in [[1], 7, None, "sealed", *spoilt]:
+        path.write_text("\n".join([json.dumps(line), *lines[1:]]) + "\n")
+        book = ledger.read(path)
+        assert 1 in book.gaps and [e.run for e in book.entries] == ["b"]
+    for line in [{k: v for k, v in judged.items() if k != name} for name in ("void", "inside", "level", "z")]:
+        path.write_text("\n".join([lines[0], json.dumps(line), lines[2]]) + "\n")
+        book = ledger.read(path)
+        assert 2 in book.gaps and [e.state for e in book.entries] == ["open", "open"]
+
+
 def write_twenty(path: Path, name: str) -> None:
     for number in range(20):
         enter(path, f"{name}{number}")

@@ -54,7 +54,7 @@ class Ledger:
     """All forecasts in the order in which they were sealed.
 
     Args:
-        gaps: numbers of the lines whose predecessor is not the one before.
+        gaps: numbers of the lines that are damaged, or whose predecessor is not the one before.
         digests: SHA-256 of every line.
     """
 
@@ -115,7 +115,8 @@ def read(path: Path) -> Ledger:
     for number, text in enumerate(lines):
         try:
             line = json.loads(text)
-        except ValueError:
+            _look_over(line)
+        except (KeyError, TypeError, ValueError):
             gaps.append(number + 1)
             continue
         if line.get("previous") != (digests[number - 1] if number else None):
@@ -128,6 +129,23 @@ def read(path: Path) -> Ledger:
             verdicts[line["seal"]], held[line["seal"]] = line, digests[number]
     entries = tuple(Entry(line["run"], key, line, verdicts.get(key), held.get(key)) for key, line in sealed.items())
     return Ledger(entries, tuple(gaps), digests)
+
+
+def _look_over(line: Any) -> None:
+    """
+    Raises:
+        KeyError, TypeError, ValueError: a part that others read is not there, or is something else.
+    """
+    texts = [line["event"], line["seal"], line["run"]]
+    numbers = []
+    if line["event"] == "sealed":
+        texts.append(line["when"])
+        numbers = [line["loss"], line["reach"], line["target"]["C"], *line["intervals"]["0.9"]]
+    elif line["void"] is None:
+        numbers = [line[name] for name in ("loss", "foretold", "miss", "z", "level", "interval_score")]
+        numbers += [line["inside"][str(level)] for level in COUNTED]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError
 
 
 def calibration(entries: Sequence[Entry]) -> list[tuple[float, float]]:
