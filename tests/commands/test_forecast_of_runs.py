@@ -238,6 +238,11 @@ def test_a_void_verdict_is_entered_once(tmp_path: Path) -> None:
     assert [line["void"] for line in lines[2:]] == ["the data changed after the forecast was sealed", None]
 
 
+def test_a_run_that_diverged_is_void_and_says_so(tmp_path: Path) -> None:
+    verdict = foretell.conclude(ended(tmp_path / "run", loss=math.nan), INGREDIENTS)
+    assert verdict and verdict.void == "the run diverged: its final loss is no number"
+
+
 def test_no_verdict_is_given_while_the_run_trains(corner: Any, tmp_path: Path) -> None:
     training_one = ended(tmp_path / "run", loss=None)
     training_one.lock()

@@ -267,6 +267,8 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
         why = "forecast.json is not the one that was sealed when the run began"
     if why is None and loss is None:
         why = "the run was stopped before its end"
+    if why is None and loss is not None and math.isnan(loss):
+        why = "the run diverged: its final loss is no number"
     verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
     if entry is not None and entry.verdict is not None and entry.verdict["void"] == verdict.void:
         return _recorded(folder, entry)

@@ -147,7 +147,7 @@ def void(page: Mapping[str, Any], why: str) -> Verdict:
 
 
 def outcome(folder: RunFolder, steps: int) -> float | None:
-    """The held-out loss of a finished run; None while it is not finished.
+    """The held-out loss of a finished run, NaN of one that diverged; None while it is not finished.
 
     Args:
         steps: of the whole run.
@@ -155,7 +155,7 @@ def outcome(folder: RunFolder, steps: int) -> float | None:
     last: float | None = None
     for event in folder.events():
         if event["event"] == "evaluation" and event.get("final") and event["step"] == steps:
-            last = event["loss"]
+            last = math.nan if event["loss"] is None else event["loss"]
     return last
 
 
