@@ -166,6 +166,18 @@ def test_a_rung_that_fails_is_named_with_its_words(short: Ground) -> None:
         short.train(rungs)
 
 
+def test_a_rung_that_diverged_is_not_to_be_trained_again_as_it_is(short: Ground, tmp_path: Path) -> None:
+    rates = ("train.matrix_rate=1e30", "train.adam_rate=1e30")
+    wild = Ground(tmp_path, "model.width=16", "model.layers=1", "train.batch_rows=4", "train.evaluate_tokens=64", *rates)
+    (rung, *_) = wild.design("2e10")
+    for times in (1, 2):
+        with pytest.raises(RunFailed, match=r"lower train\.matrix_rate.*; trained again as it is") as failed:
+            wild.train([rung])
+        assert "run the same command again" not in str(failed.value)
+        # What the first command said is still there.
+        assert (rung.path / "said.txt").read_text().count("10 steps in a row") == times
+
+
 def test_a_rung_whose_ladder_was_killed_stops(short: Ground) -> None:
     rung = short.design("2e10")[0]
     ladder._prepare(rung, short.vocabulary, short.shards, short.machine, 1)

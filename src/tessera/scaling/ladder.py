@@ -39,6 +39,7 @@ from tessera.scaling.law import Runs
 from tessera.scaling.rung import RESULT
 from tessera.scaling.table import DIVERGED
 from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.loop import MOST_SKIPPED
 
 RATIO = 2.0
 """Between the budgets of neighbouring rungs."""
@@ -58,6 +59,7 @@ LEAST_EVALUATED = 8192
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 
+_SAID = "said.txt"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Say = Callable[[str], None]
@@ -149,6 +151,7 @@ def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine
         RunFailed: a rung ended with an error.
     """
     waiting = [rung for rung in rungs if not rung.done]
+    said_before = {rung.path: _said(rung.path) for rung in waiting}
     total, begin = sum(r.flops for r in waiting), time.monotonic()
     threads = _threads(waiting, machine)
     running: dict[Rung, subprocess.Popen[str]] = {}
@@ -170,10 +173,9 @@ def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine
                 del running[rung]
                 free += threads[rung.path]
                 if process.returncode or not rung.done:
-                    raise RunFailed(
-                        f"a rung of the ladder failed ({rung.path}): {_last_line(rung.path)}; "
-                        "run the same command again to go on, or give --no-forecast."
-                    )
+                    said = _said(rung.path).removeprefix(said_before[rung.path]).strip().splitlines()
+                    why = said[-1].removeprefix("tessera: ").removesuffix(".") if said else "it said nothing"
+                    raise RunFailed(f"a rung of the ladder failed ({rung.path}): {why}; {_remedy(rung)}, or give --no-forecast.")
                 done += rung.flops
                 found = rung.result
                 say(
@@ -336,7 +338,8 @@ def _start(rung: Rung, threads: int) -> subprocess.Popen[str]:
     # A rung is one process, also where the run itself is shared by several.
     own = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
     environment = {**PROCESS_SETTINGS, **own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with open(rung.path / "said.txt", "w", encoding="utf-8") as said:
+    # Behind what was said before: another command that waits for this rung begins it too.
+    with open(rung.path / _SAID, "a", encoding="utf-8") as said:
         # In a session of its own: Ctrl-C reaches this process, which then asks the rungs to save.
         return subprocess.Popen(
             [sys.executable, "-m", "tessera.scaling.rung", str(rung.path), str(os.getpid())],
@@ -354,6 +357,15 @@ def _stop(processes: Any) -> None:
         process.wait()
 
 
-def _last_line(path: Path) -> str:
-    lines = (path / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("tessera: ") if lines else "it said nothing"
+def _said(path: Path) -> str:
+    """The words of a rung's processes so far."""
+    said = path / _SAID
+    return said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
+
+
+def _remedy(rung: Rung) -> str:
+    """What helps a rung that failed."""
+    steps = [event["skipped"] for event in RunFolder(rung.path).events() if event["event"] == "step"]
+    if len(steps) >= MOST_SKIPPED and all(steps[-MOST_SKIPPED:]):
+        return "trained again as it is, it ends the same way: set these, or another train.seed, by --set for the whole ladder"
+    return "run the same command again to go on"
