@@ -4,7 +4,8 @@
 
 Each is `tessera train RECIPE --forecast --budget ...` as a person types it, with all cores: the ladder, the seal, the run,
 the verdict. The target has `--flops`, the ladder comes on top. Nothing is chosen afterwards: every forecast that is sealed
-stands in the ledger of the folder and in the result, refusals and misses too. Runs that are finished are kept; called again,
+stands in the ledger of the folder and in the result, refusals and misses too. The result holds the ledger's head, so that git is
+a witness from outside of what the ledger said. Runs that are finished are kept; called again,
 only what is missing is done.
 """
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--out", default=None)
     options = parser.parse_args()
     from tessera.commands.foretell import room_of_flops
+    from tessera.scaling import ledger
 
     runs = Path(options.runs).resolve()
     path = Path(options.out) if options.out else result_path("forecasts")
@@ -66,6 +68,7 @@ def main() -> None:
                 if done.returncode:
                     sys.exit(f"{name}, seed {seed}: exit code {done.returncode}; call again to go on.")
             result["forecasts"].append({"subject": name, "seed": seed, **read(out)})
+            result["ledger_head"] = ledger.read(runs / ledger.FILE).head
             store(path, result)
     conclude(result)
     store(path, result)

@@ -175,6 +175,18 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
 
+    @property
+    def held(self) -> bool:
+        """Whether a process owns the folder now."""
+        try:
+            with open(self.path / _LOCK, encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
     def unlock(self) -> None:
         """Gives the folder free."""
         if self._lock is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from tessera import recipe as recipes
 from tessera.commands import foretell
+from tessera.commands import train as training
+from tessera.commands.verdict import show_ledger
 from tessera.run import RunFolder
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.scaling.rung import RESULT
@@ -59,6 +62,24 @@ def train(corner: Any, out: Path, *more: str, budget: str = "120ktok") -> str:
     return str(said)
 
 
+INGREDIENTS = dict.fromkeys(seal.INGREDIENTS, "same")
+
+
+def ended(path: Path, loss: float | None) -> RunFolder:
+    """A folder as after a run that was foretold at 2.0 nats and ended with that loss; None: that has not ended."""
+    planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e11"}), rules.Facts(None, 1e11)).recipe
+    folder = RunFolder.create(path, planned)
+    page: dict[str, Any] = {"run": path.name, "made": "then", "target": {"C": 1e11}, "fit": {"form": "frontier"}}
+    page |= {"loss": 2.0, "sd": 0.01, "reach": 8.0, "degrees": 4.0}
+    page["intervals"] = {str(level): [1.9, 2.1] for level in seal.LEVELS}
+    seal.seal(path, page, INGREDIENTS)
+    foretell.launched(path)
+    if loss is not None:
+        folder.record({"event": "evaluation", "final": True, "step": total_steps(planned), "loss": loss})
+    folder.unlock()
+    return folder
+
+
 def test_a_sealed_forecast_is_judged_and_entered(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
     run = tmp_path / "runs" / "one"
     said = train(corner, run)
@@ -79,6 +100,50 @@ def test_a_sealed_forecast_is_judged_and_entered(corner: Any, tmp_path: Path, kn
     assert code == 0 and len((tmp_path / "runs" / ledger.FILE).read_text().splitlines()) == 2
     html = (run / "report.html").read_text()
     assert "Forecast and verdict" in html and "forecast of the held-out loss, 90 %" in html
+
+
+def test_a_verdict_that_the_ledger_does_not_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, book = tmp_path / "x", tmp_path / ledger.FILE
+    ended(folder, loss=2.05)
+    assert foretell.conclude(RunFolder.open(folder), INGREDIENTS)
+    lines = book.read_text().splitlines()
+
+    def told() -> str:
+        show_ledger(str(tmp_path), as_json=False)
+        return capsys.readouterr().out
+
+    assert "warning" not in told() and f"head: {hashlib.sha256(lines[1].encode()).hexdigest()[:12]}\n" in told()
+    book.write_text("\n".join([lines[0], lines[1].replace('"miss": 0.02', '"miss": 0.01')]) + "\n")
+    assert "x has a verdict that the ledger does not hold" in told()
+    book.write_text(lines[0] + "\n")
+    assert "x has a verdict that the ledger does not hold" in told()
+    book.write_text("\n".join(lines) + "\n")
+    (folder / foretell.VERDICT).unlink()
+    assert "the ledger holds a verdict on" in told()
+    # What a crash between the line and the file left out is written again.
+    foretell.conclude(RunFolder.open(folder), INGREDIENTS)
+    assert "warning" not in told() and book.read_text().splitlines() == lines
+    # A verdict of before 2026-12 does not name its line.
+    page = json.loads((folder / foretell.VERDICT).read_text())
+    del page["ledger"]
+    (folder / foretell.VERDICT).write_text(json.dumps(page))
+    assert "warning" not in told()
+
+
+def test_the_code_that_counts_is_the_one_that_ran(
+    corner: Any, tmp_path: Path, known_ladder: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, through = {"hash": "sealed"}, training.run
+    monkeypatch.setattr(ladder, "code_hash", lambda: code["hash"])
+
+    def edited_meanwhile(*args: Any) -> Any:
+        code["hash"] = "edited"
+        return through(*args)
+
+    monkeypatch.setattr(training, "run", edited_meanwhile)
+    train(corner, tmp_path / "run")
+    (entry,) = ledger.read(tmp_path / ledger.FILE).entries
+    assert entry.state == "judged"
 
 
 def test_a_run_that_leaves_its_band_says_so_once(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:
@@ -115,22 +180,76 @@ def test_a_forecast_that_is_touched_makes_the_verdict_void(corner: Any, tmp_path
 
 
 def test_a_forecast_that_was_sealed_anew_after_the_run_began_is_void(tmp_path: Path) -> None:
-    planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e11"}), rules.Facts(None, 1e11)).recipe
-    folder = RunFolder.create(tmp_path / "run", planned)
-    ingredients = dict.fromkeys(seal.INGREDIENTS, "same")
-    page: dict[str, Any] = {"run": "run", "target": {"C": 1e11}, "fit": {"form": "frontier"}}
-    page |= {"loss": 2.0, "sd": 0.01, "reach": 8.0, "degrees": 4.0}
-    page["intervals"] = {str(level): [1.9, 2.1] for level in seal.LEVELS}
-    first = seal.seal(folder.path, page, ingredients)["seal"]
-    foretell.launched(folder.path)
+    folder = ended(tmp_path / "run", loss=3.0)
+    page = seal.read(folder.path)
+    assert page is not None
+    first = page["seal"]
     (folder.checkpoints / "step-1").mkdir(parents=True)
-    folder.record({"event": "evaluation", "final": True, "step": total_steps(planned), "loss": 3.0})
-    seal.seal(folder.path, page | {"loss": 3.0, "intervals": {str(level): [2.9, 3.1] for level in seal.LEVELS}}, ingredients)
+    seal.seal(folder.path, page | {"loss": 3.0, "intervals": {str(level): [2.9, 3.1] for level in seal.LEVELS}}, INGREDIENTS)
     foretell.launched(folder.path)  # as --resume does
-    verdict = foretell.conclude(folder, ingredients)
+    verdict = foretell.conclude(folder, INGREDIENTS)
     assert verdict and verdict.void == "forecast.json is not the one that was sealed when the run began"
     (entry,) = ledger.read(tmp_path / ledger.FILE).entries
     assert entry.seal == first and entry.state == "void"
+
+
+def planned_and_climbed(size: float = 1.0, **more: Any) -> tuple[rules.Plan, foretell.Climbed]:
+    """A planned run and the ladder below it, on a path that comes to `size` times its parameters; `more` for every row."""
+    planned = rules.resolve(recipes.load("text", []).model_copy(update={"budget": "1e14"}), rules.Facts(None, 1e11))
+    target = foretell.target_of(planned, foretell.Climbed([{"padding": 0.0}]))
+    assert target.C and target.N
+    rows = []
+    for number in range(6):
+        C = target.C / 8 / 2**number
+        N = size * target.N * (C / target.C) ** 0.5
+        rows.append({"budget": C, "seed": 0, "N": N, "D": C / 6 / N, "C": C, "loss": law(C), "curve": [], "padding": 0.0, **more})
+    return planned, foretell.Climbed(rows)
+
+
+def test_a_target_off_the_ladders_path_is_refused_in_one_sentence() -> None:
+    for size, reasons in ((1.0, 0), (2.0, 1)):
+        planned, climbed = planned_and_climbed(size)
+        page = foretell.page(climbed, planned, Path("run"), None)
+        assert page["refused"] is bool(reasons) and len(page["reasons"]) == reasons
+        N = planned.shape.matmul_parameters
+        assert all(f"has {N:,} parameters where the ladder's path comes to {2 * N:,}" in said for said in page["reasons"])
+
+
+def test_a_run_that_repeats_its_data_more_than_its_ladder_does_is_warned_about() -> None:
+    def page(**more: float) -> dict[str, Any]:
+        planned, climbed = planned_and_climbed(**more)
+        return foretell.page(climbed, planned, Path("run"), None)
+
+    D = page()["target"]["D"]
+    for U, known, warned in ((None, None, False), (2 * D, D, False), (D / 3, D / 3, False), (D / 8, D / 8, True)):
+        found = page(**{} if U is None else {"U": U})
+        assert found["target"]["U"] == known
+        assert any("The target sees its data 8.0 times and the ladder" in said for said in found["warnings"]) is warned
+
+
+def test_a_void_verdict_is_entered_once(tmp_path: Path) -> None:
+    folder = ended(tmp_path / "run", loss=2.0)
+    for _ in range(3):
+        verdict = foretell.conclude(folder, INGREDIENTS | {"code": "other"})
+        assert verdict and verdict.void == "the code changed after the forecast was sealed"
+    assert len((tmp_path / ledger.FILE).read_text().splitlines()) == 2
+    assert foretell.conclude(folder, INGREDIENTS | {"data": "other"}) and foretell.conclude(folder, INGREDIENTS)
+    lines = [json.loads(line) for line in (tmp_path / ledger.FILE).read_text().splitlines()]
+    assert [line["void"] for line in lines[2:]] == ["the data changed after the forecast was sealed", None]
+
+
+def test_a_run_that_diverged_is_void_and_says_so(tmp_path: Path) -> None:
+    verdict = foretell.conclude(ended(tmp_path / "run", loss=math.nan), INGREDIENTS)
+    assert verdict and verdict.void == "the run diverged: its final loss is no number"
+
+
+def test_no_verdict_is_given_while_the_run_trains(corner: Any, tmp_path: Path) -> None:
+    training_one = ended(tmp_path / "run", loss=None)
+    training_one.lock()
+    code, said = corner.call("verdict", str(tmp_path / "run"))
+    assert code == 2 and "is still running" in said
+    assert len((tmp_path / ledger.FILE).read_text().splitlines()) == 1 and not (tmp_path / "run" / foretell.VERDICT).exists()
+    training_one.unlock()
 
 
 def test_a_run_stopped_early_is_void_until_it_is_finished(corner: Any, tmp_path: Path, known_ladder: dict[str, float]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tessera.errors import UserError
-from tessera.scaling.forecast import Forecast, accelerates, forecast
+from tessera.scaling.forecast import Forecast, forecast
+from tessera.scaling.frontier import accelerates
 from tessera.scaling.law import Runs, Target
 from tessera.scaling.table import read
 
@@ -100,6 +101,24 @@ def test_a_loss_that_accelerates_is_refused_and_a_convex_one_is_not() -> None:
     assert not forecast(path(*CONVEX), [Target(C=2e14)]).refused
 
 
+def test_a_budget_that_ends_above_a_smaller_one_is_refused() -> None:
+    runs = ladder()
+    for number in (2, 5):
+        loss = runs.loss.copy()
+        loss[number] = 1.02 * loss[number - 1]
+        found = forecast(replace(runs, loss=loss), [Target(C=1e20)])
+        assert f"The loss at {runs.C[number]:.3g} FLOPs lies 2.0% above that of a smaller budget" in said(found)
+
+
+def test_a_forecast_is_refused_that_would_be_wider_than_a_refused_one() -> None:
+    # The fall slows down at once: from the lower rungs alone nobody would guess the upper ones.
+    C = np.geomspace(1e12, 1e14, 7)
+    bent = path(C, 10 * np.where(C < 1.1e13, (C / 1e12) ** -0.25, 10**-0.25 * (C / 1e13) ** -0.02))
+    found = forecast(bent, [Target(C=1e15)])
+    assert found.drift > 0.06 and "misses its own upper rungs by" in said(found) and "add larger runs" in said(found)
+    assert not any("forecasts its own upper rungs badly" in warning for warning in found.warnings)
+
+
 def test_noise_is_not_taken_for_acceleration() -> None:
     C = np.geomspace(1e16, 1e18, 6)
     dice = np.random.default_rng(0)
@@ -144,7 +163,9 @@ def test_a_target_that_leans_on_the_lowest_rung_does_not_widen_the_others() -> N
 
 def test_another_ratio_of_tokens_than_a_path_has_is_refused() -> None:
     runs = ladder()
-    assert "other sizes" in said(forecast(runs, [Target(N=1e8, D=1e13)]))
+    found = forecast(runs, [Target(N=1e8, D=1e13)])
+    wanted = "has 100,000,000 parameters where the ladder's path comes to 7,745,966,692 at its compute"
+    assert len(found.reasons) == 1 and wanted in said(found) and "other sizes" in said(found)
     N = float(0.1 * 1e20**0.5)
     assert not forecast(runs, [Target(N=N, D=1e20 / 6 / N)]).refused
 
@@ -177,6 +198,10 @@ def test_repeated_data_is_warned_about_where_the_law_does_not_hold() -> None:
     runs = ladder()
     assert not forecast(replace(runs, U=runs.D / 2), [Target(C=1e20)]).warnings
     assert any("6.0 times" in warning for warning in forecast(replace(runs, U=runs.D / 6), [Target(C=1e20)]).warnings)
+    target = Target(N=1e9, D=1e20 / 6e9, U=1e20 / 6e9 / 9)
+    few = forecast(replace(runs, U=runs.D / 2), [target]).warnings
+    assert few and "The target sees its data 9.0 times and the ladder 2.0 times at most" in few[0]
+    assert not forecast(replace(runs, U=runs.D / 2), [replace(target, U=target.D / 3.9 if target.D else None)]).warnings
     assert any("D/U<=40" in warning for warning in forecast(replace(runs, U=runs.D / 60), [Target(C=1e20)]).warnings)
 
 

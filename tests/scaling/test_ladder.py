@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from tessera.data.shards import Shards, tokenise
 from tessera.errors import RunFailed
 from tessera.recipe import Recipe
 from tessera.scaling import ladder, rules
+from tessera.scaling.forecast import forecast
+from tessera.scaling.law import Target
 from tessera.scaling.rung import RESULT
 from tessera.tokens.vocabulary import Vocabulary
 
@@ -128,6 +131,7 @@ def test_a_ladder_is_trained_once(short: Ground) -> None:
     for row, rung in zip(rows, rungs, strict=True):
         assert row["N"] == rung.shape.matmul_parameters and row["D"] == pytest.approx(rung.tokens, rel=0.05)
         assert row["C"] == rung.shape.flops_per_token(32) * row["D"] and 1 < row["loss"] < 6
+        assert row["U"] == short.shards.train_tokens
         # The curve is on fewer held-out rows, other than easy ones; its end is measured on the same.
         assert row["way_loss"] != row["loss"] and row["way_loss"] == pytest.approx(row["curve"][-1][1], rel=0.1)
         assert not (rung.path / "checkpoints").exists()
@@ -162,6 +166,18 @@ def test_a_rung_that_fails_is_named_with_its_words(short: Ground) -> None:
         short.train(rungs)
 
 
+def test_a_rung_that_diverged_is_not_to_be_trained_again_as_it_is(short: Ground, tmp_path: Path) -> None:
+    rates = ("train.matrix_rate=1e30", "train.adam_rate=1e30")
+    wild = Ground(tmp_path, "model.width=16", "model.layers=1", "train.batch_rows=4", "train.evaluate_tokens=64", *rates)
+    (rung, *_) = wild.design("2e10")
+    for times in (1, 2):
+        with pytest.raises(RunFailed, match=r"lower train\.matrix_rate.*; trained again as it is") as failed:
+            wild.train([rung])
+        assert "run the same command again" not in str(failed.value)
+        # What the first command said is still there.
+        assert (rung.path / "said.txt").read_text().count("10 steps in a row") == times
+
+
 def test_a_rung_whose_ladder_was_killed_stops(short: Ground) -> None:
     rung = short.design("2e10")[0]
     ladder._prepare(rung, short.vocabulary, short.shards, short.machine, 1)
@@ -169,6 +185,40 @@ def test_a_rung_whose_ladder_was_killed_stops(short: Ground) -> None:
     script = f'"{sys.executable}" -m tessera.scaling.rung "{rung.path}" $$ &'
     subprocess.run(["sh", "-c", script], check=True, capture_output=True)
     assert not rung.done and (rung.path / "metrics.jsonl").read_text().count(chr(34) + "step" + chr(34) + ":") <= 3
+
+
+# The ladder of dialogue (docs/forecasts.md).
+DIALOGUE = {
+    1.4754e13: [1.5996], 7.3797e12: [1.7186], 3.6904e12: [1.8712, 1.8611], 1.8447e12: [2.0522, 2.0583],
+    9.2287e11: [2.2742, 2.2635, 2.2588], 4.6117e11: [2.5747, 2.5559, 2.5835],
+}  # fmt: skip
+
+
+def rows(diverged: dict[tuple[float, int], float]) -> list[dict[str, Any]]:
+    """Of that ladder; the loss of some (budget, seed) is multiplied."""
+    found = []
+    for C, losses in DIALOGUE.items():
+        N = 0.126 * C**0.5
+        for seed, loss in enumerate(losses):
+            loss *= diverged.get((C, seed), 1.0)
+            found.append({"budget": C, "seed": seed, "N": N, "D": C / 6 / N, "C": C, "loss": loss})
+    return found
+
+
+def test_a_seed_that_diverged_is_left_out_by_name() -> None:
+    assert ladder.without_diverged(rows({})) == (rows({}), [])
+    for factor in (1.06, math.nan):
+        kept, said = ladder.without_diverged(rows({(1.8447e12, 1): factor}))
+        assert len(kept) == 11 and said == ["Diverged, left out: seed 1 at 1.84e+12 FLOPs."]
+        runs = ladder.runs(rows({(1.8447e12, 1): factor}))
+        assert runs.loss[2] == 2.0522 and runs.seed_noise and runs.seed_noise < 0.01
+
+
+@pytest.mark.parametrize("factor", [1.3, 2.0])
+def test_a_rung_that_diverged_refuses_the_ladder(factor: float) -> None:
+    found = forecast(ladder.runs(rows({(1.4754e13, 0): factor})), [Target(C=1.2e14)], "frontier")
+    assert found.refused and "The loss at 1.48e+13 FLOPs lies" in found.reasons[0] and "lower rates" in found.reasons[0]
+    assert not forecast(ladder.runs(rows({})), [Target(C=1.2e14)], "frontier").refused
 
 
 def test_the_table_is_a_file_for_the_fitter(short: Ground, tmp_path: Path) -> None:

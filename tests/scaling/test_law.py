@@ -88,9 +88,22 @@ def test_e_that_one_decade_cannot_tell_is_flagged_and_four_decades_can() -> None
         loss *= np.exp(3e-3 * np.random.default_rng(0).standard_normal(8))
         runs = Runs(C**0.5, C**0.5 / 6, C, loss, np.arange(8), np.ones(8), ("",) * 8)
         law = fit(runs, "frontier")
-        return weaknesses(law, profile(runs, law), float(loss.min()))
+        return weaknesses(law, profile(runs, law), runs)
 
     assert any("E is" in said for said in weak(1)) and not weak(6)
+
+
+@pytest.mark.parametrize("unit", [1e-24, 1.0, 1e18])
+def test_a_term_vanishes_by_what_it_adds_and_not_by_its_unit(unit: float) -> None:
+    N, D = (column / unit for column in cloud())
+    for shown, hidden in (("A", "B"), ("B", "A")):
+        k = {"E": 2.0, "a": 0.9, "b": 0.9}
+        for name, size in (("A", N), ("B", D)):
+            k[name] = (0.3 if name == shown else 1e-9) * float(np.exp(np.log(size).mean())) ** 0.9
+        law = Law("additive", k, 0, 0, 0)
+        intervals = {"E": (1.9, 2.1), "a": (0.8, 1.0), "b": (0.8, 1.0)}
+        said = weaknesses(law, intervals, runs_of(N, D, law.loss(N, D, N * D)))
+        assert said == [f"the term of {hidden} vanishes: these runs do not show it."]
 
 
 def test_what_is_usual_for_an_exponent_helps_few_noisy_budgets_and_leaves_many_exact_ones_alone() -> None:

@@ -68,6 +68,24 @@ def test_a_line_cut_off_by_a_crash_is_a_gap_and_nothing_else_is_lost(tmp_path: P
     assert [e.run for e in book.entries] == ["a", "c"] and book.gaps == (3,)
 
 
+def test_a_line_that_says_something_else_is_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / ledger.FILE
+    enter(path, "a", verdict())
+    enter(path, "b")
+    lines = path.read_text().splitlines()
+    sealed, judged = json.loads(lines[0]), json.loads(lines[1])
+    spoilt = [{k: v for k, v in sealed.items() if k != name} for name in ("event", "seal", "run", "reach", "target", "intervals")]
+    spoilt += [sealed | {"intervals": {}}, sealed | {"loss": "2"}, sealed | {"target": 1}]
+    for line in [[1], 7, None, "sealed", *spoilt]:
+        path.write_text("\n".join([json.dumps(line), *lines[1:]]) + "\n")
+        book = ledger.read(path)
+        assert 1 in book.gaps and [e.run for e in book.entries] == ["b"]
+    for line in [{k: v for k, v in judged.items() if k != name} for name in ("void", "inside", "level", "z")]:
+        path.write_text("\n".join([lines[0], json.dumps(line), lines[2]]) + "\n")
+        book = ledger.read(path)
+        assert 2 in book.gaps and [e.state for e in book.entries] == ["open", "open"]
+
+
 def write_twenty(path: Path, name: str) -> None:
     for number in range(20):
         enter(path, f"{name}{number}")
@@ -95,4 +113,16 @@ def test_the_calibration_counts_each_run_once(tmp_path: Path) -> None:
 
 
 def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
-    assert ledger.read(tmp_path / "none.jsonl") == ledger.Ledger((), ())
+    book = ledger.read(tmp_path / "none.jsonl")
+    assert book == ledger.Ledger((), (), ()) and book.head is None
+
+
+def test_the_head_changes_with_the_newest_line(tmp_path: Path) -> None:
+    path = tmp_path / ledger.FILE
+    enter(path, "a")
+    digest = ledger.append(path, "verdict", {"run": "a", "seal": "seal-a", **verdict()})
+    book = ledger.read(path)
+    assert book.head == digest == book.entries[0].digest
+    path.write_text(path.read_text().replace('"miss": 0.0', '"miss": 0.1'))
+    changed = ledger.read(path)
+    assert changed.gaps == () and changed.head not in (None, digest)

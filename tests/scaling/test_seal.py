@@ -19,6 +19,10 @@ PAGE: dict[str, Any] = {
     "degrees": 4.0,
     "intervals": {"0.5": [1.98, 2.02], "0.8": [1.96, 2.04], "0.9": [1.94, 2.06], "0.99": [1.9, 2.1]},
     "target": {"C": 1e13},
+    "run": "runs/one",
+    "made": "then",
+    "reach": 8.0,
+    "fit": {"form": "frontier"},
 }
 
 
@@ -40,6 +44,30 @@ def test_a_forecast_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
     assert seal.read(tmp_path) is None
     (tmp_path / seal.FILE).write_text('{"loss": 2')
     with pytest.raises(UserError, match="is not JSON"):
+        seal.read(tmp_path)
+    for text in ("[1]", "7", "null", '"seal"'):
+        (tmp_path / seal.FILE).write_text(text)
+        with pytest.raises(UserError, match="does not hold a forecast"):
+            seal.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*PAGE, *seal.INGREDIENTS])
+def test_a_forecast_that_lacks_a_part_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    page = seal.seal(tmp_path, PAGE, INGREDIENTS)
+    (tmp_path / seal.FILE).write_text(json.dumps({k: v for k, v in page.items() if k != name}))
+    with pytest.raises(UserError, match=f"lacks '{name}'; bring the file back"):
+        seal.read(tmp_path)
+    (tmp_path / seal.FILE).write_text(json.dumps(page | {name: []}))
+    with pytest.raises(UserError, match="does not hold a forecast"):
+        seal.read(tmp_path)
+
+
+def test_a_refused_forecast_is_read_with_and_without_a_loss(tmp_path: Path) -> None:
+    for page in ({"reasons": ["few"]}, {"reasons": ["few"], "loss": 2.0, "intervals": PAGE["intervals"]}):
+        (tmp_path / seal.FILE).write_text(json.dumps(page))
+        assert seal.read(tmp_path) == page
+    (tmp_path / seal.FILE).write_text(json.dumps({"loss": 2.0}))
+    with pytest.raises(UserError, match="lacks 'reasons'"):
         seal.read(tmp_path)
 
 

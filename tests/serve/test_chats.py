@@ -186,7 +186,8 @@ def test_curves_follow_a_run_that_is_going_on_and_one_that_was_resumed(tmp_path:
 
     metrics.write_text(step(1, 4.0) + step(2, 3.0) + '{"event": "step", "tok')
     intervals = {"0.5": [1.9, 2.1], "0.8": [1.85, 2.2], "0.9": [1.8, 2.2], "0.99": [1.0, 3.0]}
-    ledger.append(run.parent / "ledger.jsonl", "sealed", {"run": "runs/one", "seal": "s", "loss": 2.0, "intervals": intervals})
+    sealed = {"run": "runs/one", "seal": "s", "target": {"C": 1e13}, "reach": 8.0, "loss": 2.0, "intervals": intervals}
+    ledger.append(run.parent / "ledger.jsonl", "sealed", sealed)
     with serving(Settings(tmp_path / "data", runs=run.parent), model_folder) as server:
         http = httpx.Client(base_url=server.url.removesuffix("/v1"))
         assert [r["id"] for r in http.get("/tessera/runs").json()["data"]] == ["one"]

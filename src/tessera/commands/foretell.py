@@ -22,8 +22,7 @@ from tessera.errors import UserError
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
 from tessera.scaling import ladder, ledger, rules, seal
-from tessera.scaling.forecast import OFF_RECIPE, Forecast, forecast
-from tessera.scaling.frontier import frontier
+from tessera.scaling.forecast import Forecast, forecast
 from tessera.scaling.law import Target
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
@@ -128,33 +127,39 @@ def outlook(
     return found
 
 
-def target_of(planned: rules.Plan, padding: float) -> Target:
-    """Sizes of a planned run, with the tokens that it will really learn from."""
+def target_of(planned: rules.Plan, climbed: Climbed) -> Target:
+    """Sizes of a planned run, with the tokens that it will really learn from, and how many of them are different."""
     train = planned.recipe.train
     assert train.batch_rows and train.context
-    tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - padding)
-    return Target(N=planned.shape.matmul_parameters, D=tokens, C=planned.shape.flops_per_token(train.mean_context) * tokens)
+    tokens = total_steps(planned.recipe) * train.batch_rows * train.context * (1 - climbed.padding)
+    unique = ladder.unique_tokens(climbed.rows)
+    return Target(
+        N=planned.shape.matmul_parameters,
+        D=tokens,
+        C=planned.shape.flops_per_token(train.mean_context) * tokens,
+        U=None if unique is None else min(unique, tokens),
+    )
 
 
 def foretell(climbed: Climbed, targets: Sequence[Target]) -> Forecast:
     """The law of a ladder, and what it says of runs of the same recipe."""
     # The rungs are what the rules make of smaller budgets; a target that is not, short of data or set by hand, is refused.
-    return forecast(ladder.runs(climbed.rows), targets, "frontier")
+    _, lost = ladder.without_diverged(climbed.rows)
+    return forecast(ladder.runs(climbed.rows), targets, "frontier", warnings=lost)
 
 
 def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) -> dict[str, Any]:
     """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
-    target = target_of(planned, climbed.padding)
+    target = target_of(planned, climbed)
     found = foretell(climbed, [target])
-    off = _off_path(climbed, target)
     facts: dict[str, Any] = {
         "format": 1,
         "run": str(path),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
-        "target": {"N": target.N, "D": target.D, "C": target.C},
-        "refused": found.refused or bool(off),
-        "reasons": [*found.reasons, *off],
+        "target": {"N": target.N, "D": target.D, "C": target.C, "U": target.U},
+        "refused": found.refused,
+        "reasons": list(found.reasons),
         "warnings": list(found.warnings),
         "ladder": climbed.rows,
         "fit": found.to_json(),
@@ -162,35 +167,23 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     if not found.predictions:
         return facts
     made = found.predictions[0]
+    rows, _ = ladder.without_diverged(climbed.rows)
     facts |= {
         "loss": made.loss,
         "sd": made.sd,
-        "units": units(climbed.rows),
+        "units": units(rows),
         "degrees": found.degrees,
         "reach": made.factor,
         "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
     }
     assert target.C
-    return {**facts, "band": seal.band(facts, climbed.rows, target.C)}
+    return {**facts, "band": seal.band(facts, rows, target.C)}
 
 
 def units(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Bits per byte, pixel or second for a nat per token, by name: as they were at the ladder's largest rung."""
     largest = max(rows, key=lambda row: row["C"])
     return {unit: value / largest["loss"] for unit, value in in_bits(largest).items()}
-
-
-def _off_path(climbed: Climbed, target: Target) -> list[str]:
-    """Why the ladder does not speak of a target of another size than the same rules would give it."""
-    front = frontier(ladder.runs(climbed.rows))
-    assert front is not None and target.C and target.N
-    usual, _ = front.recipe(target.C)
-    if abs(math.log(target.N / usual)) <= math.log(OFF_RECIPE):
-        return []
-    return [
-        f"The run has {target.N:,.0f} parameters where the ladder's path comes to {usual:,.0f} at its compute, because its data "
-        "is short or a size was set by hand: give more data, or leave the size to the rules."
-    ]
 
 
 def describe(foretold: Mapping[str, Any], say: Say) -> None:
@@ -258,7 +251,7 @@ def _entered(path: Path) -> ledger.Entry | None:
 def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict | None:
     """Judges a run by its sealed forecast, writes `verdict.json` and the ledger's line; None where nothing was sealed.
 
-    A verdict that was given stays; one that was void because the run was not finished is given anew.
+    A verdict that was given stays; one that was void is given anew, and entered where it has become another.
     """
     sealed = seal.read(folder.path)
     if sealed is None or "seal" not in sealed:
@@ -268,21 +261,68 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
     entry = next((e for e in ledger.read(book).entries if e.seal == sealed["seal"]), None) or _entered(folder.path)
     loss = seal.outcome(folder, total_steps(folder.recipe))
     if entry is not None and (entry.state == "judged" or (entry.state == "void" and loss is None)):
-        return _recorded(entry)
+        return _recorded(folder, entry)
     why = seal.broken(sealed, ingredients)
     if entry is not None and entry.seal != sealed["seal"]:
         why = "forecast.json is not the one that was sealed when the run began"
     if why is None and loss is None:
         why = "the run was stopped before its end"
+    if why is None and loss is not None and math.isnan(loss):
+        why = "the run diverged: its final loss is no number"
     verdict = seal.judge(sealed, loss) if why is None and loss is not None else seal.void(sealed, str(why))
-    write_text(folder.path / VERDICT, json.dumps(verdict.to_json(), indent=1))
-    ledger.append(book, "verdict", {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()})
+    if entry is not None and entry.verdict is not None and entry.verdict["void"] == verdict.void:
+        return _recorded(folder, entry)
+    line = {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()}
+    _write_verdict(folder, verdict, ledger.append(book, "verdict", line))
     return verdict
 
 
-def _recorded(entry: ledger.Entry) -> seal.Verdict:
-    assert entry.verdict is not None
-    return seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
+def _write_verdict(folder: RunFolder, verdict: seal.Verdict, digest: str) -> None:
+    """`verdict.json`, bound to its line of the ledger by the digest of that."""
+    write_text(folder.path / VERDICT, json.dumps({**verdict.to_json(), "ledger": digest}, indent=1))
+
+
+def unbound(path: Path, book: ledger.Ledger) -> list[str]:
+    """Where the ledger and the `verdict.json` of a run beside it do not say the same, a sentence each.
+
+    Args:
+        path: of the ledger.
+        book: what it holds.
+    """
+    # A folder that was used again has several entries; its verdict is that of the last. What was deleted says nothing.
+    last = {Path(entry.run).name: entry for entry in book.entries}
+    found = []
+    for run in sorted(run for run in path.parent.iterdir() if run.is_dir()):
+        entry = last.get(run.name)
+        if (run / VERDICT).is_file():
+            if not _holds(book, entry, (run / VERDICT).read_bytes()):
+                found.append(f"{run} has a verdict that the ledger does not hold.")
+        elif entry is not None and entry.verdict is not None:
+            found.append(f"the ledger holds a verdict on {run} that {run / VERDICT} does not.")
+    return found
+
+
+def _holds(book: ledger.Ledger, entry: ledger.Entry | None, text: bytes) -> bool:
+    """Whether a `verdict.json` is the ledger's verdict on the run; one of before 2026-12 does not name its line."""
+    try:
+        verdict = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(verdict, dict):
+        return False
+    if entry is None or entry.verdict is None:
+        return verdict.get("ledger") in book.digests
+    line = {**entry.verdict, "ledger": entry.digest}
+    return all(line.get(name) == value for name, value in verdict.items())
+
+
+def _recorded(folder: RunFolder, entry: ledger.Entry) -> seal.Verdict:
+    """The verdict that the ledger holds; `verdict.json` is written where a crash came between the two."""
+    assert entry.verdict is not None and entry.digest is not None
+    given = seal.Verdict(**{name: entry.verdict[name] for name in seal.Verdict.__dataclass_fields__})
+    if not (folder.path / VERDICT).is_file():
+        _write_verdict(folder, given, entry.digest)
+    return given
 
 
 def uncounted(path: Path, loss: float) -> str | None:

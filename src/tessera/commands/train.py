@@ -376,6 +376,8 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     vocabulary = Vocabulary.load(path / "tokenizer")
     shards = _shards(recipe, info, vocabulary, world)
     steps = loop.total_steps(recipe)
+    # What runs is the code that was loaded, not what an editor makes of it before the end.
+    ingredients = ingredients_of(recipe, vocabulary, shards)
     foretold = seal.read(path) or {}
     watch = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold)
     live = LiveLine(steps, watch)
@@ -395,7 +397,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     finally:
         live.close()
     if world.first:
-        verdict = conclude(folder, ingredients_of(recipe, vocabulary, shards))
+        verdict = conclude(folder, ingredients)
         report = write_report(path)
         if result is None:
             say(f"the run is finished: model {folder.model}, report {report}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tessera.commands.foretell import conclude, ingredients_of, ledger_of, words
+from tessera.commands.foretell import conclude, ingredients_of, ledger_of, unbound, words
 from tessera.data.shards import open_shards
 from tessera.errors import UserError
 from tessera.report.calibration import write_calibration
@@ -18,7 +18,7 @@ def verdict(run: str, as_json: bool) -> None:
     """Compares a finished run with its sealed forecast.
 
     Raises:
-        UserError: there is no run, or nothing was sealed for it.
+        UserError: there is no run, nothing was sealed for it, or it is still running.
     """
     folder = RunFolder.open(Path(run))
     sealed = seal.read(folder.path)
@@ -26,6 +26,8 @@ def verdict(run: str, as_json: bool) -> None:
         raise UserError(f"{run} has no forecast; one is made by `tessera train` without --no-forecast.")
     if "seal" not in sealed:
         raise UserError(f"the forecast of {run} was refused and never sealed: {' '.join(sealed['reasons'])}")
+    if folder.held:
+        raise UserError(f"{run} is still running; its verdict is given when it has ended.")
     vocabulary = Vocabulary.load(folder.path / "tokenizer")
     shards = open_shards(Path(folder.info["shards"]))
     found = conclude(folder, ingredients_of(folder.recipe, vocabulary, shards))
@@ -45,6 +47,8 @@ def verdict(run: str, as_json: bool) -> None:
 def show_ledger(folder: str, as_json: bool) -> None:
     """Lists every forecast sealed in a folder of runs, hits and misses, and draws the calibration.
 
+    What does not fit together is warned about. The head, kept where the ledger is not, shows that a line was changed later.
+
     Raises:
         UserError: there is no ledger.
     """
@@ -52,11 +56,13 @@ def show_ledger(folder: str, as_json: bool) -> None:
     if not path.is_file():
         raise UserError(f"there is no {path}: no forecast was sealed in {folder} yet; `tessera train RECIPE` seals one.")
     book = ledger.read(path)
+    apart = unbound(path, book)
     if as_json:
         entries = [
             {"run": e.run, "seal": e.seal, "state": e.state, "sealed": e.sealed, "verdict": e.verdict} for e in book.entries
         ]
-        print(json.dumps({"entries": entries, "hits": book.hits(), "gaps": list(book.gaps)}, indent=1))
+        page = {"entries": entries, "hits": book.hits(), "gaps": list(book.gaps), "unbound": apart, "head": book.head}
+        print(json.dumps(page, indent=1))
         return
     print("sealed            run                        FLOPs  beyond  foretold  +- 90 %    found    miss      z")
     for entry in book.entries:
@@ -81,6 +87,9 @@ def show_ledger(folder: str, as_json: bool) -> None:
     open_ones = sum(e.state == "open" for e in book.entries)
     voids = sum(e.state == "void" for e in book.entries)
     print(f"{len(book.entries)} sealed: {len(book.judged)} judged, {voids} void, {open_ones} not finished")
+    print(f"head: {str(book.head)[:12]}")
+    for sentence in apart:
+        print(f"warning: {sentence}")
     for number in book.gaps:
         print(f"warning: line {number} of {path} does not follow from the line before it; a line was changed or taken out.")
     if book.judged:

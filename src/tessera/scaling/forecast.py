@@ -20,12 +20,11 @@ import numpy as np
 from scipy.special import stdtrit
 
 from tessera.errors import UserError
-from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, frontier
+from tessera.scaling.frontier import DISAGREEMENT, WIDEST_STEP_OFF_PATH, Frontier, accelerates, frontier
 from tessera.scaling.law import (
     FEWEST_RUNS,
     FORMS,
     MEASURABLE,
-    Array,
     Law,
     Runs,
     Target,
@@ -42,12 +41,10 @@ USUAL_DRIFT, USUAL_WEIGHT = 0.01, 4.0
 REFUSED_DRIFT = 0.06
 """Miss per tenfold compute, at least, of a forecast that is refused and shown all the same: what ladders of minutes missed by
 (docs/LOG.md, "A forecast in minutes")."""
+RISEN = 1.01
+"""A budget that ends above a smaller one by more than this factor did not converge: seeds differ by .1 %."""
 ALARMING_DRIFT = 0.02
 """Two back-tests or more that miss by more per tenfold compute: tuned published ladders stay below 1.8 %, most others above."""
-SLOPE_GROWTH = 0.2
-"""Growth of the slope of log loss over log compute, from one end of the ladder to the other, that counts as accelerating."""
-ACCELERATION_NOISE = 2e-3
-"""Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 FAR, VERY_FAR = 40.0, 100.0
 """Times beyond the largest run: no published calibration beyond the first; forecasts of 100 to 300x missed by .2 to 6 %."""
 FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
@@ -230,9 +227,20 @@ def forecast(
         )  # fmt: skip
     law = laws[chosen]
     intervals = profile(points, law)
-    weak = weaknesses(law, intervals, float(points.loss.min()))
+    weak = weaknesses(law, intervals, points)
     backtest = walk_forward(points, chosen, noise)
     drift, degrees, seen = _drift(backtest)
+    # Not of a surface, whose back-tests go to far corners of N and D as well (nothing is sealed by one).
+    if chosen == "frontier" and drift > REFUSED_DRIFT:
+        reasons.append(
+            f"The ladder misses its own upper rungs by {seen:.1%} per tenfold compute, and its interval would be wider than that "
+            "of a refused one: add larger runs, and tune the smallest or leave them out."
+        )
+    elif seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
+        said.append(
+            f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
+            "rungs that are not equally well tuned do this."
+        )
     filled = [_fill(target, ladder, law) for target in asked]
     predictions = tuple(_predict(law, target, ladder, drift, degrees, noise, level) for target in filled)
     off = _off_path(ladder, chosen, asked, said)
@@ -246,12 +254,7 @@ def forecast(
         _predict(law, target, ladder, max(drift, REFUSED_DRIFT) if one else drift, degrees, noise, level)
         for target, one in zip(filled, wide, strict=True)
     )
-    if seen > ALARMING_DRIFT and degrees >= USUAL_WEIGHT + 2:
-        said.append(
-            f"The ladder forecasts its own upper rungs badly: it misses by {seen:.1%} per tenfold compute (a tuned one by 1 %); "
-            "rungs that are not equally well tuned do this."
-        )
-    said += _repeat_warnings(runs, chosen)
+    said += _repeat_warnings(runs, chosen, filled)
     said += [f"Of the {chosen} form, {sentence}" for sentence in weak]
     said += _optimum_warnings(front) if chosen == "frontier" else []
     said += _distance_warnings(ladder, asked, predictions) if targets else []
@@ -286,21 +289,6 @@ def walk_forward(points: Runs, form: str, noise: float | None = None) -> tuple[B
             error = math.log(predicted[i] / actual)
             found.append(BackTest(float(below.C.max()), float(above.C[i]), factor, float(predicted[i]), actual, error))
     return tuple(found)
-
-
-def accelerates(C: Array, loss: Array) -> bool:
-    """Whether log loss falls ever faster in log compute, beyond what noise does: no sum of powers does that."""
-    x, y = np.log(C), np.log(loss)
-    if len(x) < 4 or np.ptp(x) == 0:
-        return False
-    x = (x - x.mean()) / x.std()
-    columns = np.stack([np.ones_like(x), x, x**2], -1)
-    found = np.linalg.lstsq(columns, y, rcond=None)[0]
-    residual = y - columns @ found
-    noise = max(float(np.sqrt((residual**2).sum() / (len(x) - 3))), ACCELERATION_NOISE)
-    error = noise * float(np.sqrt(np.linalg.inv(columns.T @ columns)[2, 2]))
-    growth = 2 * found[2] * np.ptp(x) / found[1]
-    return bool(found[1] < 0 and found[2] < -2 * error and growth > SLOPE_GROWTH)
 
 
 class _Ladder:
@@ -350,7 +338,7 @@ def _choose(ladder: _Ladder, targets: Sequence[Target]) -> str:
         return "frontier"
     if ladder.enough("coupled") and len(ladder.surface) >= 12 and ladder.budgets >= FEWEST_BUDGETS:
         law = fit(ladder.surface, "coupled")
-        if not any("exponent" in said for said in weaknesses(law, profile(ladder.surface, law), 0.0)):
+        if not any("exponent" in said for said in weaknesses(law, profile(ladder.surface, law), ladder.surface)):
             return "coupled"
     return "additive" if len(ladder.surface) >= 8 else "tied"
 
@@ -380,7 +368,15 @@ def _structure(ladder: _Ladder) -> list[str]:
             f"The best size at {one.C:.3g} FLOPs is the {end} that was run "
             f"(N = {one.N:.3g}), so the optimum may lie beyond: add {side} sizes there, or leave that budget out."
         )
-    if len(front.runs) and accelerates(front.runs.C, front.runs.loss):
+    points = front.runs
+    for i in range(1, len(points)):
+        above = float(points.loss[i] / points.loss[:i].min())
+        if above > RISEN:
+            said.append(
+                f"The loss at {points.C[i]:.3g} FLOPs lies {above - 1:.1%} above that of a smaller budget, so that run diverged: "
+                "train it anew with lower rates (train.matrix_rate, train.adam_rate) or another seed, or leave that budget out."
+            )
+    if len(points) and accelerates(points.C, points.loss):
         said.append(
             "The loss falls ever faster as compute grows, which no power law does: these runs are below the law's regime. Make "
             "the smallest runs better (smaller batch, smaller vocabulary, tuned rates) or leave them out, and add larger ones."
@@ -518,9 +514,11 @@ def _off_path(ladder: _Ladder, form: str, targets: Sequence[Target], said: list[
             "A target's size is not what the ladder's path has at its compute: a surface (--form coupled) fits it better."
         )
         return []
+    N, C = next((t.N, t.C or ladder.flops_per_pair * t.N * t.D) for t in targets if t.N and t.D and not ladder.follows(t))
     return [
-        "A target has another ratio of D to N than the ladder, all of whose runs follow one path: add runs of other sizes at the "
-        "same budgets."
+        f"The run has {N:,.0f} parameters where the ladder's path comes to {ladder.front.recipe(C)[0]:,.0f} at its compute, "
+        "because its data is short or a size was set by hand: give more data, leave the size to the rules, or add runs of other "
+        "sizes at the same budgets."
     ]
 
 
@@ -532,7 +530,7 @@ def _optimum_warnings(front: Frontier | None) -> list[str]:
     return [f"Two ways to read the optimum differ by more than {DISAGREEMENT:.1%} at {where}: run sizes between, or repeat one."]
 
 
-def _repeat_warnings(runs: Runs, form: str) -> list[str]:
+def _repeat_warnings(runs: Runs, form: str, targets: Sequence[Target]) -> list[str]:
     if runs.U is None:
         return []
     passes, said = runs.D / runs.U, []
@@ -540,6 +538,12 @@ def _repeat_warnings(runs: Runs, form: str) -> list[str]:
         said.append(
             f"Some runs see their data {passes.max():.1f} times, but the frontier counts compute only: a target with other "
             "passes lies off it."
+        )
+    most = max((t.D / t.U for t in targets if t.D and t.U), default=0.0)
+    if form == "frontier" and most > max(FREE_REPEATS, passes.max()):
+        said.append(
+            f"The target sees its data {most:.1f} times and the ladder {max(1.0, passes.max()):.1f} times at most, of which the "
+            "law knows nothing: it may well end higher; give more data, or a smaller budget."
         )
     often = int((passes > MOST_REPEATS).sum())
     if often:

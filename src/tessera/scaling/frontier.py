@@ -22,6 +22,10 @@ SAME_SIZE = 1.01
 """Digitised tables hold one model twice with slightly different N."""
 DISAGREEMENT = 0.003
 """Relative difference between the two extractors from which an optimum is not trusted."""
+SLOPE_GROWTH = 0.2
+"""Growth of the slope of log loss over log compute, from one end of the ladder to the other, that counts as accelerating."""
+ACCELERATION_NOISE = 2e-3
+"""Noise of a loss that curvature is compared with, at least; twice what seeds differ by."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,21 @@ def power_law(x: Array, y: Array) -> tuple[float, float]:
     spread = float(((log_x - log_x.mean()) ** 2).sum())
     exponent = float(((log_x - log_x.mean()) * (log_y - log_y.mean())).sum()) / spread if spread > 0 else 0.0
     return exponent, float(np.exp(log_y.mean() - exponent * log_x.mean()))
+
+
+def accelerates(C: Array, loss: Array) -> bool:
+    """Whether log loss falls ever faster in log compute, beyond what noise does: no sum of powers does that."""
+    x, y = np.log(C), np.log(loss)
+    if len(x) < 4 or np.ptp(x) == 0:
+        return False
+    x = (x - x.mean()) / x.std()
+    columns = np.stack([np.ones_like(x), x, x**2], -1)
+    found = np.linalg.lstsq(columns, y, rcond=None)[0]
+    residual = y - columns @ found
+    noise = max(float(np.sqrt((residual**2).sum() / (len(x) - 3))), ACCELERATION_NOISE)
+    error = noise * float(np.sqrt(np.linalg.inv(columns.T @ columns)[2, 2]))
+    growth = 2 * found[2] * np.ptp(x) / found[1]
+    return bool(found[1] < 0 and found[2] < -2 * error and growth > SLOPE_GROWTH)
 
 
 def frontier(runs: Runs) -> Frontier | None:

@@ -37,7 +37,9 @@ from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.law import Runs
 from tessera.scaling.rung import RESULT
+from tessera.scaling.table import DIVERGED
 from tessera.tokens.vocabulary import Vocabulary
+from tessera.train.loop import MOST_SKIPPED
 
 RATIO = 2.0
 """Between the budgets of neighbouring rungs."""
@@ -57,6 +59,7 @@ LEAST_EVALUATED = 8192
 COMPUTING_ROOMS = ("tokens", "model", "data", "train", "recipe.py", "device.py")
 """Of the package: what decides the loss of a run. A change elsewhere leaves rungs and seals valid."""
 
+_SAID = "said.txt"
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Say = Callable[[str], None]
@@ -148,6 +151,7 @@ def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine
         RunFailed: a rung ended with an error.
     """
     waiting = [rung for rung in rungs if not rung.done]
+    said_before = {rung.path: _said(rung.path) for rung in waiting}
     total, begin = sum(r.flops for r in waiting), time.monotonic()
     threads = _threads(waiting, machine)
     running: dict[Rung, subprocess.Popen[str]] = {}
@@ -169,10 +173,9 @@ def train(rungs: Sequence[Rung], vocabulary: Vocabulary, shards: Shards, machine
                 del running[rung]
                 free += threads[rung.path]
                 if process.returncode or not rung.done:
-                    raise RunFailed(
-                        f"a rung of the ladder failed ({rung.path}): {_last_line(rung.path)}; "
-                        "run the same command again to go on, or give --no-forecast."
-                    )
+                    said = _said(rung.path).removeprefix(said_before[rung.path]).strip().splitlines()
+                    why = said[-1].removeprefix("tessera: ").removesuffix(".") if said else "it said nothing"
+                    raise RunFailed(f"a rung of the ladder failed ({rung.path}): {why}; {_remedy(rung)}, or give --no-forecast.")
                 done += rung.flops
                 found = rung.result
                 say(
@@ -187,21 +190,44 @@ def table(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
     return [{"budget": r.budget, "seed": r.recipe.train.seed, **r.result} for r in rungs]
 
 
+def without_diverged(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """The rows but for seeds that end above DIVERGED times the least of their rung, and a sentence that names those."""
+    kept: list[Mapping[str, Any]] = []
+    lost = []
+    for row in rows:
+        least = min((r["loss"] for r in rows if r["budget"] == row["budget"] and math.isfinite(r["loss"])), default=math.nan)
+        if row["loss"] <= DIVERGED * least:
+            kept.append(row)
+        else:
+            lost.append(f"seed {row['seed']} at {row['budget']:.2e} FLOPs")
+    return kept, [f"Diverged, left out: {', '.join(lost)}."] if lost else []
+
+
 def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
-    """The rows for the law: one per budget, the mean of its seeds, with the noise between seeds pooled over the budgets."""
+    """The rows for the law, without those that diverged: one per budget, the mean of its seeds, with the noise between seeds
+    pooled over the budgets."""
+    rows, _ = without_diverged(rows)
     budgets = sorted({row["budget"] for row in rows})
     seeds = [[row for row in rows if row["budget"] == budget] for budget in budgets]
 
     def mean(name: str) -> np.ndarray:
         return np.array([np.mean([float(row[name]) for row in rung]) for rung in seeds])
 
+    U = unique_tokens(rows)
+    D = mean("D")
     logs = [np.log([row["loss"] for row in rung]) for rung in seeds]
     freedom = sum(len(one) - 1 for one in logs)
     noise = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
     return Runs(
-        N=mean("N"), D=mean("D"), C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
+        N=mean("N"), D=D, C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
         weight=np.ones(len(budgets)), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
+        U=None if U is None else np.minimum(U, D),
     )  # fmt: skip
+
+
+def unique_tokens(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Training tokens that there are for a ladder and its target, which read the same files; None of rungs of before 2026-12."""
+    return next((float(row["U"]) for row in rows if "U" in row), None)
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -312,7 +338,8 @@ def _start(rung: Rung, threads: int) -> subprocess.Popen[str]:
     # A rung is one process, also where the run itself is shared by several.
     own = {k: v for k, v in os.environ.items() if k not in _TORCHRUN}
     environment = {**PROCESS_SETTINGS, **own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with open(rung.path / "said.txt", "w", encoding="utf-8") as said:
+    # Behind what was said before: another command that waits for this rung begins it too.
+    with open(rung.path / _SAID, "a", encoding="utf-8") as said:
         # In a session of its own: Ctrl-C reaches this process, which then asks the rungs to save.
         return subprocess.Popen(
             [sys.executable, "-m", "tessera.scaling.rung", str(rung.path), str(os.getpid())],
@@ -330,6 +357,15 @@ def _stop(processes: Any) -> None:
         process.wait()
 
 
-def _last_line(path: Path) -> str:
-    lines = (path / "said.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("tessera: ") if lines else "it said nothing"
+def _said(path: Path) -> str:
+    """The words of a rung's processes so far."""
+    said = path / _SAID
+    return said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
+
+
+def _remedy(rung: Rung) -> str:
+    """What helps a rung that failed."""
+    steps = [event["skipped"] for event in RunFolder(rung.path).events() if event["event"] == "step"]
+    if len(steps) >= MOST_SKIPPED and all(steps[-MOST_SKIPPED:]):
+        return "trained again as it is, it ends the same way: set these, or another train.seed, by --set for the whole ladder"
+    return "run the same command again to go on"

@@ -202,9 +202,10 @@ def profile(runs: Runs, law: Law) -> dict[str, tuple[float, float]]:
     return found
 
 
-def weaknesses(law: Law, intervals: Mapping[str, tuple[float, float]], lowest_loss: float) -> list[str]:
-    """What the runs do not say about the coefficients, one sentence each; empty where all are identified."""
+def weaknesses(law: Law, intervals: Mapping[str, tuple[float, float]], runs: Runs) -> list[str]:
+    """What the fitted runs do not say about the coefficients, one sentence each; empty where all are identified."""
     said = []
+    lowest_loss = float(runs.loss.min())
     low, high = intervals["E"]
     if low <= 1e-3 * lowest_loss:
         said.append(f"E is not identified: anything from 0 to {high:.3g} fits these runs.")
@@ -215,8 +216,10 @@ def weaknesses(law: Law, intervals: Mapping[str, tuple[float, float]], lowest_lo
             low, high = intervals[name]
             if low <= _LOWEST[name] * 1.001 or high >= _HIGHEST[name] * 0.999 or high > 8 * low:
                 said.append(f"the exponent {name} is not identified: anything from {low:.2g} to {high:.2g} fits these runs.")
-    for name in ("A", "B"):
-        if law.coefficients.get(name, 1.0) * 1.0 <= 1e-20:
+    k = law.coefficients
+    for name, exponent, size in (("A", k["a"], runs.C if law.form == "frontier" else runs.N), ("B", k.get("b", k["a"]), runs.D)):
+        # By what the term adds to the smallest run: the coefficient itself is the term at a size of one, in whatever unit.
+        if name in k and (k[name] * float(size.min()) ** -exponent) ** k.get("g", 1.0) <= MEASURABLE * lowest_loss:
             said.append(f"the term of {name} vanishes: these runs do not show it.")
     return said
 

@@ -1,6 +1,7 @@
 """The ledger: every forecast that was ever sealed here and what became of it, one JSON line each, in one unbroken chain.
 
-`runs/ledger.jsonl` is only ever appended to. Each line holds the digest of the line before, so that taking one out shows. A
+`runs/ledger.jsonl` is only ever appended to. Each line holds the digest of the line before, so that taking one out shows. What
+follows the newest line is nothing yet, so `verdict.json` holds the digest of its line, and the ledger's head is made known. A
 forecast has a line `sealed` when its run is launched and a line `verdict` when the run has ended; one that has no verdict is
 open, and stays in the list.
 """
@@ -31,12 +32,14 @@ class Entry:
         seal: of its forecast.
         sealed: the line written at launch.
         verdict: the last line written about it, or None.
+        digest: SHA-256 of that line.
     """
 
     run: str
     seal: str
     sealed: dict[str, Any]
     verdict: dict[str, Any] | None
+    digest: str | None
 
     @property
     def state(self) -> str:
@@ -48,10 +51,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All forecasts in the order in which they were sealed; `gaps` names lines whose predecessor is not the one before."""
+    """All forecasts in the order in which they were sealed.
+
+    Args:
+        gaps: numbers of the lines that are damaged, or whose predecessor is not the one before.
+        digests: SHA-256 of every line.
+    """
 
     entries: tuple[Entry, ...]
     gaps: tuple[int, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def head(self) -> str | None:
+        """Digest of the newest line, which binds all lines before it; kept elsewhere, it shows that one was changed."""
+        return self.digests[-1] if self.digests else None
 
     @property
     def judged(self) -> list[Entry]:
@@ -64,13 +78,16 @@ class Ledger:
         return {str(level): (sum(v["inside"][str(level)] for v in verdicts), len(verdicts)) for level in COUNTED}
 
 
-def append(path: Path, event: str, facts: Mapping[str, Any]) -> None:
+def append(path: Path, event: str, facts: Mapping[str, Any]) -> str:
     """Adds one line, whoever else adds one at the same time.
 
     Args:
         path: of the ledger.
         event: `sealed` or `verdict`.
         facts: at least `run` and `seal`.
+
+    Returns:
+        SHA-256 of the line, which the next one will hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
@@ -84,6 +101,7 @@ def append(path: Path, event: str, facts: Mapping[str, Any]) -> None:
         file.write(("" if not lines or _ends_whole(path) else "\n") + line + "\n")
         file.flush()
         os.fsync(file.fileno())
+    return _digest(line)
 
 
 def read(path: Path) -> Ledger:
@@ -91,23 +109,43 @@ def read(path: Path) -> Ledger:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     sealed: dict[str, dict[str, Any]] = {}
     verdicts: dict[str, dict[str, Any]] = {}
+    digests = tuple(_digest(line) for line in lines)
+    held: dict[str, str] = {}
     gaps = []
     for number, text in enumerate(lines):
         try:
             line = json.loads(text)
-        except ValueError:
+            _look_over(line)
+        except (KeyError, TypeError, ValueError):
             gaps.append(number + 1)
             continue
-        if line.get("previous") != (_digest(lines[number - 1]) if number else None):
+        if line.get("previous") != (digests[number - 1] if number else None):
             gaps.append(number + 1)
         if line["event"] == "sealed":
             # What was sealed first stands; a second line of one seal says something else of it.
             if sealed.setdefault(line["seal"], line) is not line:
                 gaps.append(number + 1)
         else:
-            verdicts[line["seal"]] = line
-    entries = tuple(Entry(line["run"], key, line, verdicts.get(key)) for key, line in sealed.items())
-    return Ledger(entries, tuple(gaps))
+            verdicts[line["seal"]], held[line["seal"]] = line, digests[number]
+    entries = tuple(Entry(line["run"], key, line, verdicts.get(key), held.get(key)) for key, line in sealed.items())
+    return Ledger(entries, tuple(gaps), digests)
+
+
+def _look_over(line: Any) -> None:
+    """
+    Raises:
+        KeyError, TypeError, ValueError: a part that others read is not there, or is something else.
+    """
+    texts = [line["event"], line["seal"], line["run"]]
+    numbers = []
+    if line["event"] == "sealed":
+        texts.append(line["when"])
+        numbers = [line["loss"], line["reach"], line["target"]["C"], *line["intervals"]["0.9"]]
+    elif line["void"] is None:
+        numbers = [line[name] for name in ("loss", "foretold", "miss", "z", "level", "interval_score")]
+        numbers += [line["inside"][str(level)] for level in COUNTED]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError
 
 
 def calibration(entries: Sequence[Entry]) -> list[tuple[float, float]]:

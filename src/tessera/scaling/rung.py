@@ -17,7 +17,8 @@ RESULT = "rung.json"
 
 
 def train_rung(path: Path, parent: int) -> None:
-    """Trains the run in `path` to its end and writes `rung.json`: sizes, FLOPs, losses, the curve of held-out losses.
+    """Trains the run in `path` to its end and writes `rung.json`: sizes, FLOPs, losses, the curve of held-out losses; `U`
+    are the training tokens that there are, of which the rung reads `D`.
 
     Args:
         path: of its folder.
@@ -55,7 +56,8 @@ def train_rung(path: Path, parent: int) -> None:
         if event["event"] == "step" and os.getppid() != parent:
             raise SystemExit(1)
 
-    job = assemble(folder, machine, vocabulary, open_shards(Path(info["shards"])), observers=(folder.record, watch))
+    shards = open_shards(Path(info["shards"]))
+    job = assemble(folder, machine, vocabulary, shards, observers=(folder.record, watch))
     result = loop.train(job, start)
     steps = [e for e in folder.events() if e["event"] == "step"]
     shape, context = job.decoder.config, recipe.train.mean_context
@@ -67,6 +69,7 @@ def train_rung(path: Path, parent: int) -> None:
         "N_total": shape.parameters,
         "N_blocks": shape.matmul_parameters - shape.vocab_size * shape.width,
         "D": tokens,
+        "U": shards.train_tokens,
         "C": shape.flops_per_token(context) * tokens,
         "C_6ND": 6.0 * shape.matmul_parameters * tokens,
         "loss": result.loss,

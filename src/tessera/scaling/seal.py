@@ -75,15 +75,43 @@ def read(folder: Path) -> dict[str, Any] | None:
     """What `forecast.json` holds, whether its seal is whole or not; None where there is none.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: it is damaged.
     """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        page = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{path} is not JSON; bring the file back as it was written.") from None
+    try:
+        _look_over(page)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else "does not hold a forecast"
+        raise UserError(f"{path} {why}; bring the file back as it was written.") from None
+    return dict(page)
+
+
+def _look_over(page: Any) -> None:
+    """
+    Raises:
+        KeyError, TypeError, ValueError: a part that others read is not there, or is something else.
+    """
+    if "seal" not in page:
+        list(page["reasons"])
+    if "seal" in page or "loss" in page:
+        for level in COUNTED:
+            low, high = map(float, page["intervals"][str(level)])
+            if not low <= high:
+                raise ValueError
+        float(page["loss"])
+    if "seal" in page:
+        for name in ("sd", "degrees", "reach"):
+            float(page[name])
+        float(page["target"]["C"])
+        for part in (*(page[name] for name in ("run", "made", *INGREDIENTS)), page["fit"]["form"]):
+            if not isinstance(part, str):
+                raise TypeError
 
 
 def digest(page: Mapping[str, Any]) -> str:
@@ -119,7 +147,7 @@ def void(page: Mapping[str, Any], why: str) -> Verdict:
 
 
 def outcome(folder: RunFolder, steps: int) -> float | None:
-    """The held-out loss of a finished run; None while it is not finished.
+    """The held-out loss of a finished run, NaN of one that diverged; None while it is not finished.
 
     Args:
         steps: of the whole run.
@@ -127,7 +155,7 @@ def outcome(folder: RunFolder, steps: int) -> float | None:
     last: float | None = None
     for event in folder.events():
         if event["event"] == "evaluation" and event.get("final") and event["step"] == steps:
-            last = event["loss"]
+            last = math.nan if event["loss"] is None else event["loss"]
     return last
 
 
