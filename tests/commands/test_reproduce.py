@@ -35,7 +35,8 @@ train: {context: 256, threads: 1}
 then:
   - {stage: sft, share: 0.4, data: "builtin:assistant?count=120", replay: 0.2, settings: [train.threads=1]}
   - {stage: dpo, share: 0.1, data: "builtin:judgements?count=30", anchor: 1.0, settings: [train.threads=1]}
-  - {stage: grpo, share: 0.1, data: "arithmetic:1-2", efforts: [low], ptx: "builtin:assistant?count=60", settings: [train.threads=1]}
+  - {stage: grpo, share: 0.1, data: "arithmetic:1-2", efforts: [low], ptx: "builtin:assistant?count=60",
+     settings: [train.threads=1]}
 """
 
 
@@ -157,7 +158,7 @@ def test_wrong_input_is_said_in_a_sentence(tmp_path: Path, page: Path) -> None:
         with pytest.raises(UserError, match=said):
             reproduce(str(page), None, then, str(tmp_path / "c"), resume=False)
         assert not (tmp_path / "c").exists(), "told before anything is made"
-    with pytest.raises(UserError, match="gone.jsonl"):
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
         beside = ["then=[{stage: grpo, share: 0.1, data: 'arithmetic:1-2', ptx: gone.jsonl}]"]
         reproduce(str(page), None, beside, str(tmp_path / "c"), resume=False)
     with pytest.raises(UserError, match="`replay` says nothing to the stage dpo, but to sft"):
