@@ -85,7 +85,7 @@ def _files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members that can be parts of samples: no folders, links, devices, nor what hides."""
     while (member := archive.next()) is not None:
         # Else the archive remembers every one of millions.
-        archive.members.clear()
+        archive.members.clear()  # type: ignore[attr-defined]
         if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
             yield member
 
