@@ -132,7 +132,8 @@ def read(path: Path) -> Ledger:
 
 
 def _look_over(line: Any) -> None:
-    """
+    """Looks for all that others read of a line.
+
     Raises:
         KeyError, TypeError, ValueError: a part that others read is not there, or is something else.
     """
