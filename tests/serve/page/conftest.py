@@ -1,4 +1,4 @@
-"""One server with a page for all tests of the page, as a process has one, and a browser that looks at it."""
+"""One server with a page for all tests of the page, since a process can have one only, and a browser that looks at it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHROMIUM = os.environ.get("TESSERA_TEST_CHROMIUM") or next(
 )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_folder: Path) -> Iterator[Running]:
     """Six models behind a key: three know dialogue, of them one for long and one for short, one only goes on, one draws, one does
     all; and a run."""
@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     if _CHROMIUM is None:
         pytest.skip("no Chromium here: put one on the path, or set TESSERA_TEST_CHROMIUM")
@@ -84,7 +84,7 @@ def inside(page: Any, server: Running) -> Any:
     return page
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def api(server: Running) -> httpx.Client:
     return httpx.Client(base_url=home(server), headers={"authorization": f"Bearer {KEY}"})
 
