@@ -27,4 +27,5 @@ def test_a_model_of_another_tool_without_a_spare_row_gets_control_tokens_and_a_m
     ids = torch.tensor([bare.encode_text("def add(a, b):")])
     with torch.no_grad():
         before, after = decoder.logits(decoder(ids)), grown.logits(grown(ids))
-    assert torch.equal(after[..., : bare.size], before)
+    # Products of other widths are added up in another order on some machines.
+    torch.testing.assert_close(after[..., : bare.size], before, rtol=0, atol=1e-5)

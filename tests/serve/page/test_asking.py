@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,9 @@ def fitted(server: Running, asked: Asking) -> Asking:
         finally:
             await client.close()
 
-    return asyncio.run(fit())
+    # In a thread of its own: a browser of other tests has an event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, fit()).result()
 
 
 @pytest.mark.parametrize("mode", ["chat", "complete"])

@@ -502,7 +502,7 @@ class ChatPanel:
             if shown["finish_reason"] != "stop":
                 said = {"length": "cut off: no room for more tokens", "stopped": "stopped"}[shown["finish_reason"]]
                 ui.label(said).classes("dim small")
-            if shown["tokens"] > 1:
+            if shown["tokens"]:
                 ui.label(_speed(shown["tokens"], shown["seconds"])).classes("dim small speed")
 
     def _branches(self, siblings: Sequence[Turn], shown: Turn) -> None:
@@ -536,7 +536,7 @@ def _name(one: Voice) -> str:
 def _speed(tokens: int, seconds: float) -> str:
     """Of an answer; of a short one only its length, as the time from its first token to its last says little."""
     rate = f", {tokens / seconds:.0f}/s" if tokens >= _RATED_TOKENS and seconds >= _RATED_SECONDS else ""
-    return f"{tokens} tokens{rate}"
+    return f"{tokens} token{'s' if tokens > 1 else ''}{rate}"
 
 
 def _copy(text: str) -> None:
