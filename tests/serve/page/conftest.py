@@ -50,8 +50,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, base_fo
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """Closed behind these tests: as long as it is open, its event loop runs in this thread, where no other can be begun."""
     if _CHROMIUM is None:
         pytest.skip("no Chromium here: put one on the path, or set TESSERA_TEST_CHROMIUM")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
