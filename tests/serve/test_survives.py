@@ -43,6 +43,18 @@ def leave(running: Running, path: str, body: dict[str, Any], after_bytes: int) -
             assert wait_for(lambda: running.engine_tokens > 0 and not running.idle(0.001))
 
 
+def stopped_early(running: Running, path: str, body: dict[str, Any], whole: int) -> bool:
+    """Whether an answer whose client leaves ends before its `whole` tokens; on a busy machine so small a model may be at its end
+    before the server sees that nobody listens, so it is asked up to five times."""
+    for _ in range(5):
+        before = running.engine_tokens
+        leave(running, path, body, after_bytes=400 if body["stream"] else 0)
+        assert running.idle(2)
+        if running.engine_tokens - before < 0.8 * whole:
+            return True
+    return False
+
+
 @pytest.mark.parametrize(
     "path,body",
     [
@@ -55,20 +67,14 @@ def leave(running: Running, path: str, body: dict[str, Any], after_bytes: int) -
 )
 def test_a_client_that_leaves_frees_its_slot(running: Running, path: str, body: dict[str, Any]) -> None:
     assert running.idle()
-    before = running.engine_tokens
-    leave(running, path, ENDLESS | body, after_bytes=400 if body["stream"] else 0)
-    assert running.idle(2)
-    written = running.engine_tokens - before
-    assert written < CONTEXT * body.get("n", 1) * 0.8, "it was written to the end"
+    assert stopped_early(running, path, ENDLESS | body, CONTEXT * body.get("n", 1)), "it was written to the end"
 
 
 def test_a_response_whose_client_leaves_is_stopped(running: Running) -> None:
     endless = {"type": "array", "items": {"const": "again"}, "minItems": 120}
     body = {"model": "tiny", "input": "hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": endless}}}
     for stream in (True, False):
-        before = running.engine_tokens
-        leave(running, "/responses", body | {"stream": stream}, after_bytes=400 if stream else 0)
-        assert running.idle(2) and running.engine_tokens - before < CONTEXT * 0.8
+        assert stopped_early(running, "/responses", body | {"stream": stream}, CONTEXT)
 
 
 def test_many_clients_at_once_all_get_their_answer(client: OpenAI, running: Running) -> None:
