@@ -15,6 +15,7 @@ import numpy as np
 
 from tessera.data.builtin_assistant import COMPARE, known
 from tessera.data.builtin_pictures import NUMBERS, digit_arrays, digit_pixels
+from tessera.engine import films, sounds
 from tessera.tokens.pictures import QUESTION
 
 Kind = Literal["complete", "fill", "chat", "draw", "look", "film", "play", "judge"]
@@ -69,9 +70,6 @@ class Asking:
 _CALM = 0.2
 """Temperature of words: a little, so that twenty answers to one question are not the same answer twenty times."""
 
-_STEADY = 0.5
-"""Of films and sound, as they are made where nothing is asked for."""
-
 _SUM = "37 + 58 with low and high effort"
 
 STEPS = (
@@ -115,8 +113,15 @@ STEPS = (
     ),
     Step("draw", "Draw a seven", "draw", "a seven", ("pictures",), size="8x8"),
     Step("look", "What is in this picture?", "look", needs=("pictures",), effort="none", temperature=_CALM),
-    Step("film", "A red ball bounces to the left", "film", "a red ball bounces to the left", ("films",), temperature=_STEADY),
-    Step("play", "Play C E G", "play", "C E G", ("sounds",), temperature=_STEADY),
+    Step(
+        "film",
+        "A red ball bounces to the left",
+        "film",
+        "a red ball bounces to the left",
+        ("films",),
+        temperature=films.TEMPERATURE,
+    ),
+    Step("play", "Play C E G", "play", "C E G", ("sounds",), temperature=sounds.TEMPERATURE),
     Step(
         "judge",
         "Which of the two answers is better?",

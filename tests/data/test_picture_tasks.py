@@ -170,7 +170,13 @@ def test_a_recipe_without_pictures_says_what_to_do(tmp_path: Path) -> None:
         gather(recipe.Data(sources=("builtin:digits",)), tmp_path, lambda line: None)
 
 
-def test_pictures_that_are_not_varied_are_not_remembered() -> None:
+@pytest.mark.parametrize(
+    ("vary", "remembered", "most"),
+    [(0.0, 256 << 20, 2), (0.05, 30, 4)],
+    ids=["none where none is varied", "only so many bytes"],
+)
+def test_pictures_are_remembered(vary: float, remembered: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_tasks, "_REMEMBERED", remembered)
     seen: list[weakref.ref[np.ndarray]] = []
 
     def pictures() -> Iterator[Document]:
@@ -179,26 +185,12 @@ def test_pictures_that_are_not_varied_are_not_remembered() -> None:
             seen.append(weakref.ref(pixels))
             yield captioned(pixels, f"picture {number}", [], str(number))
 
-    settings = recipe.Pictures(tasks=recipe.Tasks(draw=1, see=0, edit=0, vary=0))
+    settings = recipe.Pictures(tasks=recipe.Tasks(draw=1, see=0, edit=0, vary=vary))
     made = task_documents(pictures(), settings, 0, 1, None)
-    assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= 2
+    assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= most
 
 
 def test_pictures_without_a_caption_are_not_varied_into_each_other() -> None:
     strangers = [captioned(np.full((2, 2, 3), number, np.uint8), "", [], str(number)) for number in range(20)]
     settings = recipe.Pictures(tasks=recipe.Tasks(draw=0.01, see=0, edit=0, vary=0.99))
     assert {kind(d) for d in task_documents(strangers, settings, 0, 4, None)} == {"draw"}
-
-
-def test_only_so_many_bytes_of_pictures_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_tasks, "_REMEMBERED", 30)
-    seen: list[weakref.ref[np.ndarray]] = []
-
-    def pictures() -> Iterator[Document]:
-        for number in range(20):
-            pixels = np.full((2, 2, 3), number, np.uint8)
-            seen.append(weakref.ref(pixels))
-            yield captioned(pixels, f"picture {number}", [], str(number))
-
-    made = task_documents(pictures(), recipe.Pictures(), 0, 1, None)
-    assert [len(document.segments) for document in itertools.islice(made, 20)] and sum(ref() is not None for ref in seen) <= 4

@@ -160,10 +160,7 @@ def _refuse_idle(
     lengths: str | None,
     effort: str | None,
 ) -> None:
-    """
-    Raises:
-        UserError: an option is given that none of the suites uses.
-    """
+    """Raises UserError where an option is given that none of the suites uses."""
     asked, usual = set(names), answers.Settings()
     made = {name for name in _ANSWERED if name.removesuffix("-beyond") in suites.GENERATED}
     # What is given, the suites that use it, and how those are called.

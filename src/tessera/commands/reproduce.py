@@ -37,7 +37,7 @@ from tessera.posttrain import curriculum, supervised
 from tessera.recipe import Budget, Later, Recipe
 from tessera.report import write_card, write_chain_report
 from tessera.report.measured import SCORES
-from tessera.run import BASE, CHAIN, KEPT, RunFolder, commit, disk_may_be_full, write_text
+from tessera.run import BASE, CHAIN, KEPT, RunFolder, commit, disk_may_be_full, write_text, writing
 
 
 def reproduce(
@@ -143,10 +143,8 @@ def _begin(owner: RunFolder, asked: Mapping[str, Any], resume: bool) -> dict[str
     path = owner.path
     file = path / CHAIN
     if not resume:
-        try:
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
     owner.lock()
     _refuse_place(path, resume)  # again: another process may have been faster
     if not resume:

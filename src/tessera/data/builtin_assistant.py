@@ -25,8 +25,6 @@ ASSISTANT = 40_000
 """Conversations that `builtin:assistant` holds where no count is named."""
 PAIRS = 4_000
 """That `builtin:judgements` holds where no count is named."""
-TAKEN: dict[str, int | None] = {"low": 1, "medium": 2, "high": None}
-"""Steps of a sum that `posttrain reason` shows with an effort; None: all. What is left has to be found at once."""
 EFFORTS = ("", "low", "medium", "high")
 SUMS = ("What is {} {} {}?", "{} {} {}", "{} {} {} =", "How much is {} {} {}?", "Work out {} {} {}.", "Please compute {} {} {}.")
 COMPARE = "Which answer is better, A or B?\n\nQuestion: {question}\nA: {a}\nB: {b}"

@@ -14,8 +14,7 @@ from tessera.data.builtin_pictures import GREY_LEVELS, NUMBERS, digit_arrays, di
 from tessera.engine.engine import Engine
 from tessera.engine.pictures import Wish, draw, look
 from tessera.engine.sampling import SamplingParams
-from tessera.evals.score import Score
-from tessera.posttrain.verifiers.measures import mean_and_error
+from tessera.evals.score import Score, share
 
 DRAWN, NAMED = "drawn as meant", "named rightly"
 _SHAPE = (8, 8)
@@ -35,10 +34,7 @@ def digits(engine: Engine, count: int, seed: int) -> list[Score]:
         NAMED: [float(word == NUMBERS[label]) for word, label in zip(said, labels[:count], strict=True)],
     }
     judged = {DRAWN: "a classifier that knows real digits", NAMED: "the word"}
-    return [
-        Score("digits", name, *mean_and_error(right), len(right), 1 / len(NUMBERS), None, "", {"seed": seed, "by": judged[name]})
-        for name, right in found.items()
-    ]
+    return [share("digits", name, right, 1 / len(NUMBERS), {"seed": seed, "by": judged[name]}) for name, right in found.items()]
 
 
 def draw_digits(engine: Engine, count: int = len(NUMBERS), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.films import TEMPERATURE, FilmWish, make_films, quantizer_of, tell
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
-from tessera.evals.score import Score
-from tessera.posttrain.verifiers.measures import mean_and_error
+from tessera.evals.score import Score, share
 
 _HOPS, _STILL = 5, 2
 """Pixels that a thing that hops goes up and down at least, and one that goes straight at most sideways."""
@@ -69,17 +68,7 @@ def films(engine: Engine, count: int, seed: int) -> list[Score]:
     found |= {f"{part} as the caption says": ([m[part] for m in marks], 1 / ways) for part, ways in chances.items()}
     found["told rightly"] = ([c.text.strip() == s.caption for c, s in zip(told, scenes, strict=True)], guess)
     return [
-        Score(
-            "films",
-            name,
-            *mean_and_error([float(mark) for mark in each]),
-            count,
-            chance,
-            None,
-            "",
-            {"seed": seed, "temperature": TEMPERATURE},
-        )
-        for name, (each, chance) in found.items()
+        share("films", name, each, chance, {"seed": seed, "temperature": TEMPERATURE}) for name, (each, chance) in found.items()
     ]
 
 

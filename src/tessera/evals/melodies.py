@@ -13,8 +13,7 @@ from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.sounds import TEMPERATURE, SoundWish, listen, make_sounds, sound_quantizer_of
 from tessera.errors import UserError
-from tessera.evals.score import Score
-from tessera.posttrain.verifiers.measures import mean_and_error
+from tessera.evals.score import Score, share
 
 _MOST_NOTES = 4
 _OFF = 0.5
@@ -49,19 +48,7 @@ def melodies(engine: Engine, count: int, seed: int) -> list[Score]:
         "played as the caption says": [heard(s.samples, rate) == m.notes for s, m in zip(played, wanted, strict=True)],
         "written down rightly": [c.text.strip() == m.words for c, m in zip(written, wanted, strict=True)],
     }
-    return [
-        Score(
-            "melodies",
-            name,
-            *mean_and_error([float(mark) for mark in marks]),
-            count,
-            chance,
-            None,
-            "",
-            {"seed": seed, "temperature": TEMPERATURE},
-        )
-        for name, marks in found.items()
-    ]
+    return [share("melodies", name, marks, chance, {"seed": seed, "temperature": TEMPERATURE}) for name, marks in found.items()]
 
 
 def heard(samples: np.ndarray, per_second: int) -> tuple[str, ...]:

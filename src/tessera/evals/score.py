@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tessera.posttrain.verifiers.measures import mean_and_error
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,8 @@ class Score:
         chance = "" if self.chance is None else f", chance {self.chance:.4g}"
         baseline = "" if self.baseline is None else f", baseline {self.baseline:.4f} ({self.baseline_is})"
         return f"{self.suite}, {self.measure}: {self.value:.4f}{error}, n = {self.n}{chance}{baseline}"
+
+
+def share(suite: str, measure: str, marks: Sequence[float], chance: float | None, settings: Mapping[str, Any]) -> Score:
+    """How many of the tasks came out right, by a mark between 0 and 1 for each."""
+    return Score(suite, measure, *mean_and_error([float(mark) for mark in marks]), len(marks), chance, None, "", settings)

@@ -18,8 +18,7 @@ from tessera.data.pictures import parts_of
 from tessera.engine.engine import Engine
 from tessera.engine.pictures import Wish, draw, look
 from tessera.engine.sampling import SamplingParams
-from tessera.evals.score import Score
-from tessera.posttrain.verifiers.measures import mean_and_error
+from tessera.evals.score import Score, share
 
 _ENOUGH = 0.75
 """Share of a form's pixels, less those beside it, from which a form is seen."""
@@ -77,9 +76,7 @@ def shapes(engine: Engine, count: int, seed: int) -> list[Score]:
         pictures = [picture for picture, _ in _examples(count, held_out, seed)]
         said = look(engine, pictures, "", SamplingParams(max_tokens=32, temperature=0))
         found[f"{name}, all as it is"] = [agrees(p, c.text.strip()) for p, c in zip(pictures, said, strict=True)]
-    return [
-        Score("shapes", name, *mean_and_error(each), len(each), None, None, "", {"seed": seed}) for name, each in found.items()
-    ]
+    return [share("shapes", name, each, None, {"seed": seed}) for name, each in found.items()]
 
 
 def agrees(picture: np.ndarray, caption: str) -> float:

@@ -21,7 +21,7 @@ from tessera.tokens import chat
 
 TAKEN: dict[str, dict[str, int | None]] = {
     "dial": {"low": 2, "medium": 4, "high": None},
-    "arithmetic": builtin_assistant.TAKEN,
+    "arithmetic": {"low": 1, "medium": 2, "high": None},
 }
 """Steps of a task that an effort takes; None: all."""
 UNTHOUGHT = ""

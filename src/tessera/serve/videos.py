@@ -290,9 +290,9 @@ def _steps(served: Served, private: Mapping[str, Any], given: np.ndarray) -> Ste
     wish = FilmWish(
         private["prompt"], guidance=GUIDANCE if asked is None else asked, distilled=asked is None and "video" in served.guided
     )
-    return long_film(
-        served, wish, given, private["total"], SamplingParams(1, private.get("temperature", TEMPERATURE), seed=private["seed"])
-    )
+    # A film that an older server left in its queue names no temperature.
+    params = SamplingParams(1, private.get("temperature", TEMPERATURE), seed=private["seed"])
+    return long_film(served, wish, given, private["total"], params)
 
 
 def _tokens(served: Served, private: Mapping[str, Any], given: int) -> int:
