@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", default="code,prose,dialogue")
     parser.add_argument("--runs", default="runs/forecasts")
+    parser.add_argument("--threads", type=int, help="of each run; default all. With 1, several of these can go side by side")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     parser.add_argument("--out", default=None)
     options = parser.parse_args()
@@ -58,7 +59,9 @@ def main() -> None:
                 budget = f"{options.flops / room_of_flops():.4e}"
                 command = [*tessera_command(), "train", recipe, "--forecast", "--budget", budget, "--out", str(out)]
                 command += ["--resume"] if (out / "run.json").is_file() else []
-                for setting in (f"data.sources={json.dumps(uris)}", f"train.seed={10 * seed}", "train.sample_prompts=[]"):
+                settings = [f"data.sources={json.dumps(uris)}", f"train.seed={10 * seed}", "train.sample_prompts=[]"]
+                settings += [f"train.threads={options.threads}"] if options.threads else []
+                for setting in settings:
                     command += ["--set", setting]
                 environment = {
                     **os.environ,

@@ -45,7 +45,7 @@ RATIO = 2.0
 """Between the budgets of neighbouring rungs."""
 REACH = 8.5
 """The target's FLOPs over those of the largest rung."""
-SEEDS = (1, 1, 2, 2, 3, 3)
+SEEDS = (2, 1, 1, 2, 2, 3)
 """Runs of each rung, largest first: the small ones are noisy and cheap. Five ratios of 2 are 1.505 decades, the least that a
 forecast may rest on."""
 PHASES = 4
@@ -220,7 +220,7 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
     noise = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
     return Runs(
         N=mean("N"), D=D, C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
-        weight=np.ones(len(budgets)), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
+        weight=np.array([float(len(rung)) for rung in seeds]), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
         U=None if U is None else np.minimum(U, D),
     )  # fmt: skip
 

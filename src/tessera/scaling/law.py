@@ -39,6 +39,9 @@ MEASURABLE = 5e-4
 USUAL_EXPONENT, EXPONENT_SPREAD = 0.18, 0.5
 """What is thought of a frontier's exponent before its runs have spoken, median and spread of its logarithm; runs that differ
 little between seeds outweigh it (docs/LOG.md, "A usual exponent")."""
+MISFITS = (0.0, 0.0007, 0.0015, 0.003, 0.005, 0.01, 0.02, 0.04)
+"""How far runs may lie off the law that holds at the top of their frontier, relative, per tenfold compute below it; what is likely
+of these is weighed by the runs themselves (docs/LOG.md, "Small runs count less")."""
 _HUBER_WIDTH = 1.345
 """Of Huber's delta over the noise: 95 % as precise as least squares where the noise is normal."""
 
@@ -124,6 +127,7 @@ class Law:
         objective: sum over runs of Huber's loss of the log residuals.
         delta: of Huber's loss.
         residual_sd: of the log residuals, corrected for the degrees of freedom.
+        misfit: of a frontier, how far off it a run was thought to lie, relative, per tenfold compute below the largest.
     """
 
     form: str
@@ -131,6 +135,7 @@ class Law:
     objective: float
     delta: float
     residual_sd: float
+    misfit: float = 0.0
 
     def loss(self, N: npt.ArrayLike, D: npt.ArrayLike, C: npt.ArrayLike) -> Array:
         """Predicted loss, nats per token; the frontier reads C only, the surfaces N and D only."""
@@ -163,25 +168,52 @@ def fit(runs: Runs, form: str, delta: float = HUBER_DELTA, noise: float | None =
         form: one of FORMS.
         delta: of Huber's loss.
         noise: relative standard deviation of a loss. It says how far the runs outweigh what is usual for a frontier's exponent,
-            which three to six noisy budgets hardly pin down. None: the runs alone speak.
+            which three to six noisy budgets hardly pin down, and how likely it is that small ones lie off the law. None: all
+            runs speak alike, and alone.
     """
     if noise is not None:
         delta = max(delta, _HUBER_WIDTH * noise)
-    problem = _Problem.of(runs, form, noise if form == "frontier" else None)
+    if form != "frontier" or noise is None:
+        return _fit(_Problem.of(runs, form), delta)
+    likely = np.array([_unlikeliness(_Problem.of(_discounted(runs, k, noise), form, noise), k, delta) for k in MISFITS])
+    odds = np.exp(likely.min() - likely)
+    misfit = float(odds @ np.array(MISFITS) / odds.sum())
+    return replace(_fit(_Problem.of(_discounted(runs, misfit, noise), form, noise), delta), misfit=misfit)
+
+
+def _fit(problem: _Problem, delta: float) -> Law:
     theta = _descend(problem, _starts(problem), np.inf, steps=40)
     theta = _descend(problem, theta[:_BEST_VALLEYS], delta)
     return problem.law(theta[0], delta)
+
+
+def _discounted(runs: Runs, misfit: float, noise: float) -> Runs:
+    """Runs that weigh the less the further below the largest they lie: by noise and misfit together, in the unit of the noise."""
+    off = misfit * np.log10(runs.C.max() / runs.C) / noise
+    return replace(runs, weight=1 / (1 / runs.weight + off**2))
+
+
+def _unlikeliness(problem: _Problem, misfit: float, delta: float) -> float:
+    """Minus the log likelihood of a misfit, its law integrated out about the best one (restricted maximum likelihood)."""
+    assert problem.noise is not None
+    theta = problem.theta(_fit(problem, delta))
+    residual, jacobian = (one[0] / problem.noise for one in problem.residuals(theta[None]))
+    # An exponent is as likely to be twice what is usual as half of it.
+    jacobian[:, problem.names.index("a")] *= theta[problem.names.index("a")]
+    spread = jacobian.T @ (problem.weight[:, None] * jacobian)
+    fitted = problem.weight @ residual**2 - np.log(problem.weight).sum()
+    return float(fitted + np.linalg.slogdet(spread)[1]) / 2
 
 
 def profile(runs: Runs, law: Law) -> dict[str, tuple[float, float]]:
     """90 % intervals of E and the exponents: all values that, held fixed, raise -2 log likelihood by less than 2.7 after a refit.
 
     The noise is taken as the fit's residual, at least MEASURABLE, and Huber's delta so wide that most runs count squared. What is
-    usual for an exponent is left out: the interval says what the runs alone say. An end that was not found is the end of the
-    search range.
+    usual for an exponent is left out: the interval says what the runs alone say, each weighed as in the fit. An end that was not
+    found is the end of the search range.
     """
-    problem = _Problem.of(runs, law.form)
     noise = max(law.residual_sd, MEASURABLE) if np.isfinite(law.residual_sd) else MEASURABLE
+    problem = _Problem.of(_discounted(runs, law.misfit, noise), law.form)
     delta = max(law.delta, _HUBER_WIDTH * noise)
     best = _descend(problem, problem.theta(law)[None], delta)[0]
     lowest = problem.cost(best[None], delta)[0]
@@ -200,6 +232,24 @@ def profile(runs: Runs, law: Law) -> dict[str, tuple[float, float]]:
         low, high = found.get(problem.names[i], (value, value))
         found[problem.names[i]] = (min(low, end), max(high, end))
     return found
+
+
+def sampling_sd(runs: Runs, law: Law, C: float, noise: float) -> float:
+    """Relative standard deviation of a frontier's loss at C FLOPs that is due to the noise of its runs.
+
+    Args:
+        runs, noise: that it was fitted to, and with.
+    """
+    problem = _Problem.of(_discounted(runs, law.misfit, noise), law.form, noise)
+    theta = problem.theta(law)
+    jacobian = problem.residuals(theta[None])[1][0] / noise
+    there = replace(problem, x=np.log([C]) - problem.x_mean, noise=None)
+    loss, slope = there.predict(theta[None])
+    # What stands at the end of its range does not move.
+    free = (theta > problem.lower) & (theta < problem.upper)
+    certain = (jacobian.T @ (problem.weight[:, None] * jacobian))[free][:, free]
+    slope = (slope[0, 0] / loss[0, 0])[free]
+    return float(np.sqrt(slope @ np.linalg.solve(certain, slope)))
 
 
 def weaknesses(law: Law, intervals: Mapping[str, tuple[float, float]], runs: Runs) -> list[str]:
@@ -322,8 +372,11 @@ class _Problem:
         named |= {key: p[key] for key in ("b", "g") if key in p}
         residuals = self.residuals(theta[None])[0][0, : len(self.loss)]
         free = len(residuals) - len(theta)
-        sd = float(np.sqrt((residuals**2).sum() / free)) if free > 0 else float("nan")
-        objective = float((self.weight[: len(self.loss)] * _huber(residuals, delta)).sum())
+        weight = self.weight[: len(self.loss)]
+        # Of runs as heavy as the one nearest to what will be foretold.
+        heavy = weight[self.x.argmax()]
+        sd = float(np.sqrt((weight * residuals**2).sum() / heavy / free)) if free > 0 else float("nan")
+        objective = float((weight * _huber(residuals, delta)).sum())
         return Law(self.form, named, objective, delta, sd)
 
     def theta(self, law: Law) -> Array:
