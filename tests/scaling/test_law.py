@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tessera.scaling.frontier import frontier, optima
-from tessera.scaling.law import FORMS, Law, Runs, effective_tokens, fit, profile, weaknesses, without_repeats
+from tessera.scaling.law import FORMS, Law, Runs, effective_tokens, fit, profile, sampling_sd, weaknesses, without_repeats
 from tessera.scaling.table import read
 
 
@@ -127,6 +127,37 @@ def test_what_is_usual_for_an_exponent_helps_few_noisy_budgets_and_leaves_many_e
     exact = ladder(0.05, 0.0, 8, np.random.default_rng(0))
     found = fit(exact, "frontier", noise=5e-4)
     assert found.coefficients["a"] == pytest.approx(0.05, rel=0.2) and found.residual_sd < 5e-4
+
+
+def frontier_of(C: np.ndarray, loss: np.ndarray) -> Runs:
+    ones = np.ones(len(C))
+    return Runs(C**0.5, C**0.5 / 6, C, loss, np.arange(len(C)), ones, tuple(map(str, range(len(C)))), optimal=True)
+
+
+def test_small_runs_that_bend_off_the_law_count_less_and_straight_ones_all() -> None:
+    C = 1e12 * 2.0 ** np.arange(10)
+    straight = 1.3 + 1.3 * (C / C[-1]) ** -0.2
+    bent = straight * np.exp(0.03 * np.log10(C[5] / C).clip(0) ** 2)
+    dice = np.random.default_rng(0)
+    misses: dict[str, list[float]] = {"straight": [], "bent": [], "bent, all alike": []}
+    for _ in range(20):
+        noise = np.exp(1e-3 * dice.standard_normal(len(C)))
+        truth = 1.3 + 1.3 * 8**-0.2
+        for name, loss, said in (("straight", straight, 1e-3), ("bent", bent, 1e-3), ("bent, all alike", bent, None)):
+            law = fit(frontier_of(C, loss * noise), "frontier", noise=said)
+            misses[name].append(np.log(float(law.loss(0, 0, C[-1] * 8)) / truth))
+            assert law.misfit > 0.003 if (name, said) == ("bent", 1e-3) else law.misfit < 0.004
+    straight_miss, bent_miss, alike_miss = (float(np.sqrt(np.mean(np.square(of)))) for of in misses.values())
+    assert straight_miss < 0.005 and bent_miss < 0.5 * alike_miss
+
+
+def test_what_noise_makes_of_a_forecast_is_as_large_as_said() -> None:
+    C = 1e12 * 2.0 ** np.arange(8)
+    loss, dice = 1.3 + 1.3 * (C / C[-1]) ** -0.2, np.random.default_rng(0)
+    laws = [fit(frontier_of(C, loss * np.exp(2e-3 * dice.standard_normal(8))), "frontier", noise=2e-3) for _ in range(100)]
+    scatter = float(np.std([np.log(law.loss(0, 0, C[-1] * 8)) for law in laws]))
+    said = sampling_sd(frontier_of(C, loss), fit(frontier_of(C, loss), "frontier", noise=2e-3), C[-1] * 8, 2e-3)
+    assert 0.6 < scatter / said < 1.4 and said > 2e-3
 
 
 def test_the_published_olmo_forecast_is_reproduced(shared_data: Callable[[str], Path]) -> None:

@@ -53,6 +53,8 @@ FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
 """Passes over the data that are nearly as good as new data; passes beyond which more are worth nothing (arXiv 2305.16264)."""
 OFF_RECIPE = 1.3
 """Factor in N from the ladder's own path within which a target still follows it (it costs about .3 % of loss)."""
+TOLD_MISFIT = 0.002
+"""Per tenfold compute, from which it is said: seeds differ by .1 %, and ladders span 1.5 decades and more."""
 LEVEL = 0.9
 _SHORTEST_STEP = math.log10(2.0)
 _MOST_PREFIXES = 8
@@ -125,6 +127,8 @@ class Forecast:
         degrees: of freedom of Student's t.
         budgets: of the ladder.
         decades: of compute that it spans.
+        misfit: how far off a frontier its runs were thought to lie, relative, per tenfold compute below the largest; those count
+            less.
     """
 
     form: str
@@ -146,6 +150,7 @@ class Forecast:
     degrees: float
     budgets: int
     decades: float
+    misfit: float = 0.0
 
     def interval(self, prediction: Prediction, level: float) -> tuple[float, float]:
         """Loss interval at another level, between 0 and 1."""
@@ -228,6 +233,10 @@ def forecast(
             drift=USUAL_DRIFT, degrees=USUAL_WEIGHT,
         )  # fmt: skip
     law = laws[chosen]
+    if law.misfit > TOLD_MISFIT:
+        facts["notes"] += (
+            f"Small runs count less: by what they show, they lie {law.misfit:.1%} off the law per tenfold compute below the largest.",
+        )
     intervals = profile(points, law)
     weak = weaknesses(law, intervals, points)
     backtest = walk_forward(points, chosen, noise)
@@ -264,7 +273,7 @@ def forecast(
         **facts, coefficients=law.coefficients, intervals=intervals, objective=law.objective,
         residual_sd=None if math.isnan(law.residual_sd) else law.residual_sd, identified=not weak, refused=bool(reasons),
         reasons=tuple(reasons), warnings=tuple(said), backtest=backtest, predictions=predictions if targets else (),
-        forms=_forms(ladder, laws, filled if targets else []), drift=drift, degrees=degrees,
+        forms=_forms(ladder, laws, filled if targets else []), drift=drift, degrees=degrees, misfit=law.misfit,
     )  # fmt: skip
 
 

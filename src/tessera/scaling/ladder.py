@@ -46,8 +46,8 @@ RATIO = 2.0
 REACH = 8.5
 """The target's FLOPs over those of the largest rung."""
 SEEDS = (2, 1, 1, 2, 2, 3)
-"""Runs of each rung, largest first: the small ones are noisy and cheap. Five ratios of 2 are 1.505 decades, the least that a
-forecast may rest on."""
+"""Runs of each rung, largest first: an error of the largest moves a forecast by two to three times as much, and the small ones are
+noisy and cheap (docs/LOG.md, "Small runs count less"). Five ratios of 2 are 1.505 decades, the least that a forecast may rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
