@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 from common import data_folder, facts, result_path, store
+from scipy.special import stdtr
 
+from tessera.report.calibration import write_calibration
 from tessera.scaling.forecast import Forecast, Target, forecast
 from tessera.scaling.frontier import frontier
 from tessera.scaling.law import FEWEST_RUNS, FORMS, Runs, fit
@@ -220,6 +222,7 @@ def walk_forward() -> list[dict[str, Any]]:
                         "warned": len(one.warnings),
                         "error": p.loss / float(actual) - 1,
                         "half_width": p.high / p.loss - 1,
+                        "level": _level(one, p, float(actual)),
                         **{f"inside_{level}": _inside(one, p, float(actual), level / 100) for level in LEVELS},
                     }
                 )
@@ -239,6 +242,11 @@ def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
 def _inside(one: Forecast, prediction: Any, actual: float, level: float) -> bool:
     low, high = one.interval(prediction, level)
     return low <= actual <= high
+
+
+def _level(one: Forecast, prediction: Any, actual: float) -> float:
+    """Of the narrowest interval about the forecast that holds what was measured."""
+    return abs(2 * float(stdtr(one.degrees, one.z(prediction, actual))) - 1)
 
 
 def _summary(found: Sequence[dict[str, Any]]) -> str:
@@ -330,6 +338,7 @@ def speed() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="of each synthetic case")
+    parser.add_argument("--plot", type=Path, help="page for the calibration of the walk-forward forecasts at up to 11x")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     options = parser.parse_args()
     if not FOLDER.is_dir():
@@ -341,6 +350,9 @@ def main() -> None:
     forecasts = walk_forward()
     more, summary = calibration(forecasts)
     bars += more
+    if options.plot:
+        levels = sorted(f["level"] for f in forecasts if f["factor"] <= 11 and not f["table"].startswith("datablations"))
+        print(write_calibration(options.plot, [(level, (i + 1) / len(levels)) for i, level in enumerate(levels)]))
     made = synthetic(options.seeds)
     seconds = speed()
     bars.append(

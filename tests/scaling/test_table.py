@@ -140,7 +140,8 @@ def test_rows_that_stand_twice_count_once_with_a_warning(write: Write) -> None:
 def test_seeds_are_averaged_and_their_noise_is_measured(write: Write) -> None:
     found = table(write, LADDER + "2e7,4e8,3.507,a,two again\n")
     assert len(found.runs) == 4 and found.runs.loss[1] == pytest.approx(3.5035) and not found.warnings
-    assert found.runs.seed_noise == pytest.approx(0.007 / 3.5 / 2**0.5, rel=0.01)
+    # One pair, and not of the largest run, says no more than the order of magnitude.
+    assert found.runs.seed_noise is not None and 0.5 < found.runs.seed_noise / (0.007 / 3.5 / 2**0.5) < 2
 
 
 def test_runs_of_several_ladders_are_not_averaged(write: Write) -> None:

@@ -235,7 +235,7 @@ def forecast(
     law = laws[chosen]
     if law.misfit > TOLD_MISFIT:
         facts["notes"] += (
-            f"Small runs count less: by what they show, they lie {law.misfit:.1%} off the law per tenfold compute below the largest.",
+            f"Small runs count less: they lie {law.misfit:.1%} off the law, by their own showing, per tenfold compute.",
         )
     intervals = profile(points, law)
     weak = weaknesses(law, intervals, points)

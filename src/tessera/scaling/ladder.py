@@ -36,6 +36,7 @@ from tessera.recipe import Recipe
 from tessera.run import RunFolder
 from tessera.scaling import rules
 from tessera.scaling.law import Runs
+from tessera.scaling.noise import between_seeds
 from tessera.scaling.rung import RESULT
 from tessera.scaling.table import DIVERGED
 from tessera.tokens.vocabulary import Vocabulary
@@ -46,8 +47,9 @@ RATIO = 2.0
 REACH = 8.5
 """The target's FLOPs over those of the largest rung."""
 SEEDS = (2, 1, 1, 2, 2, 3)
-"""Runs of each rung, largest first: an error of the largest moves a forecast by two to three times as much, and the small ones are
-noisy and cheap (docs/LOG.md, "Small runs count less"). Five ratios of 2 are 1.505 decades, the least that a forecast may rest on."""
+"""Runs of each rung, largest first: an error of the largest moves a forecast by two to three times as much, and the small ones
+are noisy and cheap (docs/LOG.md, "Small runs count less"). Five ratios of 2 are 1.505 decades, the least that a forecast may
+rest on."""
 PHASES = 4
 """Rungs stand on a fixed grid of budgets, this many between two of a ladder, so that they are found again when the budget of
 the next target, which is measured in seconds, differs a little."""
@@ -204,8 +206,7 @@ def without_diverged(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[st
 
 
 def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
-    """The rows for the law, without those that diverged: one per budget, the mean of its seeds, with the noise between seeds
-    pooled over the budgets."""
+    """The rows for the law, without those that diverged: one per budget, the mean of its seeds, with the noise between them."""
     rows, _ = without_diverged(rows)
     budgets = sorted({row["budget"] for row in rows})
     seeds = [[row for row in rows if row["budget"] == budget] for budget in budgets]
@@ -215,12 +216,10 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Runs:
 
     U = unique_tokens(rows)
     D = mean("D")
-    logs = [np.log([row["loss"] for row in rung]) for rung in seeds]
-    freedom = sum(len(one) - 1 for one in logs)
-    noise = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
+    noise, weight = between_seeds([np.array([row["loss"] for row in rung], np.float64) for rung in seeds], mean("C"))
     return Runs(
         N=mean("N"), D=D, C=mean("C"), loss=mean("loss"), budget=np.arange(len(budgets)),
-        weight=np.array([float(len(rung)) for rung in seeds]), name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
+        weight=weight, name=tuple(f"{budget:.2e} FLOPs" for budget in budgets), seed_noise=noise, optimal=True,
         U=None if U is None else np.minimum(U, D),
     )  # fmt: skip
 

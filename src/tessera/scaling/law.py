@@ -40,8 +40,8 @@ USUAL_EXPONENT, EXPONENT_SPREAD = 0.18, 0.5
 """What is thought of a frontier's exponent before its runs have spoken, median and spread of its logarithm; runs that differ
 little between seeds outweigh it (docs/LOG.md, "A usual exponent")."""
 MISFITS = (0.0, 0.0007, 0.0015, 0.003, 0.005, 0.01, 0.02, 0.04)
-"""How far runs may lie off the law that holds at the top of their frontier, relative, per tenfold compute below it; what is likely
-of these is weighed by the runs themselves (docs/LOG.md, "Small runs count less")."""
+"""How far runs may lie off the law that holds at the top of their frontier, relative, per tenfold compute below it; what is
+likely of these is weighed by the runs themselves (docs/LOG.md, "Small runs count less")."""
 _HUBER_WIDTH = 1.345
 """Of Huber's delta over the noise: 95 % as precise as least squares where the noise is normal."""
 

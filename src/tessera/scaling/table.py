@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tessera.errors import UserError
 from tessera.scaling.frontier import frontier
 from tessera.scaling.law import Array, Runs, Target, fit
+from tessera.scaling.noise import between_seeds
 
 FLOPS_PER_PAIR = 6.0
 """C / (N D): two operations per weight forward, four backward (Kaplan et al., arXiv 2001.08361, section 2.1)."""
@@ -422,14 +423,15 @@ def _average_seeds(path: str | Path, runs: Runs) -> tuple[Runs, list[str], list[
         )
     lost = [i for g in wide for i in g if runs.loss[i] > DIVERGED * runs.loss[g].min()]
     kept = [[i for i in g if i not in lost] for g in groups]
-    deviations = np.concatenate([np.log(runs.loss[g]) - np.log(runs.loss[g]).mean() for g in kept if len(g) > 1] or [np.zeros(0)])
-    free = sum(len(g) - 1 for g in kept)
     averaged = runs.take([g[0] for g in kept])
     loss, D, C = (np.array([column[g].mean() for g in kept]) for column in (runs.loss, runs.D, runs.C))
-    noise = float(np.sqrt((deviations**2).sum() / free)) if free else None
+    noise, heavy = between_seeds([runs.loss[g] for g in kept], C)
     said = f"{_counted(sum(len(g) > 1 for g in kept), 'run')} had several seeds; their losses were averaged."
     warnings = [f"Diverged, left out: {_listed([runs.name[i] for i in lost])}."] if lost else []
-    return replace(averaged, loss=loss, D=D, C=C, seed_noise=noise), [said] if free else [], warnings
+    if len(np.unique(averaged.budget)) == len(kept):
+        # Of a surface the form is off by more than noise is; runs along one path are weighed as those of a ladder.
+        averaged = replace(averaged, weight=averaged.weight * heavy)
+    return replace(averaged, loss=loss, D=D, C=C, seed_noise=noise), [said] if noise else [], warnings
 
 
 def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:
