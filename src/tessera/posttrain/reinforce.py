@@ -237,7 +237,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     budgets = budgets_of(str(model))
     for effort in wish.efforts:
         if effort not in budgets:
-            raise UserError(refusal(budgets, effort))
+            raise UserError(refusal(budgets, effort, otherwise="leave it out"))
     if wish.efforts:
         each = itertools.cycle(dict.fromkeys(wish.efforts))
         pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
