@@ -152,6 +152,7 @@ def test_the_command_prints_every_number_with_its_settings(
         ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, infill, digits"),
         ({"names": ["counting"], "shots": "x"}, "separated by commas"),
         ({"names": ["counting"], "lengths": "5-2"}, "lengths rise"),
+        ({"names": ["counting"], "effort": "none,"}, "no effort ''"),
         ({"names": ["gsm8k"]}, "set TESSERA_DATA"),
         ({"names": ["blimp"]}, "set TESSERA_DATA"),
     ):
