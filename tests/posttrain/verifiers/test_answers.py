@@ -83,7 +83,7 @@ def test_a_task_without_what_the_verifier_needs_is_refused() -> None:
 
 def test_an_own_function_is_found_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards_here.py").write_text(
-        "def score(task, answer):\n    return answer.count(task.data['letter']) == 2\n\ndef half(task, answer):\n    return 0.5\n\n"
+        "def score(task, answer):\n    return answer.count(task.data['letter']) == 2\n\ndef half(task, answer):\n    return 0.5\n"
         "def leaves(task, answer):\n    raise SystemExit\n"
     )
     (tmp_path / "my_script_here.py").write_text("raise SystemExit(0)\n")
