@@ -343,7 +343,8 @@ def assemble(
     decoder = _loaded(info["init"], machine)
     reference = _loaded(info["init"], machine).requires_grad_(False) if wish.kl else None
     budgets = budgets_of(info["init"])
-    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets)
+    # A row of n targets holds one token more.
+    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets, context + 1)
     pool = _stored_pool(path, wish, tuple(info["levels"]))
     if wish.reward_model is None:
         grade = player.graded_by(judged_by(load_verifier(wish.verifier or "exact")))
