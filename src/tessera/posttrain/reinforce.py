@@ -225,7 +225,10 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
     else:
         names, by_name = by_level(read_tasks(Path(wish.data)))
-        pool = Pool(names, tuple(read_tasks(Path(wish.validation))[: wish.exam_tasks]), by_name)
+        held_out = read_tasks(Path(wish.validation))
+        if len(held_out) > wish.exam_tasks:
+            say(f"of the {len(held_out):,} tasks in {wish.validation} the first {wish.exam_tasks:,} are the exam (--exam-tasks)")
+        pool = Pool(names, tuple(held_out[: wish.exam_tasks]), by_name)
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
