@@ -117,11 +117,12 @@ def test_an_own_function_is_the_verifier_and_alarms_are_told(
 
 def test_examples_are_mixed_in(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
     examples = tmp_path / "examples.jsonl"
-    examples.write_text('{"prompt": "1: ", "completion": "b"}\n{"prompt": "2: ", "completion": "b"}\n')
+    long = json.dumps({"prompt": "3: ", "completion": "b" * 40})
+    examples.write_text(f'{{"prompt": "1: ", "completion": "b"}}\n{{"prompt": "2: ", "completion": "b"}}\n{long}\n')
     run = tmp_path / "run"
     more = ("--ptx", str(examples), "--ptx-weight", "1", "--rate", "0.01", "--steps", "12")
     code, said = grpo(*words(starter, tasks, run, *more))
-    assert code == 0, said
+    assert code == 0 and f"1 of 3 examples in {examples} are longer than the 8 tokens of a task and its answer" in said, said
     found = [e["supervised_loss"] for e in events(run, "step")]
     assert found[-1] < 0.5 * found[0]
 

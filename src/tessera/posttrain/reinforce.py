@@ -253,7 +253,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     if pool.make is None:
         write_tasks(path / "tasks.jsonl", [task for tasks in pool.tasks for task in tasks])
     if wish.ptx is not None:
-        _write_examples(wish.ptx, path, vocabulary, longest)
+        _write_examples(wish.ptx, path, vocabulary, longest, say)
     vocabulary.save(path / "tokenizer", shape.context)
     info: dict[str, Any] = {
         "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
@@ -474,12 +474,15 @@ def _fitted(
     return replace(wish, max_tokens=most, punish_truncated=punish), longest + most
 
 
-def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int) -> None:
+def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int, say: Say) -> None:
     """The examples of --ptx as token files, those that fit."""
     records = [vocabulary.encode(in_sight(example.document, vocabulary)) for example in read_examples(Path(file))]
     kept = [record for record in records if len(record) <= longest]
+    fit = f"longer than the {longest:,} tokens of a task and its answer"
     if not kept:
-        raise UserError(f"every example in {file} is longer than the {longest:,} tokens that fit; shorten them.")
+        raise UserError(f"every example in {file} is {fit}; shorten them, or raise --max-tokens.")
+    if left := len(records) - len(kept):
+        say(f"{left:,} of {len(records):,} examples in {file} are {fit} and are left out")
     write_records(path / "tokens", {f"chat:{Path(file).resolve()}": (kept, ())}, vocabulary)
 
 
