@@ -390,7 +390,7 @@ def _settings(settings: list[str] | None, lora: int | None) -> tuple[str, ...] |
 
 def _listed(words: str | None) -> tuple[str, ...] | None:
     """Words with commas between them."""
-    return tuple(words.split(",")) if words else None
+    return tuple(word.strip() for word in words.split(",")) if words else None
 
 
 def _given(asked: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,15 @@ def test_pass_vote_and_best_come_from_the_same_samples(engine: Engine) -> None:
     assert answers.measure(engine, suite, settings) == list(scores.values())
 
 
+def test_who_may_guess_four_times_is_oftener_right_by_chance(engine: Engine) -> None:
+    scores = answers.measure(engine, suites.generated("dial", (1, 2)), Settings(tasks=2, samples=4, max_tokens=2))
+    chances = {score.measure.partition(",")[0]: score.chance for score in scores}
+    assert chances == pytest.approx({
+        "pass@1": 0.1, "pass@2": 0.19, "maj@2": 0.1, "best@2 by mean log-probability": 0.1,
+        "pass@4": 0.3439, "maj@4": 0.1, "best@4 by mean log-probability": 0.1,
+    })  # fmt: skip
+
+
 def test_a_model_that_is_always_right_scores_one() -> None:
     suite = suites.generated("reversing")
     tasks = suite.make(5, 0)
@@ -152,6 +161,7 @@ def test_the_command_prints_every_number_with_its_settings(
         ({"names": ["nothing"]}, "no suite 'nothing'; write one of bits, infill, digits"),
         ({"names": ["counting"], "shots": "x"}, "separated by commas"),
         ({"names": ["counting"], "lengths": "5-2"}, "lengths rise"),
+        ({"names": ["counting"], "effort": "none,"}, "no effort ''"),
         ({"names": ["gsm8k"]}, "set TESSERA_DATA"),
         ({"names": ["blimp"]}, "set TESSERA_DATA"),
     ):

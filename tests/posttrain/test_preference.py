@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tessera.commands.evaluate import documents_of
 from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.posttrain.labelled import Labelled
@@ -132,6 +133,9 @@ def test_dpo_learns_what_was_preferred_and_a_stopped_run_goes_on_to_the_bit(
     assert code == 0 and "resumed from" in said, said
     assert [e["loss"] for e in events(killed, "step")] == [e["loss"] for e in events(unbroken, "step")]
     assert weights_of(killed) == weights_of(unbroken)
+    # What it was tuned on is no document to measure it on.
+    with pytest.raises(UserError, match="was tuned on what is no document; give --data"):
+        documents_of(str(unbroken), (), pictures=False)
 
 
 def test_a_reward_model_orders_what_it_has_not_seen_and_is_not_fooled(

@@ -91,6 +91,13 @@ def test_a_rate_of_zero_leaves_the_weights_to_the_bit(starter: Path, tasks: str,
     assert code == 0 and weights_of(tmp_path / "run") == weights_of(starter), said
 
 
+def test_an_exam_of_one_task_says_so_and_has_no_error(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
+    more = ("--validation", tasks, "--exam-tasks", "1", "--rate", "0", "--steps", "1")
+    code, said = grpo(*words(starter, tasks, tmp_path / "run", *more))
+    assert code == 0 and f"of the 40 tasks in {tasks} the first 1 are the exam (--exam-tasks)" in said, said
+    assert said.splitlines()[-2].endswith("after step 0, on 1 task") and "standard error" not in said
+
+
 def test_an_own_function_is_the_verifier_and_alarms_are_told(
     starter: Path, tasks: str, tmp_path: Path, grpo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,11 +117,12 @@ def test_an_own_function_is_the_verifier_and_alarms_are_told(
 
 def test_examples_are_mixed_in(starter: Path, tasks: str, tmp_path: Path, grpo: Any) -> None:
     examples = tmp_path / "examples.jsonl"
-    examples.write_text('{"prompt": "1: ", "completion": "b"}\n{"prompt": "2: ", "completion": "b"}\n')
+    long = json.dumps({"prompt": "3: ", "completion": "b" * 40})
+    examples.write_text(f'{{"prompt": "1: ", "completion": "b"}}\n{{"prompt": "2: ", "completion": "b"}}\n{long}\n')
     run = tmp_path / "run"
     more = ("--ptx", str(examples), "--ptx-weight", "1", "--rate", "0.01", "--steps", "12")
     code, said = grpo(*words(starter, tasks, run, *more))
-    assert code == 0, said
+    assert code == 0 and f"1 of 3 examples in {examples} are longer than the 8 tokens of a task and its answer" in said, said
     found = [e["supervised_loss"] for e in events(run, "step")]
     assert found[-1] < 0.5 * found[0]
 

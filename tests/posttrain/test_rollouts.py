@@ -13,9 +13,11 @@ import torch
 from tessera.data.loader import Batch
 from tessera.device import Machine
 from tessera.engine.request import Completion, FinishReason
+from tessera.errors import UserError
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.posttrain.curriculum import Curriculum, open_pool
-from tessera.posttrain.rollouts import Judge, Player, Rollouts, Sampling, mix, rows_of, with_advantages
+from tessera.posttrain.rollouts import Judge, Player, Rollouts, Sampling, mix, prompt_ids, rows_of, with_advantages
+from tessera.posttrain.verifiers import Task
 from tessera.recipe import Train
 from tessera.tokens.document import TokenRecord
 from tessera.tokens.vocabulary import Vocabulary
@@ -140,6 +142,19 @@ def test_the_weights_of_the_moment_are_played() -> None:
     with torch.no_grad():
         rollouts.player.policy.head_weight[VOCABULARY.end_id] *= 10
     assert [c.ids.tolist() for c in rollouts.player.play(POOL.held_out[:2], 4, 8, "x")[0]] != played
+
+
+def test_no_rollout_is_longer_than_a_row_holds() -> None:
+    # A generated task may have more tokens than all those that the row was measured by.
+    player = Player(tiny(), VOCABULARY, False, torch.device("cpu"), torch.float32, longest=16)
+    groups = player.play([Task("reverse ab: "), Task("reverse abcd: ")], 8, 12, "long")
+    assert max(len(c.record) for group in groups for c in group) == 16
+    assert {c.finish_reason for group in groups for c in group} == {"stop", "length"}
+
+
+def test_messages_that_are_none_are_told_of_their_task() -> None:
+    with pytest.raises(UserError, match=r"task 'tasks\.jsonl:3': message 0 is not an object"):
+        prompt_ids(Task("hi", data={"messages": "hi"}, id="tasks.jsonl:3"), VOCABULARY, True)
 
 
 def test_dead_groups_are_refilled_as_often_as_allowed_and_told() -> None:

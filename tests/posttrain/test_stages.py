@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from tessera.engine.thinking import budgets_of
 from tessera.errors import Interrupted
-from tessera.posttrain import plans
+from tessera.posttrain import plans, stages
+from tessera.posttrain.curriculum import by_level, open_pool, read_tasks
 from tessera.run import RunFolder
 
 SMALL = (
@@ -96,6 +98,8 @@ def test_chat_learns_from_examples_and_then_from_preferences(
     words = ("posttrain", "chat", "--model", str(model), "--data", examples, "--out", str(tmp_path / "chat"))
     code, text = tessera(*words)
     assert code == 2 and "--pairs is missing" in text
+    code, text = tessera(*words, "--pairs", pairs, "--beta", "-1")
+    assert code == 2 and "--beta -1 must be positive" in text and not (tmp_path / "chat" / "sft").exists()
     code, text = tessera(*words, "--pairs", pairs, "--epochs", "1", "--set", "train.threads=1")
     assert code == 0, text
     assert "stage 1: supervised" in text and "stage 2: preference" in text
@@ -110,16 +114,47 @@ def test_chat_learns_from_examples_and_then_from_preferences(
         (("--budget", "5Mtok"), "share a budget of time"),
         (("--examples-count", "4"), "must be at least 100"),
         (("--data", "dial:9"), "write the levels as LOW-HIGH"),
+        (("--epochs", "0"), "--epochs 0 must be positive"),
+        (("--steps", "0"), "--steps 0 must be at least 1"),
+        (("--group", "1"), "--group 1 must be at least 2"),
+        (("--verifier", "nobody_here:score"), "'nobody_here' cannot be imported"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(
+def test_what_cannot_be_is_refused_in_a_sentence_before_anything_is_learned(
     tessera: Tessera, model: Path, tmp_path: Path, more: tuple[str, ...], sentence: str
 ) -> None:
     code, said = tessera("posttrain", "reason", "--model", str(model), "--out", str(tmp_path / "out"), *more)
     assert code == 2 and sentence in said
+    assert not (tmp_path / "out" / "cold").exists()
+
+
+def test_examples_without_a_thought_are_refused_before_they_are_learned(
+    tessera: Tessera, model: Path, write: Callable[..., str], tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
+    words = ("posttrain", "reason", "--model", str(model), "--data", "dial", "--examples", write([{"messages": turns}] * 4))
+    code, said = tessera(*words, "--out", str(tmp_path / "out"))
+    assert code == 2 and "reasoning_effort, from which a model could learn to think" in said
+    assert not (tmp_path / "out" / "cold").exists()
+
+
+def test_a_level_that_is_held_out_as_a_whole_is_none_to_begin_at(model: Path, write: Callable[..., str]) -> None:
+    prompts = [f"{n}=" for n in range(10)]
+    order = list(prompts)
+    random.Random("held out 0").shuffle(order)
+    rows = [{"prompt": p, "answer": "1", "data": {"level": int(p == order[1])}} for p in prompts]
+    path = Path(write(rows, "tasks.jsonl"))
+    assert by_level(read_tasks(path))[0] == (0, 1) and open_pool(str(path), 128, 0).levels == (0,)
+    assert stages.Reason(str(model), str(path), examples="e.jsonl").reinforcement(model, ("low",)).level == 0
 
 
 def test_reinforcement_with_an_effort_needs_a_model_that_has_it(tessera: Tessera, model: Path, tmp_path: Path) -> None:
     words = ("posttrain", "grpo", "--model", str(model), "--data", "dial", "--effort", "high", "--out", str(tmp_path / "out"))
     code, said = tessera(*words)
     assert code == 2 and "was not trained to think" in said and "tessera posttrain reason" in said
+
+
+def test_how_an_effort_is_left_out_is_said(tessera: Tessera, tmp_path: Path) -> None:
+    words = ("posttrain", "grpo", "--model", "starter", "--data", "dial", "--out", str(tmp_path / "out"))
+    code, said = tessera(*words, "--effort", "low, none")
+    assert code == 2 and "no effort 'none'; write one of low, medium, high, or leave it out" in said

@@ -116,9 +116,9 @@ def evaluate(
     if unsafe_local:
         print("warning: programs that a model wrote run on this machine without isolation.", file=sys.stderr)
     budgets = budgets_of(model)
-    efforts = [""] if effort is None else ["" if word.strip() == "none" else word.strip() for word in effort.split(",")]
+    efforts = ["none"] if effort is None else [word.strip() for word in effort.split(",")]
     for word in efforts:
-        if word and word not in budgets:
+        if word != "none" and word not in budgets:
             raise UserError(f"--effort {effort}: {refusal(budgets, word)}")
     engine = open_engine(model, "float32")
     settings = dataclasses.replace(
@@ -146,7 +146,7 @@ def evaluate(
             _report(model, lambda: read(engine.decoder, engine.vocabulary, count, settings.seed), as_json)  # noqa: B023
         else:
             for count, word in itertools.product(counts, efforts):
-                each = dataclasses.replace(settings, shots=count, effort=word)
+                each = dataclasses.replace(settings, shots=count, effort="" if word == "none" else word)
                 _report(model, lambda: answers.measure(engine, chosen[name], each, sandbox), as_json)  # noqa: B023
 
 
@@ -321,8 +321,8 @@ def documents_of(model: str, sources: Sequence[str], pictures: bool) -> tuple[It
         skipped: list[Skipped] = []
         wanted: frozenset[Medium] = frozenset({"image"}) if pictures else frozenset()
         return (document for uri in sources for document in read_documents(uri, skipped, wanted=wanted)), ", ".join(sources)
-    if "asked" in run.info:
-        raise UserError(f"{run.path} was tuned on examples, which are no documents; give --data, like --data files:mydocs/.")
+    if "shards" not in run.info:
+        raise UserError(f"{run.path} was tuned on what is no document; give --data, like --data files:mydocs/.")
     corpus = gather(run.recipe.data, cache_folder(), lambda line: print(line, file=sys.stderr))
     held_out = (document for i in range(len(corpus.sources)) for document in corpus.documents("validation", i))
     return held_out, "held-out documents of the run"

@@ -186,9 +186,11 @@ def _say_reinforced(path: Path) -> None:
     first, best = exams[0], max(exams, key=lambda event: event["reward"])
     if RunFolder(path).info["reinforce"].get("reward_model") is not None:
         say(f"held-out reward {first['reward']:.3f} before and {best['reward']:.3f} after step {best['step']:,}")
+    # One task has no spread.
+    error = "" if best["standard_error"] is None else f" (standard error {best['standard_error']:.1%})"
     say(
-        f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%} (standard error "
-        f"{best['standard_error'] or 0:.1%}) after step {best['step']:,}, on {best['tasks']} tasks"
+        f"held-out pass@1 {first['pass_at_1']:.1%} before and {best['pass_at_1']:.1%}{error} after step {best['step']:,}, "
+        f"on {best['tasks']} task{'s' * (best['tasks'] > 1)}"
     )
     efforts = [effort for effort in EFFORTS if f"pass_at_1_{effort}" in best]
     if efforts:

@@ -98,11 +98,11 @@ def thought(vocabulary: Vocabulary, budgets: Mapping[str, int], effort: str, aft
     return Thought(vocabulary.control(THINK), vocabulary.control(THOUGHT), budgets[effort], after)
 
 
-def refusal(budgets: Sequence[str] | Mapping[str, int], effort: str) -> str:
-    """Why an effort cannot be had from a model."""
+def refusal(budgets: Sequence[str] | Mapping[str, int], effort: str, otherwise: str = "none") -> str:
+    """Why an effort cannot be had from a model; `otherwise`: how it is told to answer at once."""
     if not budgets:
         return f"this model was not trained to think, so it has no effort {effort!r}; make one by tessera posttrain reason."
-    return f"this model has no effort {effort!r}; write one of {', '.join(budgets)}, or none."
+    return f"this model has no effort {effort!r}; write one of {', '.join(budgets)}, or {otherwise}."
 
 
 def speaks_dialogue(model: str, vocabulary: Vocabulary) -> bool:

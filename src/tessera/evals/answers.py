@@ -118,19 +118,20 @@ def measure(engine: Engine, suite: Suite, settings: Settings, sandbox: Sandbox |
     right = judged[first]
     scores = []
 
-    def add(measure: str, values: Sequence[float], judge: str) -> None:
+    def add(measure: str, values: Sequence[float], judge: str, guesses: int = 1) -> None:
         value, error = mean_and_error(values)
+        chance = suite.chance if suite.chance is None or guesses == 1 else 1 - (1 - suite.chance) ** guesses
         name = (
             f"{measure}, {settings.shots}-shot"
             + (f", effort {settings.effort or 'none'}" if settings.budgets else "")
             + (f", {judge}" if len(judged) > 1 else "")
         )
-        scores.append(Score(suite.name, name, value, error, len(tasks), suite.chance, baseline[judge], baseline_is, shared))
+        scores.append(Score(suite.name, name, value, error, len(tasks), chance, baseline[judge], baseline_is, shared))
 
     sizes = [2**power for power in range(int(math.log2(n)) + 1)] + ([n] if n & (n - 1) else [])
     means = [float(np.mean(c.logprobs)) if len(c.logprobs) else -math.inf for c in completions]
     for k in sizes:
-        add(f"pass@{k}", [pass_at_k(n, sum(right[group]), k) for group in groups], first)
+        add(f"pass@{k}", [pass_at_k(n, sum(right[group]), k) for group in groups], first, guesses=k)
         if k > 1 and suite.vote is not None:
             votes = [suite.vote(answer) for answer in answers]
             # What cannot be read as an answer has no vote, and is never right by the first judge.

@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tessera.engine.engine import Engine
 from tessera.engine.sampling import SamplingParams
+from tessera.errors import UserError
 
 _NEW_TOKENS = 256
 """Where a task does not say how long an answer may be; `local-completions` has the same."""
@@ -75,12 +76,16 @@ class Harness(TemplateLM):
         return results
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Completions up to a stop string."""
+        """Completions up to a stop string. UserError where a task's answers leave no room for a question."""
         end = self._engine.vocabulary.decode([self.eot_token_id]).segments[0].content
         prompts, each = [], []
         for request in requests:
             context, settings = request.args[0], dict(request.args[1])
             count = int(settings.get("max_gen_toks", _NEW_TOKENS))
+            if count >= self.max_length:
+                raise UserError(
+                    f"a task wants {count:,} new tokens of a model that reads {self.max_length + 1:,}; set max_gen_toks."
+                )
             stop = [text for text in handle_stop_sequences(settings.get("until"), str(end)) if text]
             prompts.append(self.tok_encode(context)[-(self.max_length - count) :])
             each.append(SamplingParams(count, float(settings.get("temperature", 0.0)), stop=tuple(stop), seed=0))

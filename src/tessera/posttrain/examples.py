@@ -17,6 +17,7 @@ import numpy as np
 
 from tessera.data.pictures import fitted, in_url, on_white, read_picture
 from tessera.data.reasons import Unreadable
+from tessera.engine.thinking import THINK
 from tessera.errors import UserError
 from tessera.tokens import chat
 from tessera.tokens.document import Document, Segment
@@ -95,6 +96,15 @@ def read_examples(path: Path, name: str | None = None) -> Iterator[Example]:
         raise UserError(f"{name} cannot be read ({error.strerror}); give a file with one JSON object a line.") from None
     if not found:
         raise UserError(f"{name} holds no example; write one JSON object a line.")
+
+
+def thoughts(document: Document) -> list[tuple[str, str]]:
+    """The effort and the words of each thought that has an effort."""
+    return [
+        (str(said.content)[9:-2], str(thought.content))
+        for said, opened, thought in zip(document.segments, document.segments[1:], document.segments[2:], strict=False)
+        if said.kind == opened.kind == "control" and opened.content == THINK and str(said.content).startswith("<|effort_")
+    ]
 
 
 def in_sight(document: Document, vocabulary: Vocabulary) -> Document:

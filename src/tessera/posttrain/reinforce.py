@@ -225,7 +225,10 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
         pool = open_pool(wish.data, wish.exam_tasks, wish.seed)
     else:
         names, by_name = by_level(read_tasks(Path(wish.data)))
-        pool = Pool(names, tuple(read_tasks(Path(wish.validation))[: wish.exam_tasks]), by_name)
+        held_out = read_tasks(Path(wish.validation))
+        if len(held_out) > wish.exam_tasks:
+            say(f"of the {len(held_out):,} tasks in {wish.validation} the first {wish.exam_tasks:,} are the exam (--exam-tasks)")
+        pool = Pool(names, tuple(held_out[: wish.exam_tasks]), by_name)
     if wish.level >= len(pool.levels):
         raise UserError(f"--level {wish.level}: {wish.data} has {len(pool.levels)} levels, counted from 0.")
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
@@ -237,7 +240,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     budgets = budgets_of(str(model))
     for effort in wish.efforts:
         if effort not in budgets:
-            raise UserError(refusal(budgets, effort))
+            raise UserError(refusal(budgets, effort, otherwise="leave it out"))
     if wish.efforts:
         each = itertools.cycle(dict.fromkeys(wish.efforts))
         pool = with_held_out(pool, [with_effort(task, next(each)) for task in pool.held_out])
@@ -250,7 +253,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     if pool.make is None:
         write_tasks(path / "tasks.jsonl", [task for tasks in pool.tasks for task in tasks])
     if wish.ptx is not None:
-        _write_examples(wish.ptx, path, vocabulary, longest)
+        _write_examples(wish.ptx, path, vocabulary, longest, say)
     vocabulary.save(path / "tokenizer", shape.context)
     info: dict[str, Any] = {
         "dialogue": dialogue, "reinforce": asdict(wish), "levels": pool.levels,
@@ -343,7 +346,8 @@ def assemble(
     decoder = _loaded(info["init"], machine)
     reference = _loaded(info["init"], machine).requires_grad_(False) if wish.kl else None
     budgets = budgets_of(info["init"])
-    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets)
+    # A row of n targets holds one token more.
+    player = Player(decoder, vocabulary, info["dialogue"], machine.torch_device, machine.torch_dtype, budgets, context + 1)
     pool = _stored_pool(path, wish, tuple(info["levels"]))
     if wish.reward_model is None:
         grade = player.graded_by(judged_by(load_verifier(wish.verifier or "exact")))
@@ -470,12 +474,15 @@ def _fitted(
     return replace(wish, max_tokens=most, punish_truncated=punish), longest + most
 
 
-def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int) -> None:
+def _write_examples(file: str, path: Path, vocabulary: Vocabulary, longest: int, say: Say) -> None:
     """The examples of --ptx as token files, those that fit."""
     records = [vocabulary.encode(in_sight(example.document, vocabulary)) for example in read_examples(Path(file))]
     kept = [record for record in records if len(record) <= longest]
+    fit = f"longer than the {longest:,} tokens of a task and its answer"
     if not kept:
-        raise UserError(f"every example in {file} is longer than the {longest:,} tokens that fit; shorten them.")
+        raise UserError(f"every example in {file} is {fit}; shorten them, or raise --max-tokens.")
+    if left := len(records) - len(kept):
+        say(f"{left:,} of {len(records):,} examples in {file} are {fit} and are left out")
     write_records(path / "tokens", {f"chat:{Path(file).resolve()}": (kept, ())}, vocabulary)
 
 

@@ -100,11 +100,18 @@ def with_effort(task: Task, effort: str) -> Task:
 
 def prompt_ids(task: Task, vocabulary: Vocabulary, dialogue: bool) -> list[int]:
     """What a model reads of a task: its `data.messages`, or the prompt in a user's turn, and the beginning of the answer; a model
-    that knows no turns reads the prompt as text that goes on."""
+    that knows no turns reads the prompt as text that goes on.
+
+    Raises:
+        UserError: its messages are none.
+    """
     if not dialogue:
         return vocabulary.encode_text(task.prompt)
-    turns = chat.read(task.data.get("messages") or ({"role": "user", "content": task.prompt},))
-    asked = chat.render(turns, add_generation_prompt=True, effort=task.data.get(EFFORT, ""))
+    try:
+        turns = chat.read(task.data.get("messages") or ({"role": "user", "content": task.prompt},))
+        asked = chat.render(turns, add_generation_prompt=True, effort=task.data.get(EFFORT, ""))
+    except UserError as error:
+        raise UserError(f"task {task.id or task.prompt!r}: {error}") from None
     ids: list[int] = vocabulary.encode(asked).ids.tolist()
     return ids
 
@@ -118,6 +125,7 @@ class Player:
         dialogue: tasks are asked in a user's turn; else the prompt is text that goes on.
         device, dtype: of the engine's copy.
         budgets: effort -> tokens of thought.
+        longest: tokens of a task with its answer, where a row holds no more; None: as many as the model reads.
     """
 
     def __init__(
@@ -128,11 +136,13 @@ class Player:
         device: torch.device,
         dtype: torch.dtype,
         budgets: Mapping[str, int] = MappingProxyType({}),
+        longest: int | None = None,
     ) -> None:
         self.policy = policy
         self.vocabulary = vocabulary
         self.dialogue = dialogue
         self.budgets = budgets
+        self.longest = longest or policy.config.context
         self._copy = Decoder(policy.config, dtype).to(device, dtype).eval()
         join_weights(self._copy)
 
@@ -151,7 +161,8 @@ class Player:
         for place, task in enumerate(task for task in tasks for _ in range(each)):
             effort, prompt = task.data.get(EFFORT), tuple(prompt_ids(task, self.vocabulary, self.dialogue))
             think = thought(self.vocabulary, self.budgets, effort) if effort else None
-            most = max_tokens + (think.tokens if think else 0)
+            # A generated task may have more tokens than all those that were measured.
+            most = max(1, min(max_tokens + (think.tokens if think else 0), self.longest - len(prompt)))
             requests[place // each].append(Request(prompt, SamplingParams(most, seed=_number(f"{seed}/{place}")), think))
         return world.spread(requests, self._complete)
 

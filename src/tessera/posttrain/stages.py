@@ -18,10 +18,13 @@ from tessera.engine.thinking import budgets_of, thinks
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.posttrain import preference, reinforce, supervised, worked
-from tessera.posttrain.curriculum import open_pool
+from tessera.posttrain.curriculum import Pool, open_pool
+from tessera.posttrain.examples import read_examples, thoughts
 from tessera.posttrain.pairs import read_questions
+from tessera.posttrain.verifiers import load as load_verifier
 from tessera.recipe import Budget
 from tessera.run import RunFolder, write_text
+from tessera.tokens.chat import EFFORTS as EVERY_EFFORT
 from tessera.tokens.vocabulary import Vocabulary
 
 EXAMPLES, EPOCHS, STEPS = 40_000, 1.0, 100
@@ -91,24 +94,28 @@ class Reason:
         _share(self.budget, 1.0)
 
     def prepare(self, path: Path) -> None:
-        """Writes the examples of the cold start.
+        """Writes the examples of the cold start. What the second stage would refuse is refused before the first is paid for.
 
         Raises:
-            UserError: no such model, one without tokens for thoughts, no such tasks or file.
+            UserError: no such model, one without tokens for thoughts, no such tasks, file or verifier, settings out of range.
         """
         model = weights.resolve_model(self.model)
         if not thinks(Vocabulary.load(model, weights.read_config(model).vocab_size)):
             raise UserError(f"{model} has no tokens for thoughts and efforts; take a model that Tessera trained.")
-        pool = open_pool(self.data, reinforce.Wish.exam_tasks, self.seed)
+        load_verifier(self.verifier)
+        self.reinforcement(path / "cold", EVERY_EFFORT)
         if self.examples is None:
-            name = self.data.partition(":")[0]
+            name, pool = self.data.partition(":")[0], self._pool()
             worked.write_examples(path / "examples.jsonl", worked.generate(name, pool, self.examples_count, self.seed))
+        elif not any(thoughts(example.document) for example in read_examples(Path(self.examples))):
+            raise self._thoughtless()
 
     def stage(self, number: int, path: Path) -> Stage | None:
         """The stage of that number, from 0, once those before it are done."""
         cold = path / "cold"
         if number == 0:
-            epochs = None if self.budget else self.epochs or (EPOCHS if self.examples is None else None)
+            usual = None if self.budget or self.examples is not None else EPOCHS
+            epochs = usual if self.epochs is None else self.epochs
             wish = supervised.Wish(
                 self.model, self.examples or str(path / "examples.jsonl"), validation_share=0.02, epochs=epochs,
                 budget=_share(self.budget, COLD_SHARE), batch_size=32 if self.examples is None else None,
@@ -120,18 +127,27 @@ class Reason:
         # Where little thought is allowed most right answers are lucky, and nothing is learned from those.
         efforts = tuple(e for place, e in enumerate(budgets_of(str(cold))) for _ in range(2**place))
         if not efforts:
-            raise UserError(
-                f"{self.examples} has no assistant message with reasoning_content and reasoning_effort, from which a model could "
-                "learn to think; give some, for several efforts."
-            )
-        pool = open_pool(self.data, 1, self.seed)
-        given: dict[str, Any] = {"groups": self.groups, "group": self.group, "max_tokens": self.max_tokens}
-        learned = reinforce.Wish(
-            str(cold), self.data, self.verifier, budget=_share(self.budget, 1 - COLD_SHARE),
-            steps=None if self.budget else self.steps or STEPS, efforts=efforts, level=len(pool.levels) - 1, seed=self.seed,
-            settings=self.settings, **{name: value for name, value in given.items() if value is not None},
+            raise self._thoughtless()
+        return Stage(reinforce, self.reinforcement(cold, efforts), path)
+
+    def reinforcement(self, cold: Path, efforts: tuple[str, ...]) -> reinforce.Wish:
+        """What is asked of the second stage, from the model in `cold`."""
+        given: dict[str, Any] = {"steps": self.steps, "groups": self.groups, "group": self.group, "max_tokens": self.max_tokens}
+        return reinforce.Wish(
+            str(cold), self.data, self.verifier, budget=_share(self.budget, 1 - COLD_SHARE), efforts=efforts,
+            level=len(self._pool().levels) - 1, seed=self.seed, settings=self.settings,
+            **({} if self.budget else {"steps": STEPS}) | {name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
-        return Stage(reinforce, learned, path)
+
+    def _pool(self) -> Pool:
+        """The tasks as the reinforcement parts them: what it holds out can be all of a level."""
+        return open_pool(self.data, reinforce.Wish.exam_tasks, self.seed)
+
+    def _thoughtless(self) -> UserError:
+        return UserError(
+            f"{self.examples} has no assistant message with reasoning_content and reasoning_effort, from which a model could "
+            "learn to think; give some, for several efforts."
+        )
 
 
 @dataclass(frozen=True)
@@ -165,8 +181,9 @@ class Chat:
         """Reads both files through, so that a mistake in the second is told before the first is learned from.
 
         Raises:
-            UserError: no such model or file, or a line that is none of its kind.
+            UserError: no such model or file, a line that is none of its kind, or a beta out of range.
         """
+        self._preferences(path / "sft")
         model = weights.resolve_model(self.model)
         supervised.check(Path(self.data))
         read_questions(Path(self.pairs), Vocabulary.load(model, weights.read_config(model).vocab_size))
@@ -181,12 +198,14 @@ class Chat:
             return Stage(supervised, wish, first)
         if number > 1:
             return None
+        return Stage(preference, self._preferences(first), path)
+
+    def _preferences(self, first: Path) -> preference.Wish:
         given: dict[str, Any] = {} if self.beta is None else {"beta": self.beta}
         budget = _share(self.budget, 0.5)
-        pairs = preference.Wish(
+        return preference.Wish(
             model=str(first), data=self.pairs, kind="dpo", budget=budget, seed=self.seed, settings=self.settings, **given
         )
-        return Stage(preference, pairs, path)
 
 
 RECIPES: Mapping[str, type[Reason] | type[Chat]] = {"reason": Reason, "chat": Chat}

@@ -22,12 +22,11 @@ from tessera import recipe as recipes
 from tessera.data.loader import count_rows
 from tessera.data.shards import Shards, open_shards, write_records
 from tessera.device import Machine
-from tessera.engine.thinking import THINK
 from tessera.errors import UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.posttrain import plans
-from tessera.posttrain.examples import Checked, check, in_sight, read_examples
+from tessera.posttrain.examples import Checked, check, in_sight, read_examples, thoughts
 from tessera.posttrain.replay import first_run, replayed
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, write_text
@@ -234,10 +233,8 @@ class _Reader:
 
     def _note_thoughts(self, document: Document) -> None:
         """Takes in how long is thought with which effort."""
-        for said, opened, thought in zip(document.segments, document.segments[1:], document.segments[2:], strict=False):
-            if said.kind == opened.kind == "control" and opened.content == THINK and str(said.content).startswith("<|effort_"):
-                effort, tokens = str(said.content)[9:-2], len(self.vocabulary.encode_text(str(thought.content)))
-                self.thoughts[effort] = max(self.thoughts.get(effort, 0), tokens)
+        for effort, thought in thoughts(document):
+            self.thoughts[effort] = max(self.thoughts.get(effort, 0), len(self.vocabulary.encode_text(thought)))
 
 
 def _intent(wish: Wish, name: str, begun: RunFolder | None) -> Recipe:

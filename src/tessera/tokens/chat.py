@@ -254,7 +254,7 @@ def _check(conversation: Sequence[Message]) -> None:
 
 def _opening(role: str, effort: str) -> list[Segment]:
     if effort and effort not in EFFORTS:
-        raise UserError(f"there is no effort {effort!r}; write {', '.join(EFFORTS)}, or none.")
+        raise UserError(f"there is no effort {effort!r}; write {', '.join(EFFORTS)}, or leave it out.")
     names = [f"<|{role}|>", *([f"<|effort_{effort}|>"] if effort else [])]
     return [Segment("control", name, learn=False) for name in names]
 

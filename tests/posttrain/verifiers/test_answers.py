@@ -69,6 +69,9 @@ def test_numeric_compares_values_within_the_tasks_tolerance() -> None:
     assert numeric(Task("0.1 + 0.2", "0.3"), "0.30") == 1
     assert numeric(Task("0.1 + 0.2", "0.3"), "0.30000000000000004") == 0
     assert numeric(Task("pi", "3.14159", {"tolerance": 0.01}), "22/7") == 1
+    # As a float 0.3 is a little less than three tenths.
+    assert numeric(Task("a third", "0.3", {"tolerance": 0.3}), "0.6") == 1
+    assert numeric(Task("a third", "0.3", {"tolerance": 0.3}), "0.61") == 0
 
 
 def test_a_task_without_what_the_verifier_needs_is_refused() -> None:
@@ -81,7 +84,9 @@ def test_a_task_without_what_the_verifier_needs_is_refused() -> None:
 def test_an_own_function_is_found_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards_here.py").write_text(
         "def score(task, answer):\n    return answer.count(task.data['letter']) == 2\n\ndef half(task, answer):\n    return 0.5\n"
+        "def leaves(task, answer):\n    raise SystemExit\n"
     )
+    (tmp_path / "my_script_here.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     score = load("my_rewards_here:score")
     task = Task("two a's", data={"letter": "a"})
@@ -90,10 +95,13 @@ def test_an_own_function_is_found_beside_the_user(tmp_path: Path, monkeypatch: p
         load("my_rewards_here:half")(task, "a")
     with pytest.raises(UserError, match="KeyError"):
         score(Task("no letter"), "a")
+    with pytest.raises(UserError, match="failed on task 'q'"):
+        load("my_rewards_here:leaves")(Task("q"), "a")
     for spec, words in {
         "nothing": "no verifier 'nothing'",
         "my_rewards_here:absent": "no function 'absent'",
         "absent_module:score": "cannot be imported",
+        "my_script_here:score": "cannot be imported",
         "my_rewards_here:": "no function",
     }.items():
         with pytest.raises(UserError, match=words):

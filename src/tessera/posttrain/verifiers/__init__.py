@@ -52,7 +52,7 @@ def load(spec: str) -> Verifier:
     def own(task: Task, answer: str) -> float:
         try:
             value = function(task, answer)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"the verifier {spec} failed on task {task.id or task.prompt!r} ({error!r}); mend it.") from error
         if isinstance(value, bool | int | float) and value in (0, 1):
             return float(value)
@@ -69,7 +69,7 @@ def _function(spec: str) -> Verifier:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"the verifier's module {module_name!r} cannot be imported ({error!r}).") from error
     function = getattr(module, name, None)
     if not callable(function):

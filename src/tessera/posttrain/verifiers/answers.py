@@ -26,7 +26,8 @@ def exact(task: Task, answer: str) -> float:
 def numeric(task: Task, answer: str) -> float:
     """1 where the final answer is one number and nothing else, and equals the task's: 1,234.50 is 1234.5, and $3 is 3.
 
-    `task.data["tolerance"]`, by default 0, is the largest difference allowed; numbers are compared exactly, not as floats.
+    `task.data["tolerance"]`, by default 0, is the largest difference allowed; what is compared is read as it is written, not as
+    floats.
 
     Raises:
         UserError: the task has no answer, or it is no number.
@@ -35,7 +36,7 @@ def numeric(task: Task, answer: str) -> float:
     if gold is None:
         raise UserError(f"task {task.id or task.prompt!r}: the answer {task.answer!r} is no number; use the verifier exact.")
     given = number(extract(answer))
-    return float(given is not None and abs(given - gold) <= Fraction(task.data.get("tolerance", 0)))
+    return float(given is not None and abs(given - gold) <= Fraction(str(task.data.get("tolerance", 0))))
 
 
 def number(text: str) -> Fraction | None:
