@@ -123,7 +123,7 @@ def outlook(
         found["half_width"] = widths[len(widths) // 2]
         say(f"its 90 % interval will be about {found['half_width']:.1%} either way, the median of the {len(widths)} sealed here")
     else:
-        say("how wide its interval will be is known when the ladder is trained; 2.4 % either way is the median on published runs")
+        say("how wide its interval will be is known when the ladder is trained; 2.1 % either way is the median on published runs")
     return found
 
 
