@@ -142,8 +142,10 @@ def test_a_list_has_pages_in_both_directions(store: Store) -> None:
     assert page(order="asc", after="n4") == (["n5", "n6"], False) and page(order="asc", before="n2") == (["n0", "n1"], False)
     assert page(order="asc", where={"model": "even"}) == (["n0", "n2", "n4", "n6"], False)
     assert page(where={"metadata.a.b": "3"}) == (["n3"], False)
-    with pytest.raises(Unknown):
-        page(after="nowhere")
+    store.put("me", "thing", {"id": "part"}, parent="n0")
+    for query in ({"after": "nowhere"}, {"after": "n3", "parent": "n0"}):
+        with pytest.raises(Unknown):
+            page(**query)
 
 
 def test_what_is_changed_keeps_its_place(store: Store) -> None:
@@ -156,12 +158,15 @@ def test_what_is_changed_keeps_its_place(store: Store) -> None:
 
 def test_parts_go_with_the_whole(store: Store) -> None:
     store.put("me", "whole", {"id": "w"})
-    store.put_all("me", "part", [({"id": f"p{i}"}, {}) for i in range(3)], parent="w")
-    store.put("me", "part", {"id": "free"})
-    assert store.get("me", "part", "p1", parent="w") is not None and store.get("me", "part", "free", parent="w") is None
-    assert [r.id for r in store.page("me", "part", parent="w").records] == ["p2", "p1", "p0"]
+    store.put("me", "result", {"id": "w"})
+    store.put_all("me", "whole.part", [({"id": f"p{i}"}, {}) for i in range(3)], parent="w")
+    store.put("me", "whole.part", {"id": "free"})
+    assert store.get("me", "whole.part", "p1", parent="w") is not None
+    assert store.get("me", "whole.part", "free", parent="w") is None
+    store.delete("me", "result", "w")
+    assert [r.id for r in store.page("me", "whole.part", parent="w").records] == ["p2", "p1", "p0"], "of another kind, same id"
     store.delete("me", "whole", "w")
-    assert [r.id for r in store.page("me", "part").records] == ["free"]
+    assert [r.id for r in store.page("me", "whole.part").records] == ["free"]
 
 
 def test_what_has_expired_is_gone(store: Store) -> None:

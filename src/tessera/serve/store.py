@@ -172,14 +172,16 @@ class Store:
         return record
 
     def delete(self, owner: str, kind: str, id: str, parent: str | None = None) -> bool:
-        """Forgets an object and all that have it as their parent; says whether it was there."""
+        """Forgets an object and its parts, whose kinds are `KIND.` and something; says whether it was there."""
         where = _is(owner, kind, id) & _alive()
         if parent is not None:
             where &= objects.c.parent == parent
         with self._transaction() as connection:
             gone = connection.execute(sa.delete(objects).where(where)).rowcount
             if gone:
-                connection.execute(sa.delete(objects).where((objects.c.owner == owner) & (objects.c.parent == id)))
+                # Ids are unique among those of a kind: a model that a job made has that of the job, whose events stay.
+                parts = objects.c.kind.startswith(f"{kind}.", autoescape=True)
+                connection.execute(sa.delete(objects).where((objects.c.owner == owner) & (objects.c.parent == id) & parts))
         return gone > 0
 
     def page(
@@ -219,7 +221,8 @@ class Store:
             for mark, behind in ((after, True), (before, False)):
                 if mark is None:
                     continue
-                at = connection.execute(sa.select(place).where(_is(owner, kind, mark))).scalar_one_or_none()
+                there = _is(owner, kind, mark) if parent is None else _is(owner, kind, mark) & (objects.c.parent == parent)
+                at = connection.execute(sa.select(place).where(there)).scalar_one_or_none()
                 if at is None:
                     raise Unknown(mark)
                 wanted &= place > at if behind == (order == "asc") else place < at
