@@ -236,3 +236,14 @@ def test_objects_are_found_by_each_of_their_words_in_any_case(store: Store) -> N
 
     assert found("grüsse") == ["a", "b"] and found("ÖLAND grüße") == ["a"] and found("weiter öland") == []
     assert found("100%") == ["a"] and found("1_0") == [] and found("") == ["a", "b"]
+
+
+def test_what_no_id_can_be_is_nowhere(store: Store) -> None:
+    store.put("me", "thing", {"id": "a", "metadata": {"topic": "x"}})
+    for id in ("a\0", "\0", "\ud800", "a" * 5000):
+        assert store.get("me", "thing", id) is None
+        assert not store.delete("me", "thing", id) and store.update("me", "thing", id, lambda body, private: None) is None
+        for where in ({"metadata.topic": id}, {f"metadata.{id}": "x"}):
+            assert not store.page("me", "thing", where=where).records
+        with pytest.raises(Unknown):
+            store.page("me", "thing", after=id)

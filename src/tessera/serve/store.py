@@ -214,7 +214,7 @@ class Store:
         if parent is not None:
             wanted &= objects.c.parent == parent
         for path, text in (where or {}).items():
-            wanted &= objects.c.body[tuple(path.split(".", 1))].as_string() == text
+            wanted &= _field(objects.c.body, path) == _sought(text)
         for word in _plain(words).split():
             wanted &= objects.c.words.contains(word, autoescape=True)
         with self._engine.connect() as connection:
@@ -242,7 +242,7 @@ class Store:
         wanted = (objects.c.kind == kind) & _alive()
         for column, fields in ((objects.c.body, where), (objects.c.private, private)):
             for path, text in (fields or {}).items():
-                wanted &= column[tuple(path.split(".", 1))].as_string() == text
+                wanted &= _field(column, path) == _sought(text)
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(objects).where(wanted).order_by(objects.c.position)).all()
         return [_record(row) for row in rows]
@@ -397,7 +397,17 @@ def _without_password(url: str) -> str:
 
 
 def _is(owner: str, kind: str, id: str) -> sa.ColumnElement[bool]:
-    return (objects.c.owner == owner) & (objects.c.kind == kind) & (objects.c.id == id)
+    return (objects.c.owner == owner) & (objects.c.kind == kind) & (objects.c.id == _sought(id))
+
+
+def _field(column: sa.Column[Any], path: str) -> sa.ColumnElement[str]:
+    """The text at `metadata.topic` of a body."""
+    return column[tuple(_sought(path).split(".", 1))].as_string()
+
+
+def _sought(text: str) -> str:
+    """Text that a client seeks, as a database takes it; what none can hold is nowhere."""
+    return scalar_text(text).replace("\0", "\ufffd")
 
 
 def _alive() -> sa.ColumnElement[bool]:
