@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
@@ -131,6 +132,14 @@ def test_control_tokens_in_content_stay_text(client: OpenAI) -> None:
     plain = client.responses.input_tokens.count(model="tiny", input="x" * len("<|end_turn|>"))
     marked = client.responses.input_tokens.count(model="tiny", input="<|end_turn|>")
     assert plain.input_tokens == marked.input_tokens
+
+
+def test_a_text_that_cannot_fit_is_refused_before_its_tokens_are_found(client: OpenAI) -> None:
+    for role in ("user", "system"):
+        messages: Any = [{"role": role, "content": "x" * 10_000_000}]
+        with pytest.raises(openai.BadRequestError, match="10000000 characters") as error:
+            client.chat.completions.create(model="tiny", messages=messages)
+        assert error.value.code == "context_length_exceeded"
 
 
 def test_content_may_come_in_parts(client: OpenAI) -> None:

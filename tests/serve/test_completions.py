@@ -81,8 +81,11 @@ def test_a_request_that_leaves_no_token_fails_and_others_go_on(client: OpenAI, v
     stream = client.completions.create(model="base", prompt="a", max_tokens=200, stream=True, logit_bias={"5": 100})
     next(iter(stream))
     banned = {str(id): -100 for id in range(vocabulary.size)}
-    with pytest.raises(openai.InternalServerError):
-        client.completions.create(model="base", prompt="a", max_tokens=5, logit_bias=banned)
+    for body in ({"logit_bias": banned}, {"extra_body": {"repetition_penalty": 1e-300}}):
+        with pytest.raises(openai.BadRequestError, match="No token is left to choose from"):
+            client.completions.create(model="base", prompt="a", max_tokens=5, **body)
+    with pytest.raises(openai.BadRequestError, match="No token is left to choose from"):
+        client.responses.create(model="base", input="a", extra_body={"repetition_penalty": 1e-300})
     assert len(list(stream)) > 3
 
 
@@ -114,6 +117,32 @@ def test_best_of_returns_the_likeliest(client: OpenAI) -> None:
         return float(np.mean(choice.logprobs.token_logprobs))
 
     assert len(best.choices) == 1 and mean(best.choices[0]) == pytest.approx(max(map(mean, all_four)), abs=1e-4)
+
+
+def test_offsets_are_places_in_the_text_also_where_characters_take_several_tokens(client: OpenAI, vocabulary: Vocabulary) -> None:
+    (only_b,) = vocabulary.encode_text("b")
+    ask: dict[str, Any] = {"model": "base", "max_tokens": 6, "logprobs": 0, "logit_bias": {str(only_b): 100}, "stop": "bbbbbbbb"}
+    (made,) = client.completions.create(prompt="aä😀b", echo=True, **ask).choices
+    assert made.logprobs is not None and made.text == "aä😀bbbbbbb"
+    assert made.logprobs.text_offset == [0, 1, 1, 2, 2, 2, 2, *range(3, 10)]
+    # The stop string is held back to the end, and the places are those of the tokens all the same.
+    parts = [chunk.choices[0].logprobs for chunk in client.completions.create(prompt="a", stream=True, **ask)]
+    assert [at for part in parts if part for at in part.text_offset or ()] == [*range(6)]
+
+
+def test_echo_without_tokens_reads_only(client: OpenAI) -> None:
+    made = client.completions.create(model="base", prompt="once", echo=True, max_tokens=0)
+    assert made.choices[0].text == "once" and made.choices[0].logprobs is None
+    assert made.usage is not None and (made.usage.prompt_tokens, made.usage.completion_tokens) == (4, 0)
+
+
+def test_cached_tokens_of_all_prompts_count_as_their_tokens_do(client: OpenAI) -> None:
+    prompts = ["once upon a time " * 20, "twice upon a time " * 20]
+    ask: dict[str, Any] = {"model": "base", "prompt": prompts, "max_tokens": 1, "n": 2}
+    client.completions.create(**ask)
+    usage = client.completions.create(**ask).usage
+    assert usage is not None and usage.prompt_tokens == sum(map(len, prompts)) and usage.prompt_tokens_details is not None
+    assert 0.9 * usage.prompt_tokens < (usage.prompt_tokens_details.cached_tokens or 0) <= usage.prompt_tokens
 
 
 def test_a_suffix_asks_for_what_lies_between(client: OpenAI, vocabulary: Vocabulary) -> None:

@@ -178,6 +178,8 @@ def test_every_field_of_a_chat_request_is_checked(raw: httpx2.Client, change: di
         ("/responses", {"input": [{"type": "telepathy"}]}, "input[0]"),
         ("/responses", {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ("/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        ("/responses", {"input": [{"role": "user", "content": "x", "id": "m" * 129}]}, "input[0].id"),
+        ("/responses", {"input": [{"role": "user", "content": "x", "id": "m\0"}]}, "input[0].id"),
         ("/responses", {"input": ""}, "input"),
         ("/responses", {"input": "x", "previous_response_id": "resp_none"}, "previous_response_id"),
         ("/responses", {"input": "x", "conversation": "conv_none"}, "conversation"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_parts_go_with_time_and_are_no_more_than_announced(
     assert {record.id for record in store.expire()} >= {first.id}
 
 
+def test_an_upload_completed_twice_at_once_is_one_file(client: OpenAI) -> None:
+    upload = client.uploads.create(bytes=3, filename="once.txt", mime_type="text/plain", purpose="user_data")
+    part = client.uploads.parts.create(upload.id, data=b"abc")
+
+    def complete(_: int) -> str | None:
+        try:
+            file = client.uploads.complete(upload.id, part_ids=[part.id]).file
+        except openai.BadRequestError:
+            return None
+        return file and file.id
+
+    with ThreadPoolExecutor(8) as threads:
+        made = [id for id in threads.map(complete, range(8)) if id is not None]
+    assert [file.id for file in client.files.list() if file.filename == "once.txt"] == made and len(made) == 1
+    assert client.files.content(made[0]).read() == b"abc"
+
+
 def test_an_upload_can_be_given_up(client: OpenAI) -> None:
     upload = client.uploads.create(bytes=3, filename="x", mime_type="text/plain", purpose="batch")
     part = client.uploads.parts.create(upload.id, data=b"abc")
@@ -221,6 +239,19 @@ def test_a_batch_can_be_cancelled(client: OpenAI, running: Running) -> None:
     assert running.idle(3)
     with pytest.raises(openai.BadRequestError):
         client.batches.cancel(made.id)
+
+
+@pytest.mark.parametrize("seconds", [-5, 10, 10**30])
+def test_the_life_of_a_batchs_answers_is_that_of_files(client: OpenAI, seconds: int) -> None:
+    file = client.files.create(file=("in.jsonl", rows(say("one"))), purpose="batch")
+    with pytest.raises(openai.BadRequestError) as error:
+        client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            output_expires_after={"anchor": "created_at", "seconds": seconds},
+        )
+    assert error.value.param == "output_expires_after.seconds"
 
 
 def test_a_batch_needs_a_file_of_its_own_purpose(client: OpenAI) -> None:

@@ -14,7 +14,7 @@ from tessera.serve.app import Settings
 from tessera.serve.errors import ApiError
 from tessera.serve.keys import Limits, is_loopback, read_keys
 
-from .conftest import Running, serving
+from .conftest import Running, serving, wait_for
 
 KEYS = """\
 # whom it belongs to comes behind the key
@@ -43,6 +43,17 @@ def test_a_wrong_or_missing_key_is_401(keyed: Running) -> None:
         assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
     assert keyed.client("sk-alice-0123456789").models.list().data
     assert httpx2.get(keyed.url + "/nope").status_code == 401
+
+
+def test_what_another_key_has_going_is_not_stopped_by_an_id_of_another_kind(keyed: Running) -> None:
+    alice, bob = keyed.client("sk-alice-0123456789"), keyed.client("sk-bob-0123456789")
+    long: Any = {"type": "array", "items": {"const": "again"}, "minItems": 100}
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": long}}
+    going = alice.responses.create(model="tiny", input="hi", background=True, text=form)
+    for client in (bob, alice):
+        with pytest.raises(openai.NotFoundError):
+            client.evals.runs.delete(going.id, eval_id="eval_none")
+    assert wait_for(lambda: alice.responses.retrieve(going.id).status in ("completed", "incomplete"), 20)
 
 
 def test_health_needs_no_key_but_what_concerns_the_whole_server_is_for_operators(keyed: Running) -> None:

@@ -18,6 +18,8 @@ from tessera.engine.sampling import SamplingParams
 from tessera.serve.generation import Caller, Generation, Order
 from tessera.serve.metrics import Metrics
 from tessera.serve.response_events import Writer
+from tessera.serve.responses import _shortened
+from tessera.tokens.chat import Message
 from tessera.tokens.vocabulary import Vocabulary
 
 from .conftest import Running, wait_for
@@ -281,6 +283,23 @@ def test_what_is_too_long_is_refused_or_shortened_as_asked(client: OpenAI) -> No
         client.responses.create(model="tiny", input=turns)
     assert error.value.code == "context_length_exceeded"
     assert client.responses.create(model="tiny", input=turns, truncation="auto", max_output_tokens=2).usage
+
+
+def test_thousands_of_turns_are_shortened_in_seconds(client: OpenAI) -> None:
+    turns: Any = [{"role": role, "content": "words " * 50} for role in ("user", "assistant") * 1000]
+    made = client.responses.create(
+        model="tiny", instructions="Be short.", input=turns, truncation="auto", max_output_tokens=2, store=False
+    )
+    head = client.responses.input_tokens.count(model="tiny", instructions="Be short.", input=turns[-3:])
+    assert made.usage is not None and made.usage.input_tokens == head.input_tokens, "as many as fit, and the instructions"
+
+
+def test_a_result_goes_with_its_call_when_turns_are_left_out() -> None:
+    system, call, result, end = (Message(role, role) for role in ("system", "assistant", "tool", "user"))
+    assert _shortened([system, end, call, result, result, end]) == [
+        [system, end, call, result, result, end], [system, call, result, result, end], [system, end], [end],
+    ]  # fmt: skip
+    assert _shortened([system]) == [[system]] and _shortened([call, result]) == [[call, result]]
 
 
 def test_a_conversation_remembers(client: OpenAI) -> None:

@@ -142,8 +142,10 @@ def test_a_list_has_pages_in_both_directions(store: Store) -> None:
     assert page(order="asc", after="n4") == (["n5", "n6"], False) and page(order="asc", before="n2") == (["n0", "n1"], False)
     assert page(order="asc", where={"model": "even"}) == (["n0", "n2", "n4", "n6"], False)
     assert page(where={"metadata.a.b": "3"}) == (["n3"], False)
-    with pytest.raises(Unknown):
-        page(after="nowhere")
+    store.put("me", "thing", {"id": "part"}, parent="n0")
+    for query in ({"after": "nowhere"}, {"after": "n3", "parent": "n0"}):
+        with pytest.raises(Unknown):
+            page(**query)
 
 
 def test_what_is_changed_keeps_its_place(store: Store) -> None:
@@ -156,12 +158,15 @@ def test_what_is_changed_keeps_its_place(store: Store) -> None:
 
 def test_parts_go_with_the_whole(store: Store) -> None:
     store.put("me", "whole", {"id": "w"})
-    store.put_all("me", "part", [({"id": f"p{i}"}, {}) for i in range(3)], parent="w")
-    store.put("me", "part", {"id": "free"})
-    assert store.get("me", "part", "p1", parent="w") is not None and store.get("me", "part", "free", parent="w") is None
-    assert [r.id for r in store.page("me", "part", parent="w").records] == ["p2", "p1", "p0"]
+    store.put("me", "result", {"id": "w"})
+    store.put_all("me", "whole.part", [({"id": f"p{i}"}, {}) for i in range(3)], parent="w")
+    store.put("me", "whole.part", {"id": "free"})
+    assert store.get("me", "whole.part", "p1", parent="w") is not None
+    assert store.get("me", "whole.part", "free", parent="w") is None
+    store.delete("me", "result", "w")
+    assert [r.id for r in store.page("me", "whole.part", parent="w").records] == ["p2", "p1", "p0"], "of another kind, same id"
     store.delete("me", "whole", "w")
-    assert [r.id for r in store.page("me", "part").records] == ["free"]
+    assert [r.id for r in store.page("me", "whole.part").records] == ["free"]
 
 
 def test_what_has_expired_is_gone(store: Store) -> None:
@@ -231,3 +236,14 @@ def test_objects_are_found_by_each_of_their_words_in_any_case(store: Store) -> N
 
     assert found("grüsse") == ["a", "b"] and found("ÖLAND grüße") == ["a"] and found("weiter öland") == []
     assert found("100%") == ["a"] and found("1_0") == [] and found("") == ["a", "b"]
+
+
+def test_what_no_id_can_be_is_nowhere(store: Store) -> None:
+    store.put("me", "thing", {"id": "a", "metadata": {"topic": "x"}})
+    for id in ("a\0", "\0", "\ud800", "a" * 5000):
+        assert store.get("me", "thing", id) is None
+        assert not store.delete("me", "thing", id) and store.update("me", "thing", id, lambda body, private: None) is None
+        for where in ({"metadata.topic": id}, {f"metadata.{id}": "x"}):
+            assert not store.page("me", "thing", where=where).records
+        with pytest.raises(Unknown):
+            store.page("me", "thing", after=id)

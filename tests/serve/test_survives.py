@@ -22,6 +22,8 @@ import tessera
 from tessera.engine.engine import Limits
 from tessera.serve import embeddings
 from tessera.serve.app import Settings
+from tessera.serve.items import message_item
+from tessera.serve.store import Store
 
 from .conftest import CONTEXT, Running, database_for, serving, wait_for
 
@@ -201,6 +203,25 @@ def test_a_restart_keeps_what_was_stored_and_finishes_what_was_begun(tmp_path: P
         assert "Traceback" not in second.said
     finally:
         second.kill()
+
+
+def test_responses_that_wait_are_begun_anew_once_only(tmp_path: Path, model_folder: Path) -> None:
+    store = Store(database_for(tmp_path) or f"sqlite:///{tmp_path / 'tessera.db'}")
+    long: Any = {"type": "array", "items": {"const": "again"}, "minItems": 100}
+    for i in range(8):
+        request = {"model": "tiny", "input": "hi", "background": True, "conversation": f"conv_{i}"}
+        request["text"] = {"format": {"type": "json_schema", "name": "x", "schema": long}}
+        body = {"id": f"resp_{i}", "object": "response", "status": "queued", "previous_response_id": None, "output": []}
+        given = [message_item("user", "hi")]
+        store.put("local", "conversation", {"id": f"conv_{i}"})
+        store.put("local", "response", body, {"input": given, "request": request, "background": True})
+    store.close()
+    with serving(Settings(tmp_path), model_folder) as server:
+        client = server.client()
+        for i in range(8):
+            assert wait_for(lambda i=i: client.responses.retrieve(f"resp_{i}").status in ("completed", "incomplete"), 60)
+        assert server.idle()
+        assert [len(client.conversations.items.list(f"conv_{i}").data) for i in range(8)] == [2] * 8
 
 
 class Process:

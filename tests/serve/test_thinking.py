@@ -57,6 +57,14 @@ def test_a_thought_is_shown_to_whom_asks_for_it_whole_or_as_it_comes(thinker: Op
     assert "".join(delta.get("content") or "" for delta in hidden) == whole.content
 
 
+@pytest.mark.parametrize("effort", [None, "none", "high"])
+def test_tokens_are_counted_with_the_effort(thinker: OpenAI, effort: Any) -> None:
+    more = {} if effort is None else {"reasoning": {"effort": effort}}
+    made = thinker.responses.create(model="thinker", input="hi", max_output_tokens=1, **more)
+    assert made.usage is not None
+    assert thinker.responses.input_tokens.count(model="thinker", input="hi", **more).input_tokens == made.usage.input_tokens
+
+
 def test_a_schema_holds_behind_a_thought(thinker: OpenAI) -> None:
     schema = {"name": "x", "schema": {"const": "x"}}
     made = thinker.chat.completions.create(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +278,13 @@ def test_sentencepiece_style_text_comes_back(tmp_path: Path) -> None:
     for text in ("hi hi", "é 語", " hi", "</s>"):
         assert v.decode_text(v.encode_text(text)) == text
         assert v.control_ids.isdisjoint(v.encode_text(text))
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(vocabulary: Vocabulary) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        encoding = threads.submit(vocabulary.encode_text, "words and words " * 40_000)
+        turns = 0
+        while not encoding.done():
+            turns += 1
+            time.sleep(0.001)
+    assert turns > 5 and len(encoding.result()) > 40_000

@@ -140,7 +140,7 @@ class Engine:
             for row in sorted(ended, key=rows.index, reverse=True):
                 end = ended[row]
                 if isinstance(end, UserError):
-                    self._fail(row, str(end))
+                    self._fail(row, end)
                 else:
                     self._finish(row, end)
             self._let_go(sampling)
@@ -340,7 +340,7 @@ class Engine:
                     self._scheduler.running.append(one)
             except Exception as error:
                 # It may be in neither list now, so nobody else would tell.
-                self._fail(row, f"{type(error).__name__}: {error}")
+                self._fail(row, error if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
                 if not isinstance(error, UserError):
                     raise
                 continue
@@ -552,11 +552,11 @@ class Engine:
         self._counts["aborted" if reason == "abort" else "finished"] += 1
         row.request.on_event(Finished(reason, row.completion(reason, self.version)))
 
-    def _fail(self, row: Row, message: str) -> None:
+    def _fail(self, row: Row, why: str | UserError) -> None:
         if row in self._scheduler.running:
             self._close(row)
         self._counts["failed"] += 1
-        row.request.on_event(Failed(message))
+        row.request.on_event(Failed(str(why), asked=isinstance(why, UserError)))
 
     def _let_go(self, rows: Sequence[Row]) -> None:
         """Ends the second rows of those whose guidance is over; they go on alone."""

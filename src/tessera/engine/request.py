@@ -97,9 +97,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last event of a request that could not be finished; the message is for the log, not for a stranger."""
+    """The last event of a request that could not be finished.
+
+    Args:
+        message: why. It is for the log, not for a stranger, unless it is
+        asked: what was asked for cannot be had; the engine is well.
+    """
 
     message: str
+    asked: bool = False
 
 
 Event = Token | Finished | Failed

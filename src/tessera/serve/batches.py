@@ -11,13 +11,14 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.types import ASGIApp
 
 from tessera.serve.bodies import Body, Metadata, Part
-from tessera.serve.context import Here, Id, Limit, Server, in_thread, side_by_side
+from tessera.serve.context import Here, Id, Limit, Server, in_thread, side_by_side, wholly
 from tessera.serve.door import call
 from tessera.serve.errors import ApiError, invalid, of_exception
 from tessera.serve.files import forget_bytes, keep
@@ -37,7 +38,7 @@ class ExpiresAfter(Part):
     """When the file of answers is forgotten."""
 
     anchor: Literal["created_at"]
-    seconds: int
+    seconds: Annotated[int, Field(ge=3600, le=30 * 24 * 3600)]
 
 
 class Create(Body):
@@ -100,6 +101,9 @@ async def cancel(batch_id: Id, here: Here) -> dict[str, Any]:
         raise invalid(f"A batch that is {record.body['status']} cannot be cancelled.", "batch_id")
     await here.update(_KIND, batch_id, _WHAT, lambda shown, _: shown.update(status="cancelling", cancelling_at=now()))
     await here.server.cancel(batch_id)
+    record = await here.find(_KIND, batch_id, _WHAT)
+    if record.body["status"] != "cancelling":
+        return record.body  # it was done before it heard of it
     work = _Work(here.server, here.request.app, here.owner, batch_id)
     await in_thread(work.close, "cancelled")
     return (await here.find(_KIND, batch_id, _WHAT)).body
@@ -149,7 +153,7 @@ class _Work:
         async def worker() -> None:
             for row in waiting:
                 answer = await self._answer(row)
-                await in_thread(_append, self._lines, answer)
+                await wholly(in_thread(_append, self._lines, answer))
                 counts["completed" if answer["error"] is None else "failed"] += 1
                 self._note(request_counts=dict(counts))
 
@@ -162,7 +166,7 @@ class _Work:
             await in_thread(self.close, "failed")
             raise
         self._note(status="finalizing", finalizing_at=now())
-        await in_thread(self.close, "completed")
+        await wholly(in_thread(self.close, "completed"))  # cancelled in between, it would be closed twice
 
     def close(self, status: str) -> None:
         """Makes the answers files."""

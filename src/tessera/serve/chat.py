@@ -18,7 +18,7 @@ from tessera.serve.answers import Answer, Piece
 from tessera.serve.bodies import Part
 from tessera.serve.choosing import Choose, chosen
 from tessera.serve.context import Here, in_thread
-from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
+from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, refuse_endless, room_for, silenced
 from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
@@ -187,7 +187,7 @@ async def create(body: ChatRequest, here: Here) -> Response:
     """Answers a conversation."""
     served = await here.model(body.model)
     orders = await in_thread(_orders, served, body)
-    run = _Run(body, served, Generation.start(served, orders, here.caller), len(orders[0].prompt))
+    run = _Run(body, served, Generation.start(served, orders, here.caller, len(orders)), len(orders[0].prompt))
     if body.stream:
         return EventStream(_stream(run, here))
     async with run.generation:
@@ -313,7 +313,9 @@ def _orders(served: Served, body: ChatRequest) -> list[Order]:
     if body.stream and samples > body.n:
         raise invalid("'best_of' cannot be streamed.", "best_of")
     form = form_of(body)
-    prompt = prompt_ids(served, conversation_of(body.messages), form.tools, effort=effort_of(served, form))
+    conversation = conversation_of(body.messages)
+    refuse_endless(served, [message.content for message in conversation])
+    prompt = prompt_ids(served, conversation, form.tools, effort=effort_of(served, form))
     rules = constraint(served, form, "tools" if form.tools else "response_format")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling(

@@ -5,6 +5,7 @@ Evaluation harnesses read here what a model thinks of a given text: `echo` with 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from tessera.errors import UserError
 from tessera.serve import bodies
 from tessera.serve.chat import StreamOptions, checked_bias, system_fingerprint
 from tessera.serve.context import Here, in_thread
-from tessera.serve.dialogue import room_for
+from tessera.serve.dialogue import refuse_endless, room_for
 from tessera.serve.errors import invalid
 from tessera.serve.generation import Generation, Order, unless_left
 from tessera.serve.models import Served, now
@@ -59,7 +60,7 @@ async def create(body: CompletionRequest, here: Here) -> Response:
     """Continues one or many texts."""
     served = await here.model(body.model)
     orders = await in_thread(_orders, served, body)
-    run = _Run(body, served, orders, Generation.start(served, orders, here.caller))
+    run = _Run(body, served, orders, Generation.start(served, orders, here.caller, body.best_of or body.n))
     if body.stream:
         return EventStream(_stream(run))
     async with run.generation:
@@ -72,13 +73,15 @@ def prompts_of(
     """The ids of each prompt.
 
     Raises:
-        ApiError: 400, an id that the model does not have; no or too many prompts.
+        ApiError: 400, an id that the model does not have; no or too many prompts; a text that cannot fit.
     """
     several: Sequence[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
     if not 1 <= len(several) <= _MOST_PROMPTS:
         raise invalid(f"There must be 1 to {_MOST_PROMPTS} prompts, not {len(several)}.", param)
     prompts = []
     for one in several:
+        if isinstance(one, str):
+            refuse_endless(served, [one], param)
         ids = served.vocabulary.encode_prompt(one) if isinstance(one, str) else list(one)
         if ids and not 0 <= max(ids) < served.vocabulary.size:
             raise invalid(f"This model has the token ids 0 to {served.vocabulary.size - 1}.", param)
@@ -127,7 +130,8 @@ def _orders(served: Served, body: CompletionRequest) -> list[Order]:
             stop=bodies.stop_strings(body.stop),
             top_logprobs=body.logprobs,
         )
-        orders += [Order(prompt, one, prompt_logprobs=body.echo and body.logprobs is not None) for one in params]
+        reads = body.echo and (body.logprobs is not None or body.max_tokens == 0)
+        orders += [Order(prompt, one, prompt_logprobs=reads) for one in params]
     return orders
 
 
@@ -140,7 +144,8 @@ class _Text:
         self.sampled: list[Token] = []
         self._run = run
         self._stream = TextStream(run.stop)
-        self._shown = 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._placed = 0
         self.prompt = prompt
         self.prompt_tokens: Sequence[Token | None] = ()
 
@@ -169,13 +174,15 @@ class _Text:
         """For `best_of`."""
         return sum(token.logprob for token in self.sampled) / max(len(self.sampled), 1)
 
-    def logprobs(self, tokens: Sequence[Token | None], ids: Sequence[int], offset: int) -> dict[str, Any]:
-        """In the form of the API; a token without a prediction before it has None."""
+    def logprobs(self, tokens: Sequence[Token | None], ids: Sequence[int]) -> dict[str, Any]:
+        """In the form of the API, of the tokens behind those of the last call; one without a prediction before it has None."""
         served = self._run.served
         texts = [served.token_text(id) for id in ids]
-        offsets = [offset]
-        for text in texts[:-1]:
-            offsets.append(offsets[-1] + len(text))
+        offsets = []
+        for id in ids:
+            # The place of the character that it begins or goes on with: one may take several tokens, a control token none.
+            offsets.append(self._placed)
+            self._placed += len(self._characters.decode(served.vocabulary.bytes_of([id])))
         tops = [
             None if token is None else {served.token_text(id): logprob for id, logprob in (*token.top, (token.id, token.logprob))}
             for token in tokens
@@ -220,21 +227,19 @@ class _Run:
             tokens: list[Token | None] = list(text.sampled)
             if self.body.echo:
                 ids, tokens = [*text.prompt, *ids], [*text.prompt_tokens, *tokens]
-            logprobs = text.logprobs(tokens, ids, 0)
+            logprobs = text.logprobs(tokens, ids)
         return {"index": index, "text": given + text.text, "logprobs": logprobs, "finish_reason": text.finish_reason}
 
 
 async def _stream(run: _Run) -> AsyncGenerator[bytes]:
     options = run.body.stream_options or StreamOptions()
     usage = {"usage": None} if options.include_usage else {}
-    offsets = [0] * len(run.texts)
     waiting: list[list[Token]] = [[] for _ in run.texts]  # tokens that have made no text yet
 
     def chunk(index: int, text: str, tokens: Sequence[Token], reason: str | None = None) -> bytes:
         logprobs = None
         if run.body.logprobs is not None and tokens:
-            logprobs = run.texts[index].logprobs(tokens, [token.id for token in tokens], offsets[index])
-        offsets[index] += len(text)
+            logprobs = run.texts[index].logprobs(tokens, [token.id for token in tokens])
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return event(run.head | {"choices": [choice]} | run.tail | usage)
 

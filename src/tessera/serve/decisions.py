@@ -20,7 +20,7 @@ from tessera.engine.engine import Engine
 from tessera.serve.bodies import Body, Part
 from tessera.serve.compaction import expanded
 from tessera.serve.context import Here, in_thread
-from tessera.serve.dialogue import prompt_ids, room_for
+from tessera.serve.dialogue import prompt_ids, refuse_endless, room_for
 from tessera.serve.errors import invalid
 from tessera.serve.generation import Usage, errand, unless_left
 from tessera.serve.items import Items, conversation_of, kept
@@ -104,6 +104,7 @@ async def create(body: DecisionRequest, here: Here) -> dict[str, Any]:
     served = await here.model(body.model)
     items = [] if isinstance(body.input, str) else expanded(here.server.vault, here.owner, kept(body.input))
     before = [Message("user", body.input)] if isinstance(body.input, str) else await in_thread(conversation_of, items, None)
+    refuse_endless(served, [message.content for message in before], "input")
     usage = Usage()
 
     async def work() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ the other and goes on writing, as `tessera chat` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -128,6 +128,18 @@ def _going_on(conversation: Sequence[Message]) -> Document:
     return Document((*segments, Segment("text", "\n\n".join(texts))))
 
 
+def endless(served: Served, texts: Iterable[str]) -> bool:
+    """Whether texts cannot fit together, as is known before the work of finding their tokens."""
+    return sum(map(len, texts)) > served.most_characters
+
+
+def refuse_endless(served: Served, texts: Sequence[str], param: str = "messages") -> None:
+    """Raises ApiError, 400 `context_length_exceeded`, for texts that are `endless`."""
+    if endless(served, texts):
+        said = f"the prompt alone has {sum(map(len, texts))} characters, which are more"
+        raise _too_long(served, said, param)
+
+
 def room_for(served: Served, prompt: Sequence[int], wanted: int | None, param: str = "messages") -> int:
     """How many tokens may be written: what was asked for, or all that fit.
 
@@ -136,11 +148,13 @@ def room_for(served: Served, prompt: Sequence[int], wanted: int | None, param: s
     """
     room = served.context - len(prompt)
     if room < (wanted != 0):
-        message = (
-            f"This model's maximum context length is {served.context} tokens; the prompt alone has {len(prompt)}. Shorten it."
-        )
-        raise ApiError(400, message, param, "context_length_exceeded")
+        raise _too_long(served, f"the prompt alone has {len(prompt)}", param)
     return room if wanted is None else min(wanted, room)
+
+
+def _too_long(served: Served, said: str, param: str) -> ApiError:
+    message = f"This model's maximum context length is {served.context} tokens; {said}. Shorten it."
+    return ApiError(400, message, param, "context_length_exceeded")
 
 
 def silenced(served: Served, form: Form) -> dict[int, float]:

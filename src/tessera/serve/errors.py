@@ -93,7 +93,7 @@ def not_here(what: str, brought_by: str) -> ApiError:
     return ApiError(501, f"{what}: not in this version; {brought_by}.", code="not_implemented", headers=headers)
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException | str) -> str:
     """What an exception says, with a capital."""
     text = str(error)
     return text[:1].upper() + text[1:]

@@ -294,8 +294,8 @@ async def resume(server: Server, app: ASGIApp) -> None:
 
 
 async def _forget_run(here: Here, eval_id: str, run_id: str) -> None:
-    await here.server.cancel(run_id)
     record = await here.find(_RUN, run_id, "run", parent=eval_id)
+    await here.server.cancel(run_id)
     await here.delete(_RUN, run_id, "run", parent=eval_id)
     if record.private["digest"] is not None:
         await in_thread(forget_bytes, here.server, record.private["digest"])

@@ -21,13 +21,11 @@ from tessera.engine.engine import Engine
 from tessera.engine.request import Busy, Event, Failed, Finished, Guidance, Token
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.service import Closed
-from tessera.serve.errors import ApiError, too_busy
+from tessera.serve.errors import ApiError, invalid, sentence, too_busy
 from tessera.serve.metrics import Metrics
 from tessera.serve.models import Served
 
 Result = TypeVar("Result")
-
-_STOPPING = ApiError(503, "The server is stopping.", code="stopping")
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,20 @@ class Generation:
     _waking: bool = False
     _running: dict[int, Any] = field(default_factory=dict)
     _later: deque[tuple[int, Order]] = field(default_factory=deque)
+    _samples: int = 1
+    _cached: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, served: Served, orders: Sequence[Order], caller: Caller) -> Self:
+    def start(cls, served: Served, orders: Sequence[Order], caller: Caller, samples: int = 1) -> Self:
         """Hands the orders to the engine; of many, those that its queue has no room for when others are done.
+
+        Args:
+            samples: so many orders, one behind the other, share a prompt, whose tokens are counted once.
 
         Raises:
             ApiError: 429, there is no room for the first.
         """
-        generation = cls(served, caller, _later=deque(enumerate(orders)))
+        generation = cls(served, caller, _later=deque(enumerate(orders)), _samples=samples)
         try:
             busy = generation._submit_more()
         except BaseException:
@@ -137,7 +140,7 @@ class Generation:
         """(which order, event) as they come, until all are finished.
 
         Raises:
-            ApiError: 500, the engine failed.
+            ApiError: 500, the engine failed; 400, what was asked for cannot be had.
         """
         last: dict[int, float] = {}
         while self._running or self._came or self._later:
@@ -153,13 +156,17 @@ class Generation:
             index, event = self._came.popleft()
             if isinstance(event, Failed):
                 self._running.pop(index, None)
+                if event.asked:
+                    raise invalid(sentence(event.message))
                 cause = RuntimeError(event.message)
                 raise ApiError(500, "The model failed to generate an answer.", code="engine_error") from cause
             if isinstance(event, Finished):
                 self._running.pop(index, None)
                 if event.reason == "abort":
-                    raise _STOPPING
-                self.usage.cached = max(self.usage.cached, event.completion.cached_tokens)
+                    raise _stopping()
+                prompt = index // self._samples
+                self._cached[prompt] = max(self._cached.get(prompt, 0), event.completion.cached_tokens)
+                self.usage.cached = sum(self._cached.values())
                 self._submit_more()
             else:
                 self._measure(index, last)
@@ -216,7 +223,7 @@ class Generation:
         try:
             self._running[index] = self.served.service.submit(request)
         except Closed:
-            raise _STOPPING from None
+            raise _stopping() from None
 
     def _measure(self, index: int, last: dict[int, float]) -> None:
         now, metrics, name = time.perf_counter(), self.caller.metrics, self.served.name
@@ -236,7 +243,11 @@ async def errand(served: Served, function: Callable[[Engine], Result]) -> Result
     try:
         return await asyncio.wrap_future(served.service.run(function))
     except Closed:
-        raise _STOPPING from None
+        raise _stopping() from None
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "The model is let go of: it was deleted, or the server is stopping.", code="stopping")
 
 
 async def when_there_is_room(start: Callable[[], Generation]) -> Generation:

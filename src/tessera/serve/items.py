@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from tessera.serve.bodies import Part
 from tessera.serve.errors import invalid
@@ -16,6 +16,8 @@ from tessera.serve.store import new_id
 from tessera.tokens.chat import Message, ToolCall
 
 Status = Literal["in_progress", "completed", "incomplete"]
+ItemId = Annotated[str, StringConstraints(pattern=r"^[\w.:-]{1,128}$")]
+"""As routes take it, so that what is kept under it can be asked for."""
 
 
 class ContentPart(Part):
@@ -40,7 +42,7 @@ class MessageItem(Part):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[ContentPart]
-    id: str | None = None
+    id: ItemId | None = None
     status: Status = "completed"
 
 
@@ -51,7 +53,7 @@ class FunctionCallItem(Part):
     name: str
     arguments: str
     call_id: str
-    id: str | None = None
+    id: ItemId | None = None
     status: Status = "completed"
 
 
@@ -61,7 +63,7 @@ class FunctionOutputItem(Part):
     type: Literal["function_call_output"]
     call_id: str
     output: str | list[ContentPart]
-    id: str | None = None
+    id: ItemId | None = None
     status: Status = "completed"
 
 
@@ -72,7 +74,7 @@ class ReasoningItem(Part):
     summary: list[ContentPart] = []
     content: list[ContentPart] = []
     encrypted_content: str | None = None
-    id: str | None = None
+    id: ItemId | None = None
     status: Status = "completed"
 
 
@@ -81,7 +83,7 @@ class CompactionItem(Part):
 
     type: Literal["compaction"]
     encrypted_content: str
-    id: str | None = None
+    id: ItemId | None = None
 
 
 class ItemReference(Part):

@@ -60,6 +60,11 @@ class Served:
         """Media that it has learned to guide by itself."""
         return weights.read_special(self.folder).guided
 
+    @cached_property
+    def most_characters(self) -> int:
+        """Of a text that may fit the context: each token its longest, and four characters composed to one before (NFC)."""
+        return 4 * self.context * int(self.vocabulary.token_bytes.max())
+
     @property
     def draws(self) -> bool:
         """Whether it has learned pictures."""

@@ -59,7 +59,8 @@ class Writer:
         except Exception as error:
             answer = of_exception(error)
             self.response["status"] = "failed"
-            self.response["error"] = {"code": "server_error", "message": answer.message}
+            code = "server_error" if answer.status >= 500 else "invalid_prompt"
+            self.response["error"] = {"code": code, "message": answer.message}
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
 
     def _finish(self, finished: Finished) -> Iterator[Happened]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -22,7 +23,18 @@ from tessera.serve.chat import Effort, Name
 from tessera.serve.compaction import compacted, expanded, output_of
 from tessera.serve.context import Call, Desk, Here, Id, Limit, Server, in_thread, wholly
 from tessera.serve.context import Order as Sorting
-from tessera.serve.dialogue import Choice, Form, Tool, constraint, effort_of, prompt_ids, room_for, silenced
+from tessera.serve.dialogue import (
+    Choice,
+    Form,
+    Tool,
+    constraint,
+    effort_of,
+    endless,
+    prompt_ids,
+    refuse_endless,
+    room_for,
+    silenced,
+)
 from tessera.serve.errors import ApiError, invalid
 from tessera.serve.generation import Generation, Order, Usage, unless_left, when_there_is_room
 from tessera.serve.items import Items, conversation_of, kept, message_item, renewed
@@ -31,6 +43,7 @@ from tessera.serve.response_events import Happened, Writer
 from tessera.serve.store import Record, new_id
 from tessera.serve.stored_chat import page_of
 from tessera.serve.streams import MAY_STREAM, EventStream, event
+from tessera.tokens.chat import Message
 
 router = APIRouter(tags=["responses"])
 
@@ -219,7 +232,8 @@ async def create(body: ResponseRequest, here: Here) -> Response:
     await unless_left(here.request, whole())
     await _keep(here.server, here.owner, writer.response, body, given)
     if writer.response["status"] == "failed":
-        raise ApiError(500, writer.response["error"]["message"], code="server_error")
+        error = writer.response["error"]
+        raise ApiError(500 if error["code"] == "server_error" else 400, error["message"], code=error["code"])
     return JSONResponse(writer.response)
 
 
@@ -230,7 +244,8 @@ async def input_tokens(body: ResponseInput, here: Here) -> dict[str, Any]:
     request = ResponseRequest.model_validate(body.model_dump(exclude_unset=True, by_alias=True))
     items = await _window(request, here, await _given(request, here))
     turns = await in_thread(conversation_of, items, request.instructions)
-    prompt = await in_thread(prompt_ids, served, turns, form_of(request).tools, "input")
+    form = form_of(request)
+    prompt = await in_thread(prompt_ids, served, turns, form.tools, "input", effort_of(served, form))
     return {"object": "response.input_tokens", "input_tokens": len(prompt)}
 
 
@@ -308,13 +323,14 @@ async def input_items(
 
 async def resume(server: Server) -> None:
     """Takes up the background responses that a stop of the server has cut off."""
-    for status in ("queued", "in_progress"):
-        for record in await in_thread(server.store.everywhere, _KIND, {"status": status}):
-            try:
-                await _start_again(server, record)
-            except ApiError as error:
-                failure = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
-                await in_thread(server.store.put, record.owner, _KIND, record.body | failure, record.private)
+    found = [await in_thread(server.store.everywhere, _KIND, {"status": status}) for status in ("queued", "in_progress")]
+    # All are found before any is started: one that waited is soon in progress, and would be found again.
+    for record in (*found[0], *found[1]):
+        try:
+            await _start_again(server, record)
+        except ApiError as error:
+            failure = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
+            await in_thread(server.store.put, record.owner, _KIND, record.body | failure, record.private)
 
 
 def form_of(body: ResponseInput) -> Form:
@@ -360,14 +376,18 @@ def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -
     turns = conversation_of(items, body.instructions)
     if not turns:
         raise invalid("'input' is empty, and there is nothing to go on from.", "input", "missing_required_parameter")
-    prompt = prompt_ids(served, turns, form.tools, "input", effort_of(served, form))
-    while body.truncation == "auto" and len(prompt) >= served.context and len(turns) > 1:
-        # The oldest turn goes, but not the instructions, and a result goes together with its call.
-        first = 1 if turns[0].role == "system" and len(turns) > 2 else 0
-        del turns[first]
-        while len(turns) > first + 1 and turns[first].role == "tool":
-            del turns[first]
-        prompt = prompt_ids(served, turns, form.tools, "input", effort_of(served, form))
+
+    def prompt_of(turns: list[Message]) -> list[int]:
+        return prompt_ids(served, turns, form.tools, "input", effort_of(served, form))
+
+    def fits(turns: list[Message]) -> bool:
+        return not endless(served, [turn.content for turn in turns]) and len(prompt_of(turns)) < served.context
+
+    if body.truncation == "auto":
+        shorter = _shortened(turns)
+        turns = shorter[min(bisect_left(shorter, True, key=fits), len(shorter) - 1)]
+    refuse_endless(served, [turn.content for turn in turns], "input")
+    prompt = prompt_of(turns)
     [params] = body.sampling(
         1,
         max_tokens=room_for(served, prompt, body.max_output_tokens, "input"),
@@ -375,6 +395,15 @@ def _order(served: Served, body: ResponseRequest, items: list[dict[str, Any]]) -
         top_logprobs=body.top_logprobs if _wants_logprobs(body) else None,
     )
     return Order(prompt, params, constraint(served, form, "tools" if form.tools else "text.format"))
+
+
+def _shortened(turns: list[Message]) -> list[list[Message]]:
+    """The turns, then what is left as the oldest go one by one. The instructions stay to the end, results go with their call."""
+    head = turns[:1] if turns[0].role == "system" else []
+    rest = turns[len(head) :]
+    begins = [at for at, turn in enumerate(rest) if not at or turn.role != "tool"] or [0]
+    shorter = [[*head, *rest[at:]] for at in begins]
+    return [*shorter, rest[begins[-1] :]] if head and rest else shorter
 
 
 def _shows_thoughts(body: ResponseRequest) -> bool:

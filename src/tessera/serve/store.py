@@ -172,14 +172,16 @@ class Store:
         return record
 
     def delete(self, owner: str, kind: str, id: str, parent: str | None = None) -> bool:
-        """Forgets an object and all that have it as their parent; says whether it was there."""
+        """Forgets an object and its parts, whose kinds are `KIND.` and something; says whether it was there."""
         where = _is(owner, kind, id) & _alive()
         if parent is not None:
             where &= objects.c.parent == parent
         with self._transaction() as connection:
             gone = connection.execute(sa.delete(objects).where(where)).rowcount
             if gone:
-                connection.execute(sa.delete(objects).where((objects.c.owner == owner) & (objects.c.parent == id)))
+                # Ids are unique among those of a kind: a model that a job made has that of the job, whose events stay.
+                parts = objects.c.kind.startswith(f"{kind}.", autoescape=True)
+                connection.execute(sa.delete(objects).where((objects.c.owner == owner) & (objects.c.parent == id) & parts))
         return gone > 0
 
     def page(
@@ -212,14 +214,15 @@ class Store:
         if parent is not None:
             wanted &= objects.c.parent == parent
         for path, text in (where or {}).items():
-            wanted &= objects.c.body[tuple(path.split(".", 1))].as_string() == text
+            wanted &= _field(objects.c.body, path) == _sought(text)
         for word in _plain(words).split():
             wanted &= objects.c.words.contains(word, autoescape=True)
         with self._engine.connect() as connection:
             for mark, behind in ((after, True), (before, False)):
                 if mark is None:
                     continue
-                at = connection.execute(sa.select(place).where(_is(owner, kind, mark))).scalar_one_or_none()
+                there = _is(owner, kind, mark) if parent is None else _is(owner, kind, mark) & (objects.c.parent == parent)
+                at = connection.execute(sa.select(place).where(there)).scalar_one_or_none()
                 if at is None:
                     raise Unknown(mark)
                 wanted &= place > at if behind == (order == "asc") else place < at
@@ -239,7 +242,7 @@ class Store:
         wanted = (objects.c.kind == kind) & _alive()
         for column, fields in ((objects.c.body, where), (objects.c.private, private)):
             for path, text in (fields or {}).items():
-                wanted &= column[tuple(path.split(".", 1))].as_string() == text
+                wanted &= _field(column, path) == _sought(text)
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(objects).where(wanted).order_by(objects.c.position)).all()
         return [_record(row) for row in rows]
@@ -394,7 +397,17 @@ def _without_password(url: str) -> str:
 
 
 def _is(owner: str, kind: str, id: str) -> sa.ColumnElement[bool]:
-    return (objects.c.owner == owner) & (objects.c.kind == kind) & (objects.c.id == id)
+    return (objects.c.owner == owner) & (objects.c.kind == kind) & (objects.c.id == _sought(id))
+
+
+def _field(column: sa.Column[Any], path: str) -> sa.ColumnElement[str]:
+    """The text at `metadata.topic` of a body."""
+    return column[tuple(_sought(path).split(".", 1))].as_string()
+
+
+def _sought(text: str) -> str:
+    """Text that a client seeks, as a database takes it; what none can hold is nowhere."""
+    return scalar_text(text).replace("\0", "\ufffd")
 
 
 def _alive() -> sa.ColumnElement[bool]:

@@ -109,7 +109,19 @@ async def complete(upload_id: Id, body: Complete, here: Here) -> dict[str, Any]:
     file = await in_thread(
         keep, server, here.owner, shown["filename"], shown["purpose"], joined(), expires_at, server.most_file_bytes, body.md5
     )
-    done = await here.update(_KIND, upload_id, _WHAT, lambda now_shown, _: now_shown.update(status="completed", file=file))
+
+    def change(now_shown: dict[str, Any], _: dict[str, Any]) -> None:
+        _refuse_unless_pending(now_shown)
+        now_shown.update(status="completed", file=file)
+
+    try:
+        done = await here.update(_KIND, upload_id, _WHAT, change)
+    except ApiError:
+        # Somebody else completed it, or gave it up, while this was being written: one upload is one file.
+        digest = (await here.find("file", file["id"], "file")).private["digest"]
+        await here.delete("file", file["id"], "file")
+        await in_thread(forget_bytes, server, digest)
+        raise
     await _drop_parts(here, upload_id)
     return done.body
 
@@ -118,7 +130,12 @@ async def complete(upload_id: Id, body: Complete, here: Here) -> dict[str, Any]:
 async def cancel(upload_id: Id, here: Here) -> dict[str, Any]:
     """Gives up a file; its parts are forgotten."""
     await _pending(here, upload_id)
-    record = await here.update(_KIND, upload_id, _WHAT, lambda shown, _: shown.update(status="cancelled"))
+
+    def change(shown: dict[str, Any], _: dict[str, Any]) -> None:
+        _refuse_unless_pending(shown)
+        shown["status"] = "cancelled"
+
+    record = await here.update(_KIND, upload_id, _WHAT, change)
     await _drop_parts(here, upload_id)
     return record.body
 
@@ -128,9 +145,13 @@ async def _pending(here: Call, upload_id: str) -> Record:
     if record.body["status"] == "pending" and record.body["expires_at"] <= now():
         record = await here.update(_KIND, upload_id, _WHAT, lambda shown, _: shown.update(status="expired"))
         await _drop_parts(here, upload_id)
-    if record.body["status"] != "pending":
-        raise invalid(f"The upload is {record.body['status']}.", "upload_id", "upload_not_pending")
+    _refuse_unless_pending(record.body)
     return record
+
+
+def _refuse_unless_pending(upload: dict[str, Any]) -> None:
+    if upload["status"] != "pending":
+        raise invalid(f"The upload is {upload['status']}.", "upload_id", "upload_not_pending")
 
 
 async def _drop_parts(here: Call, upload_id: str) -> None:

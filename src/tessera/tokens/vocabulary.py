@@ -304,7 +304,9 @@ class Vocabulary:
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of `text`, none of them a control token's. Lone surrogates, which UTF-8 cannot hold, count as U+FFFD."""
-        return self._text_tokenizer.encode(scalar_text(text), add_special_tokens=False).ids
+        # Not by `encode`, which holds the interpreter's lock: a long text would stop all other threads for seconds.
+        [encoding] = self._text_tokenizer.encode_batch_fast([scalar_text(text)], add_special_tokens=False)
+        return encoding.ids
 
     @cached_property
     def begin_ids(self) -> list[int]:
