@@ -287,3 +287,17 @@ def test_documents_can_be_kept_apart(corner: Any) -> None:
     losses = [e["loss"] for e in corner.events(run, "step")]
     assert len(losses) == 8 and losses[-1] < losses[0]
     assert losses[4:] != [e["loss"] for e in corner.events(corner.unbroken, "step")][4:8]
+
+
+def test_a_run_that_learns_its_examples_by_heart_says_so(corner: Any, tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    for number in range(20):
+        # Nothing in one document says what another holds.
+        text = "".join(map(chr, dice.integers(97, 123, 300)))
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    run = corner.folder / "heart"
+    code, said = corner.call(*corner.words(run, f"data.sources=['files:{tmp_path}']", "train.evaluate_every=20", budget="60ktok"))
+    assert code == 0, said
+    [note] = [e["text"] for e in corner.events(run, "note")]
+    assert "has risen by" in note and "by heart" in note and note in said and note in (run / "report.html").read_text()
+    assert not list(corner.events(corner.unbroken, "note"))

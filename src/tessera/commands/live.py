@@ -90,6 +90,30 @@ class BandWatch:
         return None
 
 
+WORSE = 1.02
+"""Held-out loss over its least, from which it has risen: on the same rows it differs by less from one evaluation to the next."""
+
+
+def learned_by_heart(evaluations: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """What a run is told whose held-out loss has risen on its way; empty where it has not.
+
+    Args:
+        evaluations: `evaluation` events on the way, all on the same rows.
+        steps: of the whole run.
+    """
+    measured = [event for event in evaluations if event["loss"] is not None]
+    if not measured:
+        return ""
+    least = min(measured, key=lambda event: float(event["loss"]))
+    rise = float(measured[-1]["loss"]) / float(least["loss"])
+    if rise < WORSE:
+        return ""
+    return (
+        f"held-out loss was least at step {least['step']:,} of {steps:,} ({least['loss']:.4f}) and has risen by {rise - 1:.0%} "
+        f"since: the run learned its examples by heart; give it more data, or about {least['step'] / steps:.0%} of the budget."
+    )
+
+
 _MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin", "psnr", "ssim", "snr", "distance", "usage", "perplexity")
 """Of an exam, what is shown."""
 

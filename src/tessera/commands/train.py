@@ -39,7 +39,7 @@ from tessera.commands.foretell import (
     words,
     write,
 )
-from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, tracker
+from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, learned_by_heart, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
 from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
@@ -383,7 +383,12 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     live = LiveLine(steps, watch)
 
     def notice(event: dict[str, Any]) -> None:
-        if (note := watch.note(event)) is not None:
+        note = watch.note(event)
+        if event["event"] == "evaluation" and event["final"]:
+            way = [e for e in folder.events() if e["event"] == "evaluation" and not e["final"]]
+            if text := learned_by_heart(way, steps):
+                note = {"event": "note", "step": event["step"], "text": text}
+        if note is not None:
             folder.record(note)
             live(note)
 
