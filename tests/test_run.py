@@ -8,11 +8,12 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tessera import recipe
 from tessera.device import cache_folder
-from tessera.errors import RunFailed, UserError
+from tessera.errors import RunFailed, UserError, disk_full
 from tessera.run import KEPT, Follower, RunFolder, disk_may_be_full, write_text
 
 
@@ -147,6 +148,14 @@ def test_a_full_disk_names_the_newest_checkpoint(tmp_path: Path) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(FileNotFoundError), disk_may_be_full(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "No such file")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full to stand for a full disk")
+def test_a_disk_that_is_full_for_an_array_is_known_too() -> None:
+    with open("/dev/full", "wb") as full, pytest.raises(OSError) as caught:
+        np.zeros(1 << 16).tofile(full)
+    assert caught.value.errno is None and disk_full(caught.value) == os.strerror(errno.ENOSPC)
+    assert disk_full(OSError("something else")) is None
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

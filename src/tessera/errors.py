@@ -46,4 +46,7 @@ def disk_full(error: Exception) -> str | None:
     # safetensors wraps the system's error in a type of its own; its number stands in the text.
     found = re.search(r"os error (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    # numpy's `tofile`, by which it saves arrays and gguf its tensors, keeps no number at all.
+    if isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        number = errno.ENOSPC
     return os.strerror(number) if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None

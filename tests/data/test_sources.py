@@ -44,10 +44,14 @@ def test_reads_every_format_of_a_folder_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "g.tsv").write_text("content\tid\ntabbed\t1\n")
     (tmp_path / "settings.json").write_text('{"name": "x"}')
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "h.parquet")
+    views = pyarrow.array([row["text"] for row in rows], pyarrow.string_view())
+    pyarrow.parquet.write_table(pyarrow.table({"text": views}), tmp_path / "i.parquet")
     found, skipped = read(f"files:{tmp_path}")
     assert found == {
         "a.txt": "with a mark\r\n",
-        **{f"{name}[{i}]": f"row {i}" for name in ("b.jsonl", "c.jsonl.gz", "e.json", "h.parquet") for i in range(2)},
+        **{
+            f"{name}[{i}]": f"row {i}" for name in ("b.jsonl", "c.jsonl.gz", "e.json", "h.parquet", "i.parquet") for i in range(2)
+        },
         **{f"c.jsonl.gz[{i + 2}]": f"row {i}" for i in range(2)},
         "d.txt.zst": "packed text",
         "deep/er/code.rs": "fn main() {}\n",
@@ -158,6 +162,9 @@ def test_a_very_long_text_becomes_pieces_that_join_to_it(tmp_path: Path, monkeyp
     ("uri", "words"),
     [
         ("files:/no/such/place", "no file or folder"),
+        ("files:~nobody-of-this-name/texts", "no file or folder ~nobody-of-this-name"),
+        (f"files:{__file__}/*", "nothing lies below it"),
+        ("files:/dev/null", "neither a file nor a folder"),
         ("http://x", "none of files:"),
         ("builtin:nothing", "none of files:"),
         ("hub:", "none of files:"),
@@ -185,6 +192,7 @@ def test_generators_by_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "from tessera.tokens.document import Document\n"
         "def mixed():\n    yield 'plain'\n    yield Document.of_text('whole', 'mine')\n"
         "def wrong():\n    yield 3\n"
+        "def one():\n    return 'a text'\n"
         "def broken():\n    yield 'x'\n    raise ValueError('two\\nlines')\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -192,6 +200,8 @@ def test_generators_by_dotted_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read("python:my_generator.mixed")[0] == {"my_generator.mixed[0]": "plain", "mine": "whole"}
     with pytest.raises(UserError, match="yielded a int"):
         read("python:my_generator.wrong")
+    with pytest.raises(UserError, match="returned one str; it must yield"):
+        read("python:my_generator.one")
     with pytest.raises(UserError, match="raised ValueError: two lines"):
         read("python:my_generator.broken")
     for name, text in (("half", "def f(:\n"), ("sick", "raise RuntimeError('two\\nlines')\n")):
@@ -227,6 +237,8 @@ def test_hub_reads_local_folders_and_reports_what_is_not_there(tmp_path: Path, m
         read(f"hub:{tmp_path / 'set'}?split=nope")
     with pytest.raises(UserError, match="is not hub:"):
         read("hub:x?limit=many")
+    monkeypatch.chdir(tmp_path / "set")
+    assert list(read("hub:.")[0].values()) == ["t0", "t1", "t2"]
 
 
 def test_sums_in_words_are_right_and_each_is_a_document_of_its_own() -> None:

@@ -56,7 +56,8 @@ def read_files(
     Raises:
         UserError: there is no such file or folder.
     """
-    path = Path(pattern).expanduser()
+    # Unlike `Path.expanduser`, this leaves the home of nobody as it stands.
+    path = Path(os.path.expanduser(pattern))
     wild = [i for i, part in enumerate(path.parts) if re.search(r"[*?\[]", part)]
     # A folder may really be called `a[1]`.
     if wild and not os.path.exists(path):
@@ -69,6 +70,10 @@ def read_files(
         base, matches = path, lambda name: True
     if not os.path.exists(base):
         raise UserError(f"files:{pattern}: there is no file or folder {base}, or it may not be read.")
+    if base == path and not (base.is_dir() or base.is_file()):
+        raise UserError(f"files:{pattern}: {base} is neither a file nor a folder.")
+    if base != path and not base.is_dir():
+        raise UserError(f"files:{pattern}: {base} is no folder, so that nothing lies below it.")
     captions = Captions(column, skipped, say, shrink)
     whole = base.is_file()
     for name in [base.name] if whole else walk(base, skipped):
@@ -301,7 +306,8 @@ def _parquet(
     schema, types = table.schema_arrow, pyarrow.types
     columns = _columns(schema)
     medium = columns.first(wanted)
-    strings = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type) or types.is_dictionary(f.type)]
+    texts = types.is_string, types.is_large_string, types.is_string_view, types.is_dictionary
+    strings = [f.name for f in schema if any(holds(f.type) for holds in texts)]
 
     def rows(names: list[str]) -> Iterator[tuple[int, Any]]:
         return enumerate(row for batch in table.iter_batches(batch_size=256, columns=names) for row in batch.to_pylist())

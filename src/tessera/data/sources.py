@@ -144,7 +144,8 @@ def _hub(address: str, skipped: list[Skipped], say: Say, wanted: frozenset[Mediu
         elif os.path.exists(os.path.join(local, "dataset_dict.json")):
             rows = datasets.load_from_disk(local)[split]
         else:
-            name = local if os.path.isdir(local) else path
+            # By the folder's own name: datasets takes none from `.`.
+            name = os.path.abspath(local) if os.path.isdir(local) else path
             rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
         columns = Columns.of(rows.features.to_dict() if rows.features else {})
         for name in columns.media:
@@ -187,7 +188,12 @@ def _python(dotted: str) -> Iterator[Document]:
     finally:
         sys.path.remove(os.getcwd())
     try:
-        for number, item in enumerate(function()):
+        made = function()
+        if isinstance(made, str | dict):
+            raise UserError(
+                f"python:{dotted} returned one {type(made).__name__}; it must yield str or Document, or return a list of them."
+            )
+        for number, item in enumerate(made):
             if isinstance(item, str):
                 if item.strip():
                     yield Document.of_text(item, f"{dotted}[{number}]")
