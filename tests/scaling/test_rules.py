@@ -231,3 +231,12 @@ def test_only_a_run_that_wins_back_the_time_is_compiled_and_its_reason_says_for_
         reason = next(d.reason for d in plan.derived if d.name == "train.compile")
         seconds = f"{plan.flops / (1e11 * rules.UTILISATION):,.0f}"
         assert plan.recipe.train.compile is compiled and reason.endswith(f"pays from 800 s on, the run takes about {seconds} s")
+
+
+def test_adapters_have_the_rate_of_matrices_under_adamw_and_not_that_of_embeddings() -> None:
+    shape = DecoderConfig(300, 128, 2, 4, 2, 32, 384, context=256)
+    facts = Facts(None, 1e11, shape=shape)
+    adapters = rules.resolve(page("train.lora=8", "budget=1Mtok"), facts).recipe.train
+    weights = rules.resolve(page("train.optimizer=adamw", "budget=1Mtok"), facts).recipe.train
+    assert adapters.adam_rate == weights.matrix_rate == pytest.approx(rules.ADAMW_RATE)
+    assert rules.resolve(page("budget=1Mtok"), facts).recipe.train.adam_rate == pytest.approx(rules.EMBEDDING_RATE)

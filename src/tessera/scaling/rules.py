@@ -173,7 +173,8 @@ def resolve(recipe: Recipe, facts: Facts) -> Plan:
     micro = _micro_rows(max(1, per_process // workers), max(1, most // context), even=compiled)
     choose("train.micro_rows", micro, why_micro)
     steps = max(1, math.ceil(tokens / (rows * context)))
-    adamw = train.optimizer == "adamw"
+    # Adapters are matrices that AdamW learns.
+    adamw = train.optimizer == "adamw" or train.lora is not None
     scale = (shape.width / 128) ** RATE_WIDTH_POWER
     matrix_rate = (ADAMW_RATE if adamw else MUON_RATE) * scale
     choose(
