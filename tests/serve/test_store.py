@@ -161,12 +161,14 @@ def test_parts_go_with_the_whole(store: Store) -> None:
     store.put("me", "result", {"id": "w"})
     store.put_all("me", "whole.part", [({"id": f"p{i}"}, {}) for i in range(3)], parent="w")
     store.put("me", "whole.part", {"id": "free"})
+    store.put("me", "beside", {"id": "b"}, parent="w")
     assert store.get("me", "whole.part", "p1", parent="w") is not None
     assert store.get("me", "whole.part", "free", parent="w") is None
     store.delete("me", "result", "w")
     assert [r.id for r in store.page("me", "whole.part", parent="w").records] == ["p2", "p1", "p0"], "of another kind, same id"
     store.delete("me", "whole", "w")
     assert [r.id for r in store.page("me", "whole.part").records] == ["free"]
+    assert store.get("me", "beside", "b") is None, "a kind of its own, whose parent it was"
 
 
 def test_what_has_expired_is_gone(store: Store) -> None:

@@ -172,15 +172,18 @@ class Store:
         return record
 
     def delete(self, owner: str, kind: str, id: str, parent: str | None = None) -> bool:
-        """Forgets an object and its parts, whose kinds are `KIND.` and something; says whether it was there."""
+        """Forgets an object and its parts; says whether it was there.
+
+        What has it as its parent is a part, unless its kind is that of another object's parts, as `upload.part` is of uploads:
+        ids are unique among those of a kind, and a model that a job made has the id of the job, whose events stay.
+        """
         where = _is(owner, kind, id) & _alive()
         if parent is not None:
             where &= objects.c.parent == parent
         with self._transaction() as connection:
             gone = connection.execute(sa.delete(objects).where(where)).rowcount
             if gone:
-                # Ids are unique among those of a kind: a model that a job made has that of the job, whose events stay.
-                parts = objects.c.kind.startswith(f"{kind}.", autoescape=True)
+                parts = objects.c.kind.startswith(f"{kind}.", autoescape=True) | ~objects.c.kind.contains(".", autoescape=True)
                 connection.execute(sa.delete(objects).where((objects.c.owner == owner) & (objects.c.parent == id) & parts))
         return gone > 0
 

@@ -32,8 +32,7 @@ def test_the_browser_itself_opens_the_chooser_of_files(inside: Any) -> None:
 
 
 def test_what_is_being_written_stays_with_its_chat(inside: Any, api: httpx.Client, tmp_path: Path) -> None:
-    for name in ("Chat of one", "Chat of two"):
-        api.post("/tessera/chats", json={"title": name})
+    ids = {name: api.post("/tessera/chats", json={"title": name}).json()["id"] for name in ("Chat of one", "Chat of two")}
     inside.reload()
     box, thumbs = inside.get_by_label("Message"), inside.locator(".thumb")
 
@@ -44,6 +43,8 @@ def test_what_is_being_written_stays_with_its_chat(inside: Any, api: httpx.Clien
         else:
             inside.locator(".chat-row", has_text=name).locator(".chat-title").click()
         inside.wait_for_function("text => document.querySelector('.composer textarea').value === text", arg=text)
+        # The address follows what is shown, and Back goes by addresses.
+        inside.wait_for_function("id => new URLSearchParams(location.search).get('chat') === id", arg=ids.get(name))
         assert thumbs.count() == pictures
 
     box.fill("Of none yet")
