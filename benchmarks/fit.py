@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 from common import data_folder, facts, result_path, store
-from scipy.special import stdtr
 
 from tessera.report.calibration import write_calibration
+from tessera.scaling import ledger
 from tessera.scaling.forecast import Forecast, Target, forecast
 from tessera.scaling.frontier import frontier
 from tessera.scaling.law import FEWEST_RUNS, FORMS, Runs, fit
+from tessera.scaling.seal import level_of
 from tessera.scaling.table import read
 
 FOLDER = data_folder() / "scaling"
@@ -222,7 +223,7 @@ def walk_forward() -> list[dict[str, Any]]:
                         "warned": len(one.warnings),
                         "error": p.loss / float(actual) - 1,
                         "half_width": p.high / p.loss - 1,
-                        "level": _level(one, p, float(actual)),
+                        "level": level_of(one.z(p, float(actual)), one.degrees),
                         **{f"inside_{level}": _inside(one, p, float(actual), level / 100) for level in LEVELS},
                     }
                 )
@@ -242,11 +243,6 @@ def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
 def _inside(one: Forecast, prediction: Any, actual: float, level: float) -> bool:
     low, high = one.interval(prediction, level)
     return low <= actual <= high
-
-
-def _level(one: Forecast, prediction: Any, actual: float) -> float:
-    """Of the narrowest interval about the forecast that holds what was measured."""
-    return abs(2 * float(stdtr(one.degrees, one.z(prediction, actual))) - 1)
 
 
 def _summary(found: Sequence[dict[str, Any]]) -> str:
@@ -351,8 +347,8 @@ def main() -> None:
     more, summary = calibration(forecasts)
     bars += more
     if options.plot:
-        levels = sorted(f["level"] for f in forecasts if f["factor"] <= 11 and not f["table"].startswith("datablations"))
-        print(write_calibration(options.plot, [(level, (i + 1) / len(levels)) for i, level in enumerate(levels)]))
+        near = [f["level"] for f in forecasts if f["factor"] <= 11 and not f["table"].startswith("datablations")]
+        print(write_calibration(options.plot, ledger.calibration(near)))
     made = synthetic(options.seeds)
     seconds = speed()
     bars.append(

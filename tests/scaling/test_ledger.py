@@ -108,7 +108,7 @@ def test_the_calibration_counts_each_run_once(tmp_path: Path) -> None:
     path = tmp_path / ledger.FILE
     enter(path, "close", verdict(level=0.0))
     enter(path, "far", verdict(level=0.9))
-    points = ledger.calibration(ledger.read(path).judged)
+    points = ledger.calibration(ledger.read(path).levels)
     assert points == [(0.0, 0.5), (0.9, 1.0)]
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -90,28 +90,40 @@ class BandWatch:
         return None
 
 
-WORSE = 1.02
-"""Held-out loss over its least, from which it has risen: on the same rows it differs by less from one evaluation to the next."""
-
-
-def learned_by_heart(evaluations: Sequence[Mapping[str, Any]], steps: int) -> str:
-    """What a run is told whose held-out loss has risen on its way; empty where it has not.
+class HeartWatch:
+    """Sees held-out loss rise, which means that a run learns its examples by heart.
 
     Args:
-        evaluations: `evaluation` events on the way, all on the same rows.
         steps: of the whole run.
+        earlier: events of the run so far.
     """
-    measured = [event for event in evaluations if event["loss"] is not None]
-    if not measured:
-        return ""
-    least = min(measured, key=lambda event: float(event["loss"]))
-    rise = float(measured[-1]["loss"]) / float(least["loss"])
-    if rise < WORSE:
-        return ""
-    return (
-        f"held-out loss was least at step {least['step']:,} of {steps:,} ({least['loss']:.4f}) and has risen by {rise - 1:.0%} "
-        f"since: the run learned its examples by heart; give it more data, or about {least['step'] / steps:.0%} of the budget."
-    )
+
+    WORSE = 1.02
+    """Held-out loss over its least; on the same rows it differs by less from one evaluation to the next."""
+
+    def __init__(self, steps: int, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.steps = steps
+        self._way: list[tuple[float, int]] = []
+        for event in earlier:
+            self.note(event)
+
+    def note(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The event that says so at the end of a run; the end itself, which is measured on other rows, is not compared."""
+        if event["event"] != "evaluation":
+            return None
+        if not event["final"]:
+            if event["loss"] is not None:
+                self._way.append((float(event["loss"]), int(event["step"])))
+            return None
+        least, step = min(self._way, default=(math.inf, 0))
+        if not self._way or self._way[-1][0] < self.WORSE * least:
+            return None
+        text = (
+            f"held-out loss was least at step {step:,} of {self.steps:,} ({least:.4f}) and has risen by "
+            f"{self._way[-1][0] / least - 1:.0%} since: the run learned its examples by heart; give it more data, or about "
+            f"{step / self.steps:.0%} of the budget."
+        )
+        return {"event": "note", "step": event["step"], "text": text}
 
 
 _MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin", "psnr", "ssim", "snr", "distance", "usage", "perplexity")

@@ -39,7 +39,7 @@ from tessera.commands.foretell import (
     words,
     write,
 )
-from tessera.commands.live import BandWatch, LiveLine, check_tracker, duration, in_bits, learned_by_heart, tracker
+from tessera.commands.live import BandWatch, HeartWatch, LiveLine, check_tracker, duration, in_bits, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
 from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
@@ -379,16 +379,11 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     # What runs is the code that was loaded, not what an editor makes of it before the end.
     ingredients = ingredients_of(recipe, vocabulary, shards)
     foretold = seal.read(path) or {}
-    watch = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold)
-    live = LiveLine(steps, watch)
+    watches = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold), HeartWatch(steps, folder.events())
+    live = LiveLine(steps, watches[0])
 
     def notice(event: dict[str, Any]) -> None:
-        note = watch.note(event)
-        if event["event"] == "evaluation" and event["final"]:
-            way = [e for e in folder.events() if e["event"] == "evaluation" and not e["final"]]
-            if text := learned_by_heart(way, steps):
-                note = {"event": "note", "step": event["step"], "text": text}
-        if note is not None:
+        for note in filter(None, [watch.note(event) for watch in watches]):
             folder.record(note)
             live(note)
 

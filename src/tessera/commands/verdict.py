@@ -93,4 +93,4 @@ def show_ledger(folder: str, as_json: bool) -> None:
     for number in book.gaps:
         print(f"warning: line {number} of {path} does not follow from the line before it; a line was changed or taken out.")
     if book.judged:
-        print(f"calibration plot: {write_calibration(path.with_name('ledger.html'), ledger.calibration(book.judged))}")
+        print(f"calibration plot: {write_calibration(path.with_name('ledger.html'), ledger.calibration(book.levels))}")

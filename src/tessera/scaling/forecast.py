@@ -6,8 +6,8 @@ and goes through JSON and back without losing a bit.
 
 The relative half-width at a target x times beyond the largest run is t * sqrt((c log10 x)^2 + s^2 + p^2 + seed^2): c from the
 back-tests, s the residual of the fit, seed the noise between seeds, p what that noise in the rungs makes of a frontier at the
-target, t Student's quantile. Residuals alone, or a bootstrap, say
-nothing of a law that bends outside the ladder: nominal 90 % bootstrap intervals cover 33 to 78 % of published runs.
+target, t Student's quantile. Residuals alone, or a bootstrap, say nothing of a law that bends outside the ladder: nominal 90 %
+bootstrap intervals cover 33 to 78 % of published runs.
 """
 
 from __future__ import annotations

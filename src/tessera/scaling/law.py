@@ -168,15 +168,15 @@ def fit(runs: Runs, form: str, delta: float = HUBER_DELTA, noise: float | None =
         form: one of FORMS.
         delta: of Huber's loss.
         noise: relative standard deviation of a loss. It says how far the runs outweigh what is usual for a frontier's exponent,
-            which three to six noisy budgets hardly pin down, and how likely it is that small ones lie off the law. None: all
-            runs speak alike, and alone.
+            which three to six noisy budgets hardly pin down, and how likely it is that small ones lie off the law. None: the
+            runs alone speak, by their weights.
     """
     if noise is not None:
         delta = max(delta, _HUBER_WIDTH * noise)
     if form != "frontier" or noise is None:
         return _fit(_Problem.of(runs, form), delta)
-    likely = np.array([_unlikeliness(_Problem.of(_discounted(runs, k, noise), form, noise), k, delta) for k in MISFITS])
-    odds = np.exp(likely.min() - likely)
+    unlikely = np.array([_unlikeliness(_Problem.of(_discounted(runs, misfit, noise), form, noise), delta) for misfit in MISFITS])
+    odds = np.exp(unlikely.min() - unlikely)
     misfit = float(odds @ np.array(MISFITS) / odds.sum())
     return replace(_fit(_Problem.of(_discounted(runs, misfit, noise), form, noise), delta), misfit=misfit)
 
@@ -193,8 +193,8 @@ def _discounted(runs: Runs, misfit: float, noise: float) -> Runs:
     return replace(runs, weight=1 / (1 / runs.weight + off**2))
 
 
-def _unlikeliness(problem: _Problem, misfit: float, delta: float) -> float:
-    """Minus the log likelihood of a misfit, its law integrated out about the best one (restricted maximum likelihood)."""
+def _unlikeliness(problem: _Problem, delta: float) -> float:
+    """Minus the log likelihood of the weights, their law integrated out about the best one (restricted maximum likelihood)."""
     assert problem.noise is not None
     theta = problem.theta(_fit(problem, delta))
     residual, jacobian = (one[0] / problem.noise for one in problem.residuals(theta[None]))

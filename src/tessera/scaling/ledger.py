@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,11 @@ class Ledger:
     def judged(self) -> list[Entry]:
         """Those that count."""
         return [e for e in self.entries if e.state == "judged"]
+
+    @property
+    def levels(self) -> list[float]:
+        """Of the narrowest interval about its forecast that holds each judged run."""
+        return [float(e.verdict["level"]) for e in self.judged if e.verdict]
 
     def hits(self) -> dict[str, tuple[int, int]]:
         """Per level: runs inside the interval, and runs judged."""
@@ -149,13 +154,16 @@ def _look_over(line: Any) -> None:
         raise TypeError
 
 
-def calibration(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+def calibration(levels: Iterable[float]) -> list[tuple[float, float]]:
     """For the calibration plot: nominal level and share of the judged runs that the central interval of that level holds.
 
     One point per judged run, so that every hit and miss is a stair.
+
+    Args:
+        levels: of the narrowest interval that holds each run.
     """
-    levels = sorted(e.verdict["level"] for e in entries if e.verdict)
-    return [(level, (number + 1) / len(levels)) for number, level in enumerate(levels)]
+    ordered = sorted(levels)
+    return [(level, (number + 1) / len(ordered)) for number, level in enumerate(ordered)]
 
 
 def _digest(line: str) -> str:

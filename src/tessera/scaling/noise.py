@@ -11,9 +11,10 @@ import numpy as np
 
 from tessera.scaling.law import MEASURABLE, Array
 
-MOST_NOISE = 0.03
-_TOP = np.geomspace(MEASURABLE, MOST_NOISE, 24)
-_GROWTH = np.concatenate([[0.0], np.geomspace(MEASURABLE, MOST_NOISE, 23)])
+_MOST = 0.05
+"""Seeds that are further apart count as diverged, and are left out before."""
+_TOP = np.geomspace(MEASURABLE, _MOST, 24)
+_GROWTH = np.concatenate([[0.0], np.geomspace(MEASURABLE, _MOST, 23)])
 
 
 def between_seeds(losses: Sequence[Array], C: Array) -> tuple[float | None, Array]:

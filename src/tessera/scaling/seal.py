@@ -129,16 +129,20 @@ def broken(page: Mapping[str, Any], ingredients: Mapping[str, str]) -> str | Non
 
 def judge(page: Mapping[str, Any], loss: float) -> Verdict:
     """The verdict on a run that ended with that held-out loss."""
-    from scipy.special import stdtr  # half a second that a server, which only reads seals, need not wait
-
     foretold, sd = float(page["loss"]), float(page["sd"])
     inside = {level: bool(low <= loss <= high) for level, (low, high) in page["intervals"].items()}
     miss = loss / foretold - 1
     low, high = (bound / foretold for bound in page["intervals"]["0.9"])
     outside = max(low - loss / foretold, 0.0) + max(loss / foretold - high, 0.0)
     z = math.log(loss / foretold) / sd
-    level = 2 * float(stdtr(page["degrees"], abs(z))) - 1
-    return Verdict(loss, foretold, inside, miss, z, level, high - low + 2 / 0.1 * outside)
+    return Verdict(loss, foretold, inside, miss, z, level_of(z, page["degrees"]), high - low + 2 / 0.1 * outside)
+
+
+def level_of(z: float, degrees: float) -> float:
+    """Of the narrowest central interval that holds what lies z standard deviations off, by Student's t."""
+    from scipy.special import stdtr  # half a second that a server, which only reads seals, need not wait
+
+    return 2 * float(stdtr(degrees, abs(z))) - 1
 
 
 def void(page: Mapping[str, Any], why: str) -> Verdict:

@@ -431,7 +431,7 @@ def _average_seeds(path: str | Path, runs: Runs) -> tuple[Runs, list[str], list[
     if len(np.unique(averaged.budget)) == len(kept):
         # Of a surface the form is off by more than noise is; runs along one path are weighed as those of a ladder.
         averaged = replace(averaged, weight=averaged.weight * heavy)
-    return replace(averaged, loss=loss, D=D, C=C, seed_noise=noise), [said] if noise else [], warnings
+    return replace(averaged, loss=loss, D=D, C=C, seed_noise=noise), [said] if noise is not None else [], warnings
 
 
 def _without_diverged(runs: Runs) -> tuple[Runs, list[str]]:

@@ -285,8 +285,9 @@ def _parts(spec: str) -> tuple[str, str, int | None]:
 
 def _folder(place: str) -> Path:
     """Where it lies here, fetched from the hub if it is no folder."""
-    if os.path.isdir(os.path.expanduser(place)):
-        return Path(os.path.expanduser(place))
+    here = Path(os.path.expanduser(place))
+    if here.is_dir():
+        return here
     if Path(place).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise UserError(f"there is no folder {place} to take a published tokenizer from.")
     try:
