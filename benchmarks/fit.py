@@ -337,6 +337,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="page for the calibration of the walk-forward forecasts at up to 11x")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
     options = parser.parse_args()
+    if options.plot and not options.plot.parent.is_dir():
+        parser.error(f"--plot {options.plot}: there is no folder {options.plot.parent}")
     if not FOLDER.is_dir():
         raise SystemExit(f"there is no {FOLDER}: set TESSERA_DATA to the folder that holds scaling/.")
 
