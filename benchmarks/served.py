@@ -62,7 +62,7 @@ class ServerProcess:
                 break
         else:
             raise ServerFailed(f"the server ended with code {self._process.wait()}: {''.join(self.said)[-2000:]}")
-        self.tracebacks = 0
+        self.tracebacks: list[str] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -139,7 +139,10 @@ class ServerProcess:
     def _listen(self) -> None:
         for line in self._process.stderr or ():
             self.said.append(line)
-            self.tracebacks += "Traceback" in line
+            if "Traceback" in line:
+                self.tracebacks.append(line)
+            elif self.tracebacks and not line.startswith("{"):  # what the log says is an object a line
+                self.tracebacks[-1] += line
 
 
 @dataclass

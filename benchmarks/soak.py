@@ -159,8 +159,8 @@ class Soak:
         checked, lost = self.look_after_everything("at the end")
         if self.server.stop() != 0:
             self.tell("Ctrl-C did not end the server in order")
-        if self.server.tracebacks:
-            self.tell(f"{self.server.tracebacks} tracebacks in the server's log: {''.join(self.server.said)[-3000:]}")
+        for traceback in self.server.tracebacks:
+            self.tell(f"in the server's log: {traceback[-3000:]}")
         lives = [self.summary_of(life) for life in self.lives]
         for life in lives:
             if life["growth"] > self.options.growth:
@@ -192,8 +192,8 @@ class Soak:
             self.life += 1
         self.up.clear()
         self.server.kill()
-        if self.server.tracebacks:
-            self.tell(f"{self.server.tracebacks} tracebacks before the kill: {''.join(self.server.said)[-3000:]}")
+        for traceback in self.server.tracebacks:
+            self.tell(f"in the server's log before the kill: {traceback[-3000:]}")
         self.server = self.start(port)
         return time.monotonic() - began
 

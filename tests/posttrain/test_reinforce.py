@@ -106,7 +106,7 @@ def test_an_own_function_is_the_verifier_and_alarms_are_told(
     run = tmp_path / "run"
     code, said = grpo(*words(starter, tasks, run, "--verifier", "own_rewards:score", "--max-tokens", "1", "--steps", "2"))
     # One token leaves no room for the end: every answer is cut off.
-    assert code == 0 and "100% of the answers were cut off" in said and "--punish-truncated" in said, said
+    assert code == 0 and "100% of the answers were cut off; raise --max-tokens." in said, said
     assert RunFolder(run).info["reinforce"]["punish_truncated"] is True  # right answers are known, and short
     assert events(run, "step")[0]["truncated"] == 1 and events(run, "step")[0]["grad_norm"] == 0
     assert weights_of(run) == weights_of(starter)

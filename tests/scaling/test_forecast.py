@@ -202,6 +202,8 @@ def test_repeated_data_is_warned_about_where_the_law_does_not_hold() -> None:
     few = forecast(replace(runs, U=runs.D / 2), [target]).warnings
     assert few and "The target sees its data 9.0 times and the ladder 2.0 times at most" in few[0]
     assert not forecast(replace(runs, U=runs.D / 2), [replace(target, U=target.D / 3.9 if target.D else None)]).warnings
+    # A ladder that repeats as its target does has that in its law.
+    assert not forecast(replace(runs, U=runs.D / 9), [target]).warnings
     assert any("D/U<=40" in warning for warning in forecast(replace(runs, U=runs.D / 60), [Target(C=1e20)]).warnings)
 
 

@@ -70,8 +70,7 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
         if to == "box":
             _complete_box(Path(model), target)
     bytes_written = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
-    millions = decoder.config.parameters / 1e6
-    print(f"{out}: {millions:,.1f}M parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
+    print(f"{out}: {decoder.config.parameters:,} parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
     for note in notes:
         print(f"note: {note}")
 

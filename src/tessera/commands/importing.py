@@ -48,9 +48,9 @@ def import_model(source: str, target: str) -> None:
         shutil.rmtree(folder)
         raise UserError(f"the copy in {target} did not compute what {source} does and was removed; is the disk sound?")
     config = decoder.config
-    millions = sum(p.numel() for p in decoder.parameters()) / 1e6
+    parameters = sum(p.numel() for p in decoder.parameters())
     shape = f"{config.layers} layers, width {config.width}, {config.vocab_size:,} ids, context {config.context:,}"
-    print(f"{target}: {millions:,.1f}M parameters ({str(dtype).removeprefix('torch.')}), {shape}")
+    print(f"{target}: {parameters:,} parameters ({str(dtype).removeprefix('torch.')}), {shape}")
 
 
 def refuse_occupied(folder: Path) -> None:

@@ -21,11 +21,13 @@ class Alarms:
     Args:
         dtype: of the machine.
         tell: those who are told.
+        punished: answers that are cut off count as wrong already.
     """
 
-    def __init__(self, dtype: str, tell: Sequence[Observer]) -> None:
+    def __init__(self, dtype: str, tell: Sequence[Observer], punished: bool = False) -> None:
         self.limit = MISMATCH_ALARM[dtype]
         self.tell = tell
+        self.remedy = "raise --max-tokens" + ("" if punished else ", or count them as wrong by --punish-truncated")
         self._said: set[str] = set()
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -40,7 +42,7 @@ class Alarms:
         )  # fmt: skip
         self._watch(
             "truncated", event, TRUNCATION_ALARM,
-            "{value:.0%} of the answers were cut off; raise --max-tokens, or count them as wrong by --punish-truncated.",
+            "{value:.0%} of the answers were cut off; " + self.remedy + ".",
         )  # fmt: skip
 
     def _watch(self, name: str, event: Mapping[str, Any], limit: float, words: str) -> None:

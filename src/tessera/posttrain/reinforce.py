@@ -307,7 +307,7 @@ def tune(
 
     def told() -> list[loop.Observer]:
         everybody = [folder.record, *observers(folder)]
-        return [*everybody, Alarms(folder.info["machine"]["dtype"], everybody)]
+        return [*everybody, Alarms(folder.info["machine"]["dtype"], everybody, bool(wish.punish_truncated))]
 
     def build(machine: Machine, observers: Sequence[loop.Observer]) -> loop.Job:
         return assemble(folder, folder.recipe, machine, vocabulary, wish, observers, judge, world=world)

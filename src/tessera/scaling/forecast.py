@@ -53,6 +53,8 @@ FREE_REPEATS, MOST_REPEATS = 4.0, 40.0
 """Passes over the data that are nearly as good as new data; passes beyond which more are worth nothing (arXiv 2305.16264)."""
 OFF_RECIPE = 1.3
 """Factor in N from the ladder's own path within which a target still follows it (it costs about .3 % of loss)."""
+ALIKE = 1.5
+"""Passes over the data that differ by less than this are the same to a frontier."""
 TOLD_MISFIT = 0.002
 """Per tenfold compute, from which it is said: seeds differ by .1 %, and ladders span 1.5 decades and more."""
 LEVEL = 0.9
@@ -546,13 +548,15 @@ def _repeat_warnings(runs: Runs, form: str, targets: Sequence[Target]) -> list[s
     if runs.U is None:
         return []
     passes, said = runs.D / runs.U, []
-    if form == "frontier" and passes.max() > FREE_REPEATS:
+    most = max((t.D / t.U for t in targets if t.D and t.U), default=0.0)
+    # Of runs that see their data as often as the target does, the law has counted that.
+    other = form == "frontier" and not passes.max() / ALIKE < most < passes.min() * ALIKE
+    if other and passes.max() > FREE_REPEATS:
         said.append(
             f"Some runs see their data {passes.max():.1f} times, but the frontier counts compute only: a target with other "
             "passes lies off it."
         )
-    most = max((t.D / t.U for t in targets if t.D and t.U), default=0.0)
-    if form == "frontier" and most > max(FREE_REPEATS, passes.max()):
+    if other and most > max(FREE_REPEATS, passes.max()):
         said.append(
             f"The target sees its data {most:.1f} times and the ladder {max(1.0, passes.max()):.1f} times at most, of which the "
             "law knows nothing: it may well end higher; give more data, or a smaller budget."
