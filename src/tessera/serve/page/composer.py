@@ -129,7 +129,7 @@ class Composer:
             dial.value = value
         self.draw()
         self._panel.draw()
-        self._draft = _Draft(text, images)
+        self._draft = _Draft("", images)
         self._show_draft()
         await self._send(text)
 
@@ -195,13 +195,17 @@ class Composer:
         text, draft = text or "", self._draft
         if self._running or self._panel.sending or not (text.strip() or draft.images):
             return
-        images, draft.images = draft.images, []
-        draft.text = ""
-        self._show_draft()
-        if not await self._panel.send(text, images):
-            draft.text, draft.images = text, images
-            if draft is self._draft:
-                self._show_draft()
+        images = list(draft.images)
+        said = await self._panel.send(text, images)
+        # It stays there until it is said: were it taken away and put back, the browser's word that it is gone might come last.
+        left = (self._field.value or "") if draft is self._draft else draft.text
+        if said:
+            draft.text = "" if left.strip() == text.strip() else left
+            draft.images = [url for url in draft.images if url not in images]
+        else:
+            draft.text = left or text
+        if draft is self._draft:
+            self._show_draft()
 
     def _change_mode(self, mode: str) -> None:
         self.mode = mode
