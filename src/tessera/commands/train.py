@@ -375,7 +375,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     # What runs is the code that was loaded, not what an editor makes of it before the end.
     ingredients = ingredients_of(recipe, vocabulary, shards)
     foretold = seal.read(path) or {}
-    watches = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold), HeartWatch(steps, folder.events())
+    watches = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold), HeartWatch(steps)
     live = LiveLine(steps, watches[0])
 
     def notice(event: dict[str, Any]) -> None:
@@ -385,6 +385,9 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
 
     def observers() -> list[loop.Observer]:
         launched(path)
+        # What a resumed run will take again is forgotten by now.
+        for event, watch in itertools.product(folder.events(), watches):
+            watch.note(event)
         tracking = tracker(recipe.train.track, path, recipe.name)
         return [folder.record, live, notice, *([tracking] if tracking else [])]
 
