@@ -71,6 +71,18 @@ def test_other_things_are_never_replaced(tmp_path: Path, name: str) -> None:
         RunFolder.refuse_occupied(tmp_path)
 
 
+def test_a_place_where_no_folder_can_be_made_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunFolder.refuse_occupied(tmp_path / "runs" / "a")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file is a file, not a folder"):
+        RunFolder.refuse_occupied(tmp_path / "file" / "a")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match="closed to this user"):
+        RunFolder.refuse_occupied(tmp_path / "runs" / "a")
+
+
 def test_a_run_may_begin_beside_what_a_server_keeps(tmp_path: Path) -> None:
     (tmp_path / KEPT).mkdir()
     (tmp_path / KEPT / "tessera.db").write_text("mine")
@@ -100,12 +112,12 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "file" / "below", recipe.load("text"))
 
 
-def test_events_survive_a_cut_line_and_are_forgotten_from_a_step_on(folder: RunFolder) -> None:
+def test_events_survive_cut_and_spoiled_lines_and_are_forgotten_from_a_step_on(folder: RunFolder) -> None:
     folder.record({"event": "derived", "name": "train.tokens"})
     for step in range(1, 6):
         folder.record({"event": "step", "step": step, "loss": math.nan if step == 2 else 1.5})
-    with open(folder.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"event": "step", "st')
+    with open(folder.path / "metrics.jsonl", "ab") as file:
+        file.write(b'\x00\xff\n5\n{"event": "step", "st')
     again = RunFolder.open(folder.path)
     assert [e.get("step") for e in again.events()] == [None, 1, 2, 3, 4, 5]
     assert [e["loss"] for e in again.events() if e.get("step") == 2] == [None]

@@ -122,8 +122,14 @@ class RunFolder:
 
     @classmethod
     def refuse_occupied(cls, path: Path) -> None:
-        """Raises UserError where something stands, but for what a server keeps or a start that was broken off has left."""
+        """Raises UserError where something stands, but for what a server keeps or a start that was broken off has left; and
+        where no folder can be made."""
         if not path.exists():
+            above = next(parent for parent in path.absolute().parents if parent.exists())
+            if not above.is_dir():
+                raise UserError(f"{path} cannot be written: {above} is a file, not a folder.")
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise UserError(f"{path} cannot be written: {above} is closed to this user; give another --out.")
             return
         if path.is_dir():
             names = {p.name for p in path.iterdir()}
@@ -240,16 +246,18 @@ class RunFolder:
         self._metrics.flush()
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What metrics.jsonl holds; a last line cut off by a crash is left out."""
+        """What metrics.jsonl holds; a line that a crash has cut off or spoiled is left out."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
+                    event = json.loads(line)
+                except ValueError:
                     continue
+                if isinstance(event, dict):
+                    yield event
 
     def forget_after(self, step: int) -> None:
         """Drops the events of steps after `step`, which a resumed run will take again."""

@@ -183,6 +183,17 @@ def test_what_is_wrong_is_said_once_by_two_processes(corner: Any, monkeypatch: p
     assert codes == [2, 2] and "exists already" in said[0] and "Traceback" not in said[0] and not said[1], said
 
 
+def test_two_processes_find_a_run_finished_or_in_use_as_one_does(corner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = corner.copy("found", corner.unbroken)
+    codes, said = two_processes(corner, monkeypatch, *corner.words(run, "--resume"))
+    assert codes == [0, 0] and "is finished" in said[0] and not said[1], said
+    owner = RunFolder(run)
+    owner.lock()
+    codes, said = two_processes(corner, monkeypatch, *corner.words(run, "--resume"))
+    owner.unlock()
+    assert codes == [2, 2] and "another process is training" in said[0] and not said[1], said
+
+
 def first_loss(run: Path) -> tuple[float, float]:
     """The loss recorded at the first step, and that of the weights the run started from on the same rows."""
     folder = RunFolder(run)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from tessera.model import weights
 from tessera.run import RunFolder
+from tessera.scaling import seal
 
 KILLED_AT_FLUSH = """
 import os, signal, sys
@@ -101,6 +102,29 @@ def test_a_signal_before_training_leaves_nothing_in_the_way(corner: Any, number:
     assert said.strip().splitlines()[-1].endswith(f"train.seed=3{' --resume' if prepared else ''}"), said
     if not prepared:
         RunFolder.refuse_occupied(run)
+
+
+def test_a_run_that_left_its_band_says_so_once_also_when_it_is_resumed(corner: Any, tmp_path: Path) -> None:
+    run = corner.copy("left", corner.prepared, tmp_path)
+    intervals = {str(level): [0.9, 1.1] for level in seal.LEVELS}
+    band = [{"part": part, "loss": 1.0, "intervals": intervals} for part in (0.05, 0.95)]
+    page = {"run": str(run), "made": "2026-11-30", "target": {"C": 1e9}, "loss": 1.0, "ladder": [{"C": 1e8, "loss": 2.0}]}
+    page |= {
+        "fit": {"form": "additive", "coefficients": {}},
+        "sd": 0.05,
+        "degrees": 3,
+        "reach": 2.0,
+        "intervals": intervals,
+        "band": band,
+    }
+    seal.seal(run, page, dict.fromkeys(seal.INGREDIENTS, "another"))
+    process = corner.start(*corner.words(run, "--resume"))
+    until(lambda: steps(corner, run) >= 6, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143 and steps(corner, run) < 36 and "at step 4 the run left the 99 % band" in said, said
+    assert corner.call(*corner.words(run, "--resume"))[0] == 0
+    assert [e["step"] for e in corner.events(run, "note") if "99 % band" in e["text"]] == [4]
 
 
 def test_a_start_that_was_killed_half_way_is_replaced(corner: Any) -> None:

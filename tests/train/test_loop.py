@@ -235,6 +235,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, name: str) -> No
         train(replace(job, identity=job.identity | {name: "other"}), start)
 
 
+def test_each_checkpoint_is_told_with_the_seconds_that_it_took_itself(tmp_path: Path) -> None:
+    told: list[float] = []
+    job = make(tmp_path, (lambda e: told.append(e["seconds"]) if e["event"] == "checkpoint" else None,), tokens=5 * ROWS * T)
+    train(job)
+    assert job.writer is not None and len(told) >= 5
+    assert sum(told) == pytest.approx(job.writer.seconds_blocked)
+
+
 def test_the_best_checkpoint_is_kept_beside_the_newest_two(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     job = make(tmp_path / "checkpoints", observers=(events.append,), evaluate_every=5)

@@ -20,12 +20,14 @@ from tessera.data.shards import Shards
 from tessera.device import Machine
 from tessera.errors import UserError
 from tessera.recipe import Budget, Recipe
+from tessera.report import write_report
 from tessera.run import RunFolder, write_text
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.scaling.forecast import Forecast, forecast
 from tessera.scaling.law import Target
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
+from tessera.train.objectives import Evaluation
 
 Say = Callable[[str], None]
 RUNG_SPEED = 0.6
@@ -275,6 +277,26 @@ def conclude(folder: RunFolder, ingredients: Mapping[str, str]) -> seal.Verdict 
     line = {"run": sealed["run"], "seal": entry.seal if entry else sealed["seal"], **verdict.to_json()}
     _write_verdict(folder, verdict, ledger.append(book, "verdict", line))
     return verdict
+
+
+def sum_up(folder: RunFolder, ingredients: Mapping[str, str], result: Evaluation | None, say: Say) -> None:
+    """Verdict and report of a run, and what is said at its end.
+
+    Args:
+        folder: of the run.
+        ingredients: as it was trained with.
+        result: held-out loss at its end; None: it had ended before.
+        say: takes a line.
+    """
+    verdict, report = conclude(folder, ingredients), write_report(folder.path)
+    if result is None:
+        say(f"the run is finished: model {folder.model}, report {report}")
+        return
+    losses = [f"{result.loss:.4f} nats per token", *(f"{v:.4f} bits per {u}" for u, v in in_bits(result.in_bits).items())]
+    say(f"held-out loss {', '.join(losses)}, over {result.tokens:,} tokens")
+    if (said := words(verdict) if verdict is not None else uncounted(folder.path, result.loss)) is not None:
+        say(said)
+    say(f"model {folder.model}, report {report}")
 
 
 def _write_verdict(folder: RunFolder, verdict: seal.Verdict, digest: str) -> None:

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -69,7 +69,7 @@ class BandWatch:
         if event["event"] != "evaluation" or event["final"] or self.left or not self.sealed:
             return None
         foretold = self._at(event["step"])
-        if foretold is None or foretold[1] <= event["loss"] <= foretold[2]:
+        if foretold is None or foretold[1] <= (math.nan if event["loss"] is None else event["loss"]) <= foretold[2]:
             return None
         self.left = True
         text = (
@@ -95,17 +95,14 @@ class HeartWatch:
 
     Args:
         steps: of the whole run.
-        earlier: events of the run so far.
     """
 
     WORSE = 1.02
     """Held-out loss over its least; on the same rows it differs by less from one evaluation to the next."""
 
-    def __init__(self, steps: int, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, steps: int) -> None:
         self.steps = steps
         self._way: list[tuple[float, int]] = []
-        for event in earlier:
-            self.note(event)
 
     def note(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
         """The event that says so at the end of a run; the end itself, which is measured on other rows, is not compared."""

@@ -26,7 +26,6 @@ from tessera import device as devices
 from tessera import recipe as recipes
 from tessera.commands.foretell import (
     climb,
-    conclude,
     describe,
     ingredients_of,
     invert,
@@ -35,11 +34,10 @@ from tessera.commands.foretell import (
     page,
     room,
     room_of_flops,
-    uncounted,
-    words,
+    sum_up,
     write,
 )
-from tessera.commands.live import BandWatch, HeartWatch, LiveLine, check_tracker, duration, in_bits, tracker
+from tessera.commands.live import BandWatch, HeartWatch, LiveLine, check_tracker, duration, tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
 from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
@@ -52,7 +50,6 @@ from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
-from tessera.report import write_report
 from tessera.run import RunFolder, commit, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.tokens.beside import find_tokenizer
@@ -368,8 +365,7 @@ def _refuse_long_edges(intent: Recipe, planned: Recipe, steps: int) -> None:
 def launch(path: Path, world: parallel.World, resume: bool) -> None:
     """Trains what the folder describes, from its last checkpoint where there is one and `resume` asks for it."""
     folder = RunFolder.open(path)
-    if world.first:
-        folder.lock()
+    world.lead(folder.lock)
     recipe, info = folder.recipe, folder.info
     if not info:
         raise UserError(f"{path} was not prepared to the end (no run.json); start it again without --resume.")
@@ -379,7 +375,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     # What runs is the code that was loaded, not what an editor makes of it before the end.
     ingredients = ingredients_of(recipe, vocabulary, shards)
     foretold = seal.read(path) or {}
-    watches = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold), HeartWatch(steps, folder.events())
+    watches = BandWatch(steps, foretold.get("band", []), sealed="seal" in foretold), HeartWatch(steps)
     live = LiveLine(steps, watches[0])
 
     def notice(event: dict[str, Any]) -> None:
@@ -389,6 +385,9 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
 
     def observers() -> list[loop.Observer]:
         launched(path)
+        # What a resumed run will take again is forgotten by now.
+        for event, watch in itertools.product(folder.events(), watches):
+            watch.note(event)
         tracking = tracker(recipe.train.track, path, recipe.name)
         return [folder.record, live, notice, *([tracking] if tracking else [])]
 
@@ -396,19 +395,7 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
         result = run(folder, vocabulary, shards, world, resume, observers, say)
     finally:
         live.close()
-    if world.first:
-        verdict = conclude(folder, ingredients)
-        report = write_report(path)
-        if result is None:
-            say(f"the run is finished: model {folder.model}, report {report}")
-            return
-        bits = in_bits(result.in_bits)
-        losses = ", ".join([f"{result.loss:.4f} nats per token", *(f"{v:.4f} bits per {u}" for u, v in bits.items())])
-        say(f"held-out loss {losses}, over {result.tokens:,} tokens")
-        if (said := words(verdict) if verdict is not None else uncounted(path, result.loss)) is not None:
-            say(said)
-        say(f"model {folder.model}, report {report}")
-    world.barrier()
+    world.lead(lambda: sum_up(folder, ingredients, result, say))
 
 
 def _seconds(intent: Recipe) -> float | None:
@@ -587,7 +574,10 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
         UserError: the documents are no longer those of the run.
     """
     folder = Path(info["shards"])
-    if world.first and not folder.is_dir():
+
+    def found_or_made() -> None:
+        if folder.is_dir():
+            return
         say(f"the token files {folder} are gone; reading the documents again.")
         cache = folder.parent
         again = tokenise(gather(recipe.data, cache, say), vocabulary, recipe.data, cache, say, recipe.train.context)
@@ -595,5 +585,6 @@ def _shards(recipe: Recipe, info: dict[str, Any], vocabulary: Vocabulary, world:
             raise UserError(
                 "the documents have changed since the run began, so that it cannot go on; start a new run with another --out."
             )
-    world.barrier()
+
+    world.lead(found_or_made)
     return open_shards(folder)

@@ -69,8 +69,7 @@ def tune(
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    if world.first:
-        folder.lock()
+    world.lead(folder.lock)
     if world.size > (rows := folder.recipe.train.batch_rows or 1):
         raise UserError(f"{world.size} processes cannot share batches of {rows}; start fewer, or give a larger --batch-size.")
     vocabulary = Vocabulary.load(path / "tokenizer")

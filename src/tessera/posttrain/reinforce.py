@@ -300,8 +300,7 @@ def tune(
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    if world.first:
-        folder.lock()
+    world.lead(folder.lock)
     wish = asked(folder)
     vocabulary = Vocabulary.load(path / "tokenizer")
 

@@ -190,8 +190,7 @@ def tune(
         RunFailed, Interrupted: as `train.loop`.
     """
     folder = RunFolder.open(path)
-    if world.first:
-        folder.lock()
+    world.lead(folder.lock)
     asked(folder)
     vocabulary, shards = Vocabulary.load(path / "tokenizer"), open_shards(path / "tokens")
     return launch(folder, vocabulary, shards, world, resume, lambda: [folder.record, *observers(folder)], say)

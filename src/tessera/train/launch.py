@@ -63,8 +63,7 @@ def launch(
     facts = info["machine"]
     # A resumed run computes as it began: the stored thread count, dtype and compile choice, nothing measured again.
     machine = devices.detect(facts["dtype"], facts["threads"])
-    start = checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume and world.first else None
-    start = world.share(start)
+    start = world.lead(lambda: checkpoint.latest(folder.checkpoints, lambda text: say(f"warning: {text}")) if resume else None)
     if start is not None and start.step == loop.total_steps(recipe) and folder.model.is_dir():
         return None
     if world.first:

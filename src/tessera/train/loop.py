@@ -175,8 +175,9 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
     def save(wait: bool = False) -> None:
         if job.writer is not None:
             state = {"step": progress.step, "progress": vars(progress), "loader": job.loader.state(), "identity": job.identity}
+            before = job.writer.seconds_blocked
             job.writer.write(learned, opts, {**state, "best_step": progress.best_step}, wait)
-            job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked)
+            job.tell("checkpoint", step=progress.step, seconds=job.writer.seconds_blocked - before)
 
     def look(final: bool = False) -> Evaluation:
         synchronise(job.machine)

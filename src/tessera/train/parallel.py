@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from tessera.device import processes, take_gpu
-from tessera.errors import UserError
+from tessera.errors import RunFailed, UserError
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -59,21 +60,24 @@ class World:
         dist.all_gather_object(parts, list(does(items[self.rank :: self.size])))
         return [parts[place % self.size][place // self.size] for place in range(len(items))]
 
-    def lead(self, does: Callable[[], object]) -> None:
-        """Process 0 does something while the others wait.
+    def lead(self, does: Callable[[], T]) -> T:
+        """What process 0 makes while the others wait, in all of them.
 
         Raises:
             UserError: it was refused. All end alike: a process that waits for one that has gone would speak of lost connections.
         """
+        made: T | None = None
         refusal: tuple[type[UserError], str] | None = None
         if self.first:
             try:
-                does()
+                made = does()
             except UserError as error:
                 # Its words alone: the error holds its frame, and a folder's lock with it.
                 refusal = type(error), str(error)
-        if (refusal := self.share(refusal)) is not None:
+        made, refusal = self.share((made, refusal))
+        if refusal is not None:
             raise refusal[0](refusal[1])
+        return cast(T, made)
 
     def barrier(self) -> None:
         """Waits for all."""
@@ -103,9 +107,19 @@ def join() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The group, for the block."""
+    """The group, for the block.
+
+    Raises:
+        RunFailed: another process has gone while this one waited for it.
+    """
     world = join()
     try:
         yield world
+    except RuntimeError as error:
+        # gloo has no type of its own for it.
+        if world.size == 1 or not re.search(r"by peer|Broken pipe", str(error)):
+            raise
+        text = f"another of the {world.size} processes has ended; look at what it said, then go on with --resume."
+        raise RunFailed(text) from None
     finally:
         world.close()
