@@ -149,6 +149,22 @@ def test_a_schema_nested_beyond_reason_is_refused(grammars: Grammars) -> None:
         grammars.json_schema(schema)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"default": {"$ref": "#"}}},
+        {"properties": {"const": {"$ref": "#/properties/const"}}},
+        {"$ref": "#/$defs/enum", "$defs": {"enum": {"items": {"$ref": "#/$defs/enum"}}}},
+        {"$ref": "#/$defs/a%20b", "$defs": {"a b": {"items": {"$ref": "#/$defs/a%20b"}}}},
+        {"items": {"$ref": ""}},
+        {"$id": "https://example.com/tree#", "items": {"$ref": "tree"}},
+    ],
+)
+def test_a_schema_that_refers_to_itself_is_refused_whatever_its_names(grammars: Grammars, schema: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="refers to itself"):
+        grammars.json_schema(schema)
+
+
 @pytest.mark.parametrize("make", ["regex", "lark"])
 def test_broken_expressions_and_grammars_are_refused_in_one_sentence(grammars: Grammars, make: str) -> None:
     with pytest.raises(UserError) as refusal:
@@ -160,7 +176,7 @@ def test_references_that_lead_round_in_no_circle_are_served(
     long_decoder: Decoder, vocabulary: Vocabulary, ask: Ask, grammars: Grammars
 ) -> None:
     pair = {"type": "array", "prefixItems": [{"$ref": "#/$defs/n"}, {"$ref": "#/$defs/n"}], "minItems": 2, "items": False}
-    schema = {**pair, "$defs": {"n": {"enum": [1, 2]}}}
+    schema = {**pair, "$defs": {"n": {"enum": [1, 2], "default": {"$ref": "#"}}}}
     for heard in complete(Engine(long_decoder, vocabulary), ask, grammars.json_schema(schema), 3):
         assert set(json.loads(heard.end.completion.text)) <= {1, 2}
 
