@@ -12,7 +12,7 @@ import pytest
 
 from tessera.engine.constraints import MOST_WHITESPACE, Constraint, Grammars, IdRange
 from tessera.engine.engine import Engine, Limits
-from tessera.engine.request import Failed
+from tessera.engine.request import Failed, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder
@@ -201,3 +201,15 @@ def test_a_grammar_may_name_the_control_tokens_that_it_is_given(
         assert ids[0] == opening and calls >= 1 and (heard.end.reason == "length" or ids.count(closing) == calls)
         first = ids[1 : ids.index(closing)] if closing in ids else None
         assert first is None or set(json.loads(vocabulary.decode_text(first))) == {"name", "size", "tags"}
+
+
+def test_a_stop_string_ends_no_call_and_still_ends_the_text_beside_it(
+    long_decoder: Decoder, vocabulary: Vocabulary, grammars: Grammars
+) -> None:
+    opening, closing = vocabulary.control("<|tool_call|>"), vocabulary.control("<|/tool_call|>")
+    rules = f'start: call text\ncall: <[{opening}]> "a.b." <[{closing}]>\ntext: "c.d"\n'
+    constraint, params = grammars.lark(rules, (opening, closing)), SamplingParams(40, seed=1, stop=("b.c", "."))
+    (done,) = Engine(long_decoder, vocabulary).complete([Request((65,), params, constraint)])
+    assert (done.text, done.finish_reason) == ("a.b.c", "stop")
+    ids = done.ids.tolist()
+    assert vocabulary.decode_text(ids[1 : ids.index(closing)]) == "a.b."
