@@ -12,7 +12,7 @@ import pytest
 
 from tessera.engine.constraints import MOST_WHITESPACE, Constraint, Grammars, IdRange
 from tessera.engine.engine import Engine, Limits
-from tessera.engine.request import Failed
+from tessera.engine.request import Failed, Request
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder
@@ -149,6 +149,22 @@ def test_a_schema_nested_beyond_reason_is_refused(grammars: Grammars) -> None:
         grammars.json_schema(schema)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"default": {"$ref": "#"}}},
+        {"properties": {"const": {"$ref": "#/properties/const"}}},
+        {"$ref": "#/$defs/enum", "$defs": {"enum": {"items": {"$ref": "#/$defs/enum"}}}},
+        {"$ref": "#/$defs/a%20b", "$defs": {"a b": {"items": {"$ref": "#/$defs/a%20b"}}}},
+        {"items": {"$ref": ""}},
+        {"$id": "https://example.com/tree#", "items": {"$ref": "tree"}},
+    ],
+)
+def test_a_schema_that_refers_to_itself_is_refused_whatever_its_names(grammars: Grammars, schema: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="refers to itself"):
+        grammars.json_schema(schema)
+
+
 @pytest.mark.parametrize("make", ["regex", "lark"])
 def test_broken_expressions_and_grammars_are_refused_in_one_sentence(grammars: Grammars, make: str) -> None:
     with pytest.raises(UserError) as refusal:
@@ -160,7 +176,7 @@ def test_references_that_lead_round_in_no_circle_are_served(
     long_decoder: Decoder, vocabulary: Vocabulary, ask: Ask, grammars: Grammars
 ) -> None:
     pair = {"type": "array", "prefixItems": [{"$ref": "#/$defs/n"}, {"$ref": "#/$defs/n"}], "minItems": 2, "items": False}
-    schema = {**pair, "$defs": {"n": {"enum": [1, 2]}}}
+    schema = {**pair, "$defs": {"n": {"enum": [1, 2], "default": {"$ref": "#"}}}}
     for heard in complete(Engine(long_decoder, vocabulary), ask, grammars.json_schema(schema), 3):
         assert set(json.loads(heard.end.completion.text)) <= {1, 2}
 
@@ -185,3 +201,15 @@ def test_a_grammar_may_name_the_control_tokens_that_it_is_given(
         assert ids[0] == opening and calls >= 1 and (heard.end.reason == "length" or ids.count(closing) == calls)
         first = ids[1 : ids.index(closing)] if closing in ids else None
         assert first is None or set(json.loads(vocabulary.decode_text(first))) == {"name", "size", "tags"}
+
+
+def test_a_stop_string_ends_no_call_and_still_ends_the_text_beside_it(
+    long_decoder: Decoder, vocabulary: Vocabulary, grammars: Grammars
+) -> None:
+    opening, closing = vocabulary.control("<|tool_call|>"), vocabulary.control("<|/tool_call|>")
+    rules = f'start: call text\ncall: <[{opening}]> "a.b." <[{closing}]>\ntext: "c.d"\n'
+    constraint, params = grammars.lark(rules, (opening, closing)), SamplingParams(40, seed=1, stop=("b.c", "."))
+    (done,) = Engine(long_decoder, vocabulary).complete([Request((65,), params, constraint)])
+    assert (done.text, done.finish_reason) == ("a.b.c", "stop")
+    ids = done.ids.tolist()
+    assert vocabulary.decode_text(ids[1 : ids.index(closing)]) == "a.b."

@@ -214,6 +214,15 @@ def test_a_call_that_is_asked_for_comes(client: OpenAI, choice: Any) -> None:
     assert call.function.name == "get_time" or set(arguments) == {"city", "days"}
 
 
+def test_a_stop_string_leaves_a_call_whole(client: OpenAI) -> None:
+    made = client.chat.completions.create(
+        model="tiny", messages=HI, tools=[CLOCK], tool_choice="required", parallel_tool_calls=False, seed=2, stop=["}", "name"]
+    )
+    assert made.choices[0].finish_reason == "tool_calls" and made.choices[0].message.tool_calls
+    call: Any = made.choices[0].message.tool_calls[0]
+    assert call.function.name == "get_time" and isinstance(json.loads(call.function.arguments), dict)
+
+
 def test_tools_that_must_not_be_called_are_not(client: OpenAI) -> None:
     for seed in range(5):
         made = client.chat.completions.create(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import unquote, urldefrag, urljoin
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ _JSON_OPTIONS: Any = {"whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{0,{MOST_WHITE
 _NO_SCHEMA = "the JSON schema is not a JSON object, or is nested too deeply."
 # What stands under these keys of a schema is a value, not a schema.
 _VALUES = ("const", "enum", "default", "examples")
+# And under these schemas by names of any kind, "default" too.
+_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 
 
 class Progress(Protocol):
@@ -374,31 +377,37 @@ def _checked(schema: Mapping[str, Any]) -> str:
 def _refers_to_itself(schema: Mapping[str, Any]) -> bool:
     """Whether following `$ref` within the document leads round in a circle."""
     done: set[str] = set()
+    name = _target(schema, "#/$id")
+    base = urldefrag(name if isinstance(name, str) else "").url
 
     def circular(pointer: str, above: frozenset[str]) -> bool:
         if pointer in above:
             return True
         if pointer in done:
             return False
-        found = any(circular(inner, above | {pointer}) for inner in _references(_target(schema, pointer)))
+        found = any(circular(inner, above | {pointer}) for inner in _references(_target(schema, pointer), base))
         done.add(pointer)
         return found
 
     return circular("#", frozenset())
 
 
-def _references(schema: Any) -> Iterator[str]:
-    """The local pointers that stand in a schema."""
+def _references(schema: Any, base: str) -> Iterator[str]:
+    """The local pointers that stand in a schema of a document whose name (`$id`) is `base`."""
     if isinstance(schema, Mapping):
         reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#"):
-            yield "#" if reference == "#/" else reference
+        if isinstance(reference, str):
+            url, fragment = urldefrag(urljoin(base, reference))
+            if url == base:
+                yield "#" if fragment == "/" else f"#{unquote(fragment)}"
         for key, value in schema.items():
-            if key not in _VALUES:
-                yield from _references(value)
+            if key in _BY_NAME and isinstance(value, Mapping):
+                yield from _references([*value.values()], base)
+            elif key not in _VALUES:
+                yield from _references(value, base)
     elif isinstance(schema, list | tuple):
         for value in schema:
-            yield from _references(value)
+            yield from _references(value, base)
 
 
 def _target(schema: Any, pointer: str) -> Any:

@@ -28,7 +28,7 @@ from tessera.engine.guesses import Guessed, draw_all, guess
 from tessera.engine.request import Busy, Completion, Event, Failed, Finished, FinishReason, Request, Stats, Token, Top, ignore
 from tessera.engine.sampling import Draw, History, SamplingParams, most_likely, refuse_nothing, sample, uniform
 from tessera.engine.scheduler import Limits, Row, Scheduler, plan
-from tessera.engine.stream import TextStream
+from tessera.engine.stream import ASIDES, TextStream
 from tessera.engine.thinking import ThoughtProgress
 from tessera.errors import UserError
 from tessera.model.decoder import Decoder, rotary_table
@@ -75,12 +75,12 @@ class Engine:
         self._rotary = rotary_table(config, torch.arange(config.context, device=self._device))
         self._compiled = CompiledDecode(decoder)
         self._native: native.NativeStep | None = None
-        self._packed = 0
-        self._asked_native = False
+        self._packed, self._asked_native = 0, False
         self._ids = itertools.count()
         counted = "steps prompt_tokens cached_tokens prefill_tokens tokens guessed_tokens finished aborted failed"
         self._counts = dict.fromkeys(counted.split(), 0)
         controls = vocabulary.controls
+        self._asides = {controls[name]: begins for name, begins in ASIDES.items() if name in controls}
         self._ends = frozenset(controls[name] for name in (END, END_TURN) if name in controls)
         # Ids beyond the vocabulary (Qwen3 pads its matrix), ids without a token, media ids and padding never come out as text.
         allowed_V = torch.zeros(config.vocab_size, dtype=torch.bool)
@@ -286,8 +286,7 @@ class Engine:
 
     def _row(self, request: Request) -> Row:
         request.check(self.decoder.config.vocab_size, self.limits.rows)
-        config, params = self.decoder.config, request.params
-        cut = 0
+        config, params, cut = self.decoder.config, request.params, 0
         if len(request.prompt) + (params.max_tokens > 0) > config.context:
             cut = len(request.prompt) - (config.context - min(params.max_tokens, config.context // 2))
         ids = list(request.prompt[cut:])
@@ -525,9 +524,10 @@ class Engine:
         if row.history is not None:
             row.history.add(token)
         stops = token in row.stop_ids
-        # A thought is no part of the text, and no stop string in it counts.
+        # No stop string counts in a call or a thought; a thought that was asked for is no part of the text either.
+        row.aside = row.progress is not None and self._asides.get(token, row.aside)
         hidden = isinstance(row.progress, ThoughtProgress) and row.progress.thinking
-        text = "" if stops or hidden else row.stream.feed(self.vocabulary.bytes_of([token]))
+        text = "" if stops or hidden else row.stream.feed(self.vocabulary.bytes_of([token]), row.aside)
         complete = row.progress is not None and not stops and row.progress.accept(token)
         if stops or complete or row.stream.stopped:
             ended[row] = "stop"

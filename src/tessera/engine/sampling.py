@@ -45,7 +45,8 @@ class SamplingParams:
             (arXiv 1909.05858); 1: none.
         bias: added to the logits of these ids; -100 or less bans the id.
         seed: of the random numbers; None: a fresh one, found in `Completion.seed`.
-        stop: the completion ends before the first of these strings, which is not part of its text.
+        stop: the completion ends before the first of these strings, which is not part of its text; in the tool calls and thoughts
+            that a constraint asks for they are nothing special.
         stop_ids: tokens that end it; None: the end of a document and the end of a turn.
         top_logprobs: how many of the most likely tokens are told beside each sampled one; None: only the sampled one.
 

@@ -83,6 +83,7 @@ class Row:
         stop_ids: that end it.
         stream: of its text.
         keys: hashes of the whole blocks of its prompt.
+        aside: it is within a call or a thought, see `stream.ASIDES`.
         history, progress: of its penalties and its constraint, if it has any.
         computed: how many of `ids` are in the cache.
         cached: how many of these were found there.
@@ -102,6 +103,7 @@ class Row:
     stop_ids: frozenset[int]
     stream: TextStream
     keys: list[bytes]
+    aside: bool = False
     history: History | None = None
     progress: Progress | None = None
     computed: int = 0

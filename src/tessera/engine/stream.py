@@ -5,6 +5,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+ASIDES = {"<|think|>": True, "<|/think|>": False, "<|tool_call|>": True, "<|/tool_call|>": False}
+"""Control token -> whether what follows it is no text for people, where a stop string is a part like any other."""
+
 
 class TextStream:
     """Turns the bytes of tokens, as they come, into text, and holds back what the next token could still change.
@@ -22,9 +25,18 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # may be the beginning of a stop string
 
-    def feed(self, token: bytes) -> str:
-        """Takes the bytes of the next token and returns the text that is certain now; bytes that are no UTF-8 read U+FFFD."""
-        return self._give(self._decoder.decode(token), final=False)
+    def feed(self, token: bytes, aside: bool = False) -> str:
+        """Takes the bytes of the next token and returns the text that is certain now; bytes that are no UTF-8 read U+FFFD.
+
+        Args:
+            aside: no stop string counts in it.
+        """
+        new = self._decoder.decode(token)
+        if not aside or self.stopped:
+            return self._give(new, final=False)
+        new, self._held = self._held + new, ""
+        self.text += new
+        return new
 
     def finish(self) -> str:
         """Returns what was held back; no token follows."""
