@@ -238,10 +238,27 @@ def test_parallel_calls_have_ids_of_their_own_and_results_find_them(client: Open
     calls: Any = made.choices[0].message.tool_calls
     assert calls and len({call.id for call in calls}) == len(calls)
     message = made.choices[0].message.model_dump(exclude_none=True)
-    message["tool_calls"] = [call for call in message["tool_calls"] if call["function"]["arguments"].endswith("}")]
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "noon"} for call in message["tool_calls"]]
     then = client.chat.completions.create(model="tiny", messages=[*HI, message, *results], tools=[CLOCK], max_tokens=4)
     assert then.usage is not None and made.usage is not None and then.usage.prompt_tokens > made.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("arguments", ["", '{"city": "Ro'])
+def test_a_call_that_was_cut_off_can_be_sent_back_with_the_error_that_it_gave(client: OpenAI, arguments: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    error = "The arguments are not valid JSON."
+    messages: Any = [
+        *HI,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": error},
+    ]
+    then = client.chat.completions.create(model="tiny", messages=messages, tools=[WEATHER], max_tokens=4)
+    called = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": arguments}
+    items: Any = [*HI, called, {"type": "function_call_output", "call_id": "call_1", "output": error}]
+    tool: Any = {"type": "function", **WEATHER["function"]}
+    again = client.responses.create(model="tiny", input=items, tools=[tool], max_output_tokens=4)
+    assert then.usage is not None and again.usage is not None
+    assert then.usage.prompt_tokens == again.usage.input_tokens
 
 
 def chunks_of(client: OpenAI, **ask: Any) -> list[ChatCompletionChunk]:

@@ -85,12 +85,29 @@ def test_a_response_hides_its_thought_and_never_goes_on_from_it(thinker: OpenAI)
     assert (thought.type, message.type) == ("reasoning", "message") and not thought.content and thought.summary == []
     assert 0 < made.usage.output_tokens_details.reasoning_tokens <= 21
     shown = respond(input="hi", reasoning={"effort": "high", "summary": "auto"})
-    assert shown.output[0].content[0].text and shown.output_text == made.output_text
+    assert shown.output[0].summary[0].text and shown.output_text == made.output_text
+    assert not shown.output[0].content
     after: Any = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": made.output_text}]
     again = [{"role": "user", "content": "more"}]
     told = respond(input=[*after, *again], reasoning={"effort": "low"})
-    kept = respond(input=again, previous_response_id=made.id, reasoning={"effort": "low"})
-    assert kept.usage.input_tokens == told.usage.input_tokens
+    for before in (made, shown):
+        kept = respond(input=again, previous_response_id=before.id, reasoning={"effort": "low"})
+        assert kept.usage.input_tokens == told.usage.input_tokens
     events = list(respond(input="hi", reasoning={"effort": "high"}, stream=True))
     assert not any("reasoning" in event.type for event in events)
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == made.output_text
+
+
+def test_a_thought_comes_as_a_summary_event_by_event_to_whom_asks_for_one(thinker: OpenAI) -> None:
+    asked: Any = {"model": "thinker", "input": "hi", "max_output_tokens": 30, "reasoning": {"effort": "high", "summary": "auto"}}
+    events: Any = list(thinker.responses.create(**asked, stream=True, extra_body={"seed": 5}))
+    told = [event for event in events if "reasoning" in event.type]
+    kinds = [event.type.removeprefix("response.reasoning_summary_") for event in told]
+    assert kinds == ["part.added", *["text.delta"] * (len(kinds) - 3), "text.done", "part.done"] and "text.delta" in kinds
+    thought = events[-1].response.output[0]
+    assert all((event.item_id, event.output_index, event.summary_index) == (thought.id, 0, 0) for event in told)
+    text = thought.summary[0].text
+    assert told[0].part.text == "" and told[-2].text == told[-1].part.text == text
+    assert "".join(event.delta for event in told if event.type.endswith("delta")) == text
+    added, done = (next(e for e in events if e.type == f"response.output_item.{what}") for what in ("added", "done"))
+    assert added.item.summary == [] and done.item.summary[0].text == text

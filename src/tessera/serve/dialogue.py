@@ -89,10 +89,11 @@ def prompt_ids(
     if tools:
         conversation = (chat.describe_tools(map(vars, tools)), *conversation)
     try:
+        # Clients send back a call that was cut off, with the error that its arguments gave them.
         if served.tuned:
-            document = chat.render(conversation, add_generation_prompt=True, effort=effort)
+            document = chat.render(conversation, add_generation_prompt=True, effort=effort, cut_calls=True)
         else:
-            chat.render(conversation)  # the same mistakes are mistakes here
+            chat.render(conversation, cut_calls=True)  # the same mistakes are mistakes here
             document = _going_on(conversation)
     except UserError as error:
         raise invalid(str(error), param) from None

@@ -1,7 +1,7 @@
 """The events of a response in their order, made from the tokens of its answer; the response object grows with them.
 
 created, in_progress, then for each item of the output: added, its deltas, done; at last completed, incomplete or failed. A
-thought is an item without content, unless a summary was asked for.
+thought is an empty item, unless a summary was asked for: then its words are the summary, where clients look for one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from tessera.serve.generation import Generation
 from tessera.serve.store import new_id
 
 Happened = dict[str, Any]
+
+_PARTS = {
+    "message": ("content", "content_part", "output_text"),
+    "reasoning": ("summary", "reasoning_summary_part", "reasoning_summary_text"),
+}
+"""Kind of item -> the field that holds its only part, and what events call that part and its text."""
 
 
 class Writer:
@@ -95,22 +101,25 @@ class Writer:
             return
         if kind == "reasoning" and not self._shows_thoughts:
             return
-        self._item["content"][0]["text"] += piece.text
         if kind == "reasoning":
-            yield self._delta("response.reasoning_text.delta", piece.text, content_index=0)
+            self._item["summary"][0]["text"] += piece.text
+            yield self._delta("response.reasoning_summary_text.delta", piece.text, summary_index=0)
             return
+        self._item["content"][0]["text"] += piece.text
         logprobs = self._entries(piece.tokens)
         self._item["content"][0]["logprobs"] += logprobs
         yield self._delta("response.output_text.delta", piece.text, content_index=0, logprobs=logprobs)
 
     def _open(self, item: dict[str, Any]) -> Iterator[Happened]:
-        """An item begins, and where it has content, its only part."""
+        """An item begins, and where it has one, its only part."""
         self._item = item
-        empty = item | ({"content": []} if "content" in item else {})
+        field, part_name, _ = _PARTS.get(item["type"], ("", "", ""))
+        parts = item.get(field)
+        empty = item | ({field: []} if parts else {})
         yield self._event("response.output_item.added", output_index=self._index, item=empty)
-        if "content" in item:
-            part = dict(item["content"][0])
-            yield self._event("response.content_part.added", **self._place(), content_index=0, part=part)
+        if parts:
+            place = self._place() | {f"{field}_index": 0}
+            yield self._event(f"response.{part_name}.added", **place, part=dict(parts[0]))
 
     def _close(self, status: str) -> Iterator[Happened]:
         """The open item ends."""
@@ -118,18 +127,16 @@ class Writer:
         if item is None:
             return
         item["status"] = status
-        place = self._place()
         if item["type"] == "function_call":
             done = {"arguments": item["arguments"], "name": item["name"]}
-            yield self._event("response.function_call_arguments.done", **place, **done)
-        elif "content" in item:
-            part = item["content"][0]
-            if item["type"] == "message":
-                done = {"text": part["text"], "logprobs": part["logprobs"]}
-                yield self._event("response.output_text.done", **place, content_index=0, **done)
-            else:
-                yield self._event("response.reasoning_text.done", **place, content_index=0, text=part["text"])
-            yield self._event("response.content_part.done", **place, content_index=0, part=dict(part))
+            yield self._event("response.function_call_arguments.done", **self._place(), **done)
+        else:
+            field, part_name, text_name = _PARTS[item["type"]]
+            place = self._place() | {f"{field}_index": 0}
+            for part in item[field]:
+                said = {name: part[name] for name in ("text", "logprobs") if name in part}
+                yield self._event(f"response.{text_name}.done", **place, **said)
+                yield self._event(f"response.{part_name}.done", **place, part=dict(part))
         yield self._event("response.output_item.done", output_index=self._index, item=dict(item))
         self.response["output"].append(item)
         self._item = None
@@ -162,5 +169,5 @@ def _message() -> dict[str, Any]:
 
 
 def _reasoning(shown: bool) -> dict[str, Any]:
-    content = {"content": [{"type": "reasoning_text", "text": ""}]} if shown else {}
-    return {"id": new_id("rs_"), "type": "reasoning", "status": "in_progress", "summary": [], **content}
+    summary = [{"type": "summary_text", "text": ""}] if shown else []
+    return {"id": new_id("rs_"), "type": "reasoning", "status": "in_progress", "summary": summary}

@@ -106,7 +106,13 @@ def write(conversation: Iterable[Message]) -> list[dict[str, Any]]:
     ]
 
 
-def render(conversation: Sequence[Message], add_generation_prompt: bool = False, source: str = "", effort: str = "") -> Document:
+def render(
+    conversation: Sequence[Message],
+    add_generation_prompt: bool = False,
+    source: str = "",
+    effort: str = "",
+    cut_calls: bool = False,
+) -> Document:
     """The document of a conversation; `learn` is True exactly on the assistant's words, calls and closing tokens, where its
     message is to be learned from.
 
@@ -115,12 +121,13 @@ def render(conversation: Sequence[Message], add_generation_prompt: bool = False,
         add_generation_prompt: end with `<|assistant|>`, for the model to answer.
         source: where it came from.
         effort: of the answer that the generation prompt asks for; none: nothing is said of it.
+        cut_calls: arguments may be any text, as a model leaves them that came to its last token in the middle of a call.
 
     Raises:
         UserError: no message; an unknown role or effort; a tool message that answers no call; reasoning or calls of anybody
             but the assistant; arguments that are not a JSON object.
     """
-    _check(conversation)
+    _check(conversation, cut_calls)
     segments: list[Segment] = []
     for message in conversation:
         mine = message.role == "assistant" and message.learn
@@ -232,7 +239,7 @@ END
 """
 
 
-def _check(conversation: Sequence[Message]) -> None:
+def _check(conversation: Sequence[Message], cut_calls: bool) -> None:
     if not conversation:
         raise UserError("the conversation is empty; it needs at least one message.")
     called = False
@@ -246,7 +253,7 @@ def _check(conversation: Sequence[Message]) -> None:
                 f"message {i} is a {message.role}'s, but only the assistant's may have reasoning, its effort or tool_calls."
             )
         for call in message.tool_calls:
-            if not _is_object(call.arguments):
+            if not cut_calls and not _is_object(call.arguments):
                 raise UserError(f"message {i}: the arguments of {call.name} are not a JSON object: {call.arguments[:80]!r}.")
         if message.role != "tool":
             called = bool(message.tool_calls)
