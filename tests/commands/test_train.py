@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tessera.commands.live import HeartWatch
 from tessera.data.loader import Loader
 from tessera.data.shards import open_shards
 from tessera.model import weights
@@ -312,3 +313,11 @@ def test_a_run_that_learns_its_examples_by_heart_says_so(corner: Any, tmp_path: 
     [note] = [e["text"] for e in corner.events(run, "note")]
     assert "has risen by" in note and "by heart" in note and note in said and note in (run / "report.html").read_text()
     assert not list(corner.events(corner.unbroken, "note"))
+
+
+@pytest.mark.parametrize("last", [float("nan"), None])
+def test_a_held_out_loss_that_is_no_number_tells_nothing_of_examples_learned_by_heart(last: float | None) -> None:
+    watch = HeartWatch(40)
+    for step, loss in ((10, 2.0), (20, 2.01), (30, last)):
+        assert watch.note({"event": "evaluation", "step": step, "loss": loss, "final": False}) is None
+    assert watch.note({"event": "evaluation", "step": 40, "loss": 2.0, "final": True}) is None

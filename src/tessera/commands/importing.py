@@ -48,9 +48,8 @@ def import_model(source: str, target: str) -> None:
         shutil.rmtree(folder)
         raise UserError(f"the copy in {target} did not compute what {source} does and was removed; is the disk sound?")
     config = decoder.config
-    parameters = sum(p.numel() for p in decoder.parameters())
     shape = f"{config.layers} layers, width {config.width}, {config.vocab_size:,} ids, context {config.context:,}"
-    print(f"{target}: {parameters:,} parameters ({str(dtype).removeprefix('torch.')}), {shape}")
+    print(f"{target}: {config.parameters:,} parameters ({str(dtype).removeprefix('torch.')}), {shape}")
 
 
 def refuse_occupied(folder: Path) -> None:

@@ -69,7 +69,7 @@ class BandWatch:
         if event["event"] != "evaluation" or event["final"] or self.left or not self.sealed:
             return None
         foretold = self._at(event["step"])
-        if foretold is None or foretold[1] <= (math.nan if event["loss"] is None else event["loss"]) <= foretold[2]:
+        if foretold is None or foretold[1] <= _held_out(event) <= foretold[2]:
             return None
         self.left = True
         text = (
@@ -109,8 +109,8 @@ class HeartWatch:
         if event["event"] != "evaluation":
             return None
         if not event["final"]:
-            if event["loss"] is not None:
-                self._way.append((float(event["loss"]), int(event["step"])))
+            if math.isfinite(loss := _held_out(event)):
+                self._way.append((loss, int(event["step"])))
             return None
         least, step = min(self._way, default=(math.inf, 0))
         if not self._way or self._way[-1][0] < self.WORSE * least:
@@ -121,6 +121,11 @@ class HeartWatch:
             f"{step / self.steps:.0%} of the budget."
         )
         return {"event": "note", "step": event["step"], "text": text}
+
+
+def _held_out(event: Mapping[str, Any]) -> float:
+    """Loss of an evaluation; NaN, which a recorded one has as null."""
+    return math.nan if event["loss"] is None else float(event["loss"])
 
 
 _MARKS = ("pass_at_1", "pass_at_k", "truncated", "accuracy", "margin", "psnr", "ssim", "snr", "distance", "usage", "perplexity")
