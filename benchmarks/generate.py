@@ -6,12 +6,14 @@ A folder is written by tessera's own weights writer and opened by both. Each pee
 of one round before the other takes its turn, in a new order every round. Both are float32 and greedy, and their ids are
 compared. Prompts have 32 tokens, completions 128; the prompt's time counts. transformers is eager, as `generate` is by default;
 tessera's step is compiled before the first round. A folder in bfloat16 gives both the same numbers, which tessera then
-also keeps in 16 bits.
+also keeps in 16 bits. Where `llama_cpp` can be imported (`pip install llama-cpp-python`), llama.cpp answers one stream beside
+them, from the same weights in f16 and, told apart, q8_0; its loop picks the greatest logit in NumPy, without its own sampler.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import subprocess
@@ -33,6 +35,8 @@ SHAPES = {
 PEERS = ("tessera", "transformers")
 NARROW = "transformers, bfloat16"
 """Computes in it too, where the folder is stored so; the faster of the two counts."""
+LLAMA = {"llama.cpp, f16": "f16", "llama.cpp, q8_0": "q8_0"}
+"""One stream each."""
 PROMPT = 32
 CONTEXT = 1024
 
@@ -65,6 +69,8 @@ def main() -> None:
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             write_model(name, Path(folder), stored=options.stored)
+            if importlib.util.find_spec("llama_cpp"):
+                write_gguf(Path(folder))
             result["shapes"][name] = measure(name, folder, streams, clock, options)
     store(result_path("generate"), result)
     if options.json:
@@ -96,15 +102,30 @@ def write_model(name: str, folder: Path, context: int = CONTEXT, stored: str = "
     (folder / "facts.json").write_text(json.dumps({"parameters": decoder.config.parameters, "vocabulary": vocabulary.size}))
 
 
+def write_gguf(folder: Path) -> None:
+    """The checkpoint once more for llama.cpp."""
+    from tessera.commands.exporting import export_model
+
+    for kind in LLAMA.values():
+        export_model(str(folder), "gguf", str(folder / f"{kind}.gguf"), kind)
+
+
 def measure(name: str, folder: str, streams: list[int], clock: str, options: argparse.Namespace) -> dict[str, Any]:
     """Rounds in turn; prints one line per number of streams."""
-    labels = [*PEERS, *([NARROW] if options.stored == "bfloat16" else [])]
+    theirs_too = [NARROW] if options.stored == "bfloat16" else []
+    llamas = [label for label, kind in LLAMA.items() if (Path(folder) / f"{kind}.gguf").is_file()]
+    labels = [*PEERS, *theirs_too, *llamas]
+    transformers = [*PEERS[1:], *theirs_too]
+
+    def asked(n: int) -> list[str]:
+        return [label for label in labels if n == 1 or label not in llamas]
+
     workers = {label: Process(label, folder, options) for label in labels}
-    samples: dict[str, dict[str, list[dict[str, Any]]]] = {str(n): {label: [] for label in labels} for n in streams}
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = {str(n): {label: [] for label in asked(n)} for n in streams}
     order = random.Random(0)
     for number in range(options.rounds + 1):
         for label in order.sample(labels, len(labels)):
-            for n in streams:
+            for n in (n for n in streams if label in asked(n)):
                 taken = workers[label].ask(n)
                 # The first round warms up.
                 if number:
@@ -115,9 +136,14 @@ def measure(name: str, folder: str, streams: list[int], clock: str, options: arg
         found.setdefault("ready_seconds", {})[label] = workers[label].close()
     print(f"{name}: {found['parameters']:,} parameters, tokens per second of {clock} time ({options.threads} threads)")
     for n in streams:
-        rates = {label: spread([n * options.tokens / s[clock] for s in samples[str(n)][label]]) for label in labels}
-        theirs = [min(s[clock] for s in both) for both in zip(*(samples[str(n)][p] for p in labels[1:]), strict=True)]
-        ratios = {label: spread([b / a[clock] for a, b in zip(samples[str(n)][label], theirs, strict=True)]) for label in labels}
+        rates = {label: spread([n * options.tokens / s[clock] for s in taken]) for label, taken in samples[str(n)].items()}
+        theirs = [min(s[clock] for s in both) for both in zip(*(samples[str(n)][p] for p in transformers), strict=True)]
+
+        def ratio(label: str, against: list[float], n: int = n) -> dict[str, float]:
+            return spread([b / a[clock] for a, b in zip(samples[str(n)][label], against, strict=True)])
+
+        ratios = {label: ratio(label, theirs) for label in asked(n)}
+        to_llama = {p: ratio(PEERS[0], [s[clock] for s in samples[str(n)][p]]) for p in llamas if p in asked(n)}
         same = agreement(*(samples[str(n)][peer][0]["ids"] for peer in PEERS))
         for by_label in samples[str(n)].values():
             for sample in by_label:
@@ -125,15 +151,18 @@ def measure(name: str, folder: str, streams: list[int], clock: str, options: arg
         found["streams"][str(n)] = {
             "tokens_per_second": rates,
             "ratio_to_transformers": ratios,
+            "ratio_to_llama_cpp": to_llama,
             "equal_ids": same,
             "samples": samples[str(n)],
         }
-        for label in labels:
-            rate, ratio = rates[label], ratios[label]
+        for label in asked(n):
+            rate, times = rates[label], ratios[label]
             print(
-                f"  {n:>3} streams  {label:<18} {rate['median']:>8.0f} ({rate['min']:.0f}..{rate['max']:.0f})"
-                f"   ratio {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})   equal ids {same:.3f}"
+                f"  {n:>3} streams  {label:<22} {rate['median']:>8.0f} ({rate['min']:.0f}..{rate['max']:.0f})"
+                f"   ratio {times['median']:.2f} ({times['min']:.2f}..{times['max']:.2f})   equal ids {same:.3f}"
             )
+        for label, times in to_llama.items():
+            print(f"      tessera against {label}: {times['median']:.2f} ({times['min']:.2f}..{times['max']:.2f})")
     return found
 
 
@@ -182,14 +211,12 @@ class Process:
 def answer(options: argparse.Namespace) -> None:
     """In the peer's process: one batch for every line that comes in."""
     began = time.perf_counter()
-    if options.peer != "transformers":
-        from tessera import device
-
-        device.prepare_process()
-    import torch
-
-    torch.set_num_threads(options.threads)
-    complete = tessera_peer(options) if options.peer == "tessera" else transformers_peer(options)
+    if options.peer in LLAMA:
+        complete = llama_peer(options)
+    elif options.peer == "tessera":
+        complete = tessera_peer(options)
+    else:
+        complete = transformers_peer(options)
     print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
     for line in sys.stdin:
         prompts = prompts_for(int(line), options)
@@ -209,6 +236,12 @@ Complete = Callable[[list[list[int]]], list[list[int]]]
 
 
 def tessera_peer(options: argparse.Namespace) -> Complete:
+    from tessera import device
+
+    device.prepare_process()
+    import torch
+
+    torch.set_num_threads(options.threads)
     from tessera.engine.engine import Engine, Limits
     from tessera.engine.sampling import SamplingParams
     from tessera.model import weights
@@ -231,6 +264,7 @@ def transformers_peer(options: argparse.Namespace) -> Complete:
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(options.threads)
     dtype = torch.bfloat16 if options.peer == NARROW else torch.float32
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=dtype).eval()
 
@@ -246,6 +280,32 @@ def transformers_peer(options: argparse.Namespace) -> Complete:
                 pad_token_id=0,
             )
         return made[:, PROMPT:].tolist()
+
+    return complete
+
+
+def llama_peer(options: argparse.Namespace) -> Complete:
+    import llama_cpp
+    import numpy as np
+
+    path = str(Path(options.folder) / f"{LLAMA[options.peer]}.gguf")
+    threads = {"n_threads": options.threads, "n_threads_batch": options.threads}
+    model = llama_cpp.Llama(path, n_ctx=PROMPT + options.tokens, n_batch=PROMPT, verbose=False, **threads)
+
+    def complete(prompts: list[list[int]]) -> list[list[int]]:
+        (prompt,) = prompts
+        context, size = model._ctx.ctx, model.n_vocab()
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        made: list[int] = []
+        given = prompt
+        while len(made) < options.tokens:
+            ids = (llama_cpp.llama_token * len(given))(*given)
+            if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(ids, len(given))):
+                raise WorkerFailed("llama.cpp refused a batch")
+            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (size,))
+            made.append(int(logits.argmax()))
+            given = made[-1:]
+        return [made]
 
     return complete
 

@@ -15,7 +15,7 @@ from tessera.commands import foretell
 from tessera.commands import train as training
 from tessera.commands.verdict import show_ledger
 from tessera.run import RunFolder
-from tessera.scaling import ladder, ledger, rules, seal
+from tessera.scaling import ladder, ledger, rules, seal, shipped
 from tessera.scaling.rung import RESULT
 from tessera.train.loop import total_steps
 
@@ -204,6 +204,33 @@ def planned_and_climbed(size: float = 1.0, **more: Any) -> tuple[rules.Plan, for
         N = size * target.N * (C / target.C) ** 0.5
         rows.append({"budget": C, "seed": 0, "N": N, "D": C / 6 / N, "C": C, "loss": law(C), "curve": [], "padding": 0.0, **more})
     return planned, foretell.Climbed(rows)
+
+
+def test_a_ladder_that_ships_with_the_recipe_foretells_where_none_is_trained(
+    corner: Any,
+    tmp_path: Path,
+    known_ladder: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(corner, tmp_path / "other" / "one")
+    foretold = json.loads((tmp_path / "other" / "one" / seal.FILE).read_text())
+    origin = shipped.Origin("2026-12-01T01:02:03+00:00", "abc", "nine cores", "2.7.18", "other data")
+    monkeypatch.setattr(shipped, "find", lambda intent: shipped.Shipped(foretold["ladder"], origin))
+    words = corner.words(tmp_path / "runs" / "one", *SMALL, budget="120ktok")
+    code, said = corner.call(*words)
+    assert code == 0 and "that ship with the recipe, trained 2026-12-01 elsewhere (nine cores)" in said, said
+    assert "no forecast" not in said and "sealed as" in said and "verdict: " in said
+    assert "note: The ladder read the library of Python 2.7.18" in said
+    page = json.loads((tmp_path / "runs" / "one" / seal.FILE).read_text())
+    assert page["loss"] == pytest.approx(foretold["loss"]) and page["shipped"]["commit"] == "abc" and foretold["shipped"] is None
+    assert len(ledger.read(tmp_path / "runs" / ledger.FILE).entries) == 1
+    report = (tmp_path / "runs" / "one" / "report.html").read_text()
+    assert "small runs that ship with the recipe, trained 2026-12-01 elsewhere (nine cores), the law foretold" in report
+    code, said = corner.call(*corner.words(tmp_path / "runs" / "two", *SMALL, "--no-forecast", budget="120ktok"))
+    assert code == 0 and "forecast" not in said and not (tmp_path / "runs" / "two" / seal.FILE).exists()
+    training.plan("text", "120ktok", [w for w in words if "=" in w], as_json=True)
+    assert json.loads(capsys.readouterr().out)["forecast"]["loss"] == pytest.approx(page["loss"], rel=1e-3)
 
 
 def test_a_target_off_the_ladders_path_is_refused_in_one_sentence() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tessera.commands import quickstart, serve, train
+from tessera.commands import foretell, quickstart, serve, train
 from tessera.errors import UserError
 from tessera.model import starter
+from tessera.scaling import seal
 
 SETTINGS = (
     'data.sources=["files:{text}","builtin:sums?below=9","builtin:digits"]', "data.pictures.views=1",
@@ -68,6 +69,7 @@ def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
     assert all(title in report for title in ("Against baselines", "<h2>Pictures</h2>", "<h2>Sums in words</h2>"))
     assert report.count("data:image/png;base64,") == 10
     printed = capsys.readouterr().out
+    assert "Forecast, sealed" not in printed
     beside = printed.partition("Beside the model in the box")[2].partition("Done in")[0]
     assert "1.234" in beside and "97%" in beside and "91%" not in beside and "sums" not in beside
     assert f"./tessera serve {trained}" in printed and "begins now" not in printed
@@ -80,6 +82,15 @@ def test_it_compares_completes_reckons_draws_looks_and_is_refused_a_second_time(
     assert (trained.parent / "seven.png").is_file()
     with pytest.raises(UserError, match="holds a finished quickstart"):
         quickstart.quickstart("2m", str(trained))
+
+
+def test_it_ends_with_the_verdict_on_its_forecast(trained: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(small, trained)
+    verdict = seal.Verdict(2.02, 2.0, {"0.5": False, "0.8": True, "0.9": True}, 0.01, 0.9, 0.6, 0.2).to_json()
+    (trained / foretell.VERDICT).write_text(json.dumps({**verdict, "ledger": "f00d"}))
+    quickstart.quickstart("2m", str(trained))
+    said = "verdict: 2.0200 where 2.0000 was foretold, +1.00% (z +0.90), inside the 80% interval"
+    assert f"Forecast, sealed before the training; {said}" in capsys.readouterr().out
 
 
 def test_a_run_without_sums_and_digits_has_none_to_show(

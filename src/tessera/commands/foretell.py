@@ -1,8 +1,8 @@
 """What `train` and `plan` say about a run before it is made, and after it: ladder, forecast, seal, verdict.
 
-`room` leaves the ladder its part of the budget, `climb` trains the ladder, `page` turns its rungs into a forecast, `launched`
-enters the sealed forecast into the ledger and `conclude` judges the finished run. A run without a ladder is trained all the
-same, and it is said why there is no forecast.
+`room` leaves the ladder its part of the budget, `climb` trains the ladder, or `bring` takes the one that ships with the
+recipe; `page` turns its rungs into a forecast, `launched` enters the sealed forecast into the ledger and `conclude` judges the
+finished run. A run without a ladder is trained all the same, and it is said why there is no forecast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tessera.run import RunFolder, write_text
 from tessera.scaling import ladder, ledger, rules, seal
 from tessera.scaling.forecast import Forecast, forecast
 from tessera.scaling.law import Target
+from tessera.scaling.shipped import Origin, Shipped
 from tessera.tokens.vocabulary import Vocabulary
 from tessera.train.loop import total_steps
 from tessera.train.objectives import Evaluation
@@ -41,9 +42,13 @@ class Climbed:
 
     Args:
         rows: of its rungs, seed by seed.
+        origin: of a ladder that ships with the recipe; None: it was trained here.
+        warnings: what its rungs have that the run has not.
     """
 
     rows: list[dict[str, Any]]
+    origin: Origin | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def padding(self) -> float:
@@ -74,6 +79,23 @@ def climb(rungs: Sequence[ladder.Rung], vocabulary: Vocabulary, shards: Shards, 
     )
     ladder.train(rungs, vocabulary, shards, machine, say)
     return Climbed(ladder.table(rungs))
+
+
+def bring(shipped: Shipped, data: str | None, say: Say) -> Climbed:
+    """The ladder that ships with a recipe, in place of one that is trained here.
+
+    Args:
+        data: hash of the run's token files; None: not known yet.
+    """
+    rows, origin = shipped.rows, shipped.origin
+    least, most = (end(row["C"] for row in rows) for end in (min, max))
+    say(
+        f"ladder: {len(rows)} runs of {least:.2e} to {most:.2e} FLOPs that ship with the recipe, trained {origin.made[:10]} "
+        f"elsewhere ({origin.machine}); this budget has no time for one of its own"
+    )
+    other = data not in (None, origin.data)
+    about = f"The ladder read the library of Python {origin.python} and held-out files of it; this run's are other ones."
+    return Climbed(rows, origin, (about,) if other else ())
 
 
 def outlook(
@@ -111,11 +133,7 @@ def outlook(
         "seconds": missing / speed,
     }
     if not missing:
-        climbed = Climbed(ladder.table(rungs))
-        foretold = page(climbed, planned, Path(), None)
-        describe(foretold, say)
-        told = ("loss", "intervals", "refused", "reasons", "warnings")
-        return found | {key: foretold.get(key) for key in told}
+        return found | told(Climbed(ladder.table(rungs)), planned, say)
     share = missing / (missing + planned.flops)
     say(f"it costs {missing:.2e} FLOPs, about {missing / speed:.0f} s here, {share:.0%} of what is spent")
     widths = sorted(
@@ -127,6 +145,13 @@ def outlook(
     else:
         say("how wide its interval will be is known when the ladder is trained; 2.1 % either way is the median on published runs")
     return found
+
+
+def told(climbed: Climbed, planned: rules.Plan, say: Say) -> dict[str, Any]:
+    """What a ladder that is there says of a planned run, in words and as plain data."""
+    foretold = page(climbed, planned, Path(), None)
+    describe(foretold, say)
+    return {key: foretold.get(key) for key in ("loss", "intervals", "refused", "reasons", "warnings")}
 
 
 def target_of(planned: rules.Plan, climbed: Climbed) -> Target:
@@ -162,8 +187,9 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
         "target": {"N": target.N, "D": target.D, "C": target.C, "U": target.U},
         "refused": found.refused,
         "reasons": list(found.reasons),
-        "warnings": list(found.warnings),
+        "warnings": [*climbed.warnings, *found.warnings],
         "ladder": climbed.rows,
+        "shipped": None if climbed.origin is None else asdict(climbed.origin),
         "fit": found.to_json(),
     }
     if not found.predictions:
@@ -188,13 +214,20 @@ def units(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {unit: value / largest["loss"] for unit, value in in_bits(largest).items()}
 
 
+def beyond(foretold: Mapping[str, Any]) -> str:
+    """Where a run lies, seen from its ladder."""
+    return (
+        f"{foretold['reach']:.1f} times beyond the ladder" if foretold["reach"] > 1 else "no larger than the ladder's largest run"
+    )
+
+
 def describe(foretold: Mapping[str, Any], say: Say) -> None:
     """The forecast, or its refusal, in words."""
     if "loss" in foretold:
         low, high = foretold["intervals"]["0.9"]
         say(
             f"forecast: held-out loss {foretold['loss']:.4f} nats per token, 90 % between {low:.4f} and {high:.4f} "
-            f"({(high - low) / 2 / foretold['loss']:.1%} either way), {foretold['reach']:.1f} times beyond the ladder"
+            f"({(high - low) / 2 / foretold['loss']:.1%} either way), {beyond(foretold)}"
         )
         same = (
             f"{foretold['loss'] * times:.4f} bits per {unit} ({low * times:.4f} to {high * times:.4f})"
@@ -372,6 +405,18 @@ def words(verdict: seal.Verdict) -> str:
     place = f"inside the {min(held):.0%} interval" if held else "outside the 90 % interval"
     miss = f"{verdict.miss:+.2%} (z {verdict.z:+.2f})"
     return f"verdict: {verdict.loss:.4f} where {verdict.foretold:.4f} was foretold, {miss}, {place}"
+
+
+def given(path: Path) -> str | None:
+    """The verdict on a run, in one sentence; None where there is none.
+
+    Args:
+        path: of the run's folder.
+    """
+    if not (path / VERDICT).is_file():
+        return None
+    found = json.loads((path / VERDICT).read_text(encoding="utf-8"))
+    return words(seal.Verdict(**{name: found[name] for name in seal.Verdict.__dataclass_fields__}))
 
 
 def invert(climbed: Climbed, loss: float) -> tuple[float, float, float]:

@@ -1,8 +1,9 @@
 """`tessera quickstart`: the whole path in one command, on data that every machine has.
 
-It trains one small model on this interpreter's own library, on sums in words and on handwritten digits; compares it with an
-untrained model and with n-gram counts on held-out files; lets it complete functions, do sums, draw digits and name some that it
-has never seen; says how the model in the box does at the same; writes the report, and serves the model to whoever sits there.
+It foretells the loss of one small model, trains it on this interpreter's own library, on sums in words and on handwritten
+digits, and judges the forecast; compares it with an untrained model and with n-gram counts on held-out files; lets it complete
+functions, do sums, draw digits and name some that it has never seen; says how the model in the box does at the same; writes the
+report, and serves the model to whoever sits there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tessera.commands import terminal
+from tessera.commands import foretell, terminal
 from tessera.commands import train as training
 from tessera.commands.generate import open_engine
 from tessera.commands.live import duration
@@ -98,6 +99,8 @@ def quickstart(budget: str, out: str, serves: bool = False) -> None:
         shown |= {"drawn": _draw(folder, engine), "seen": _look(corpus, engine, sources[DIGITS])}
     write_text(folder.path / DONE, json.dumps(shown, indent=1))
     report = write_report(path)
+    if (said := foretell.given(path)) is not None:
+        print(f"\nForecast, sealed before the training; {said}")
     _beside_the_starter(reached | _shares(shown))
     print(f"\nDone in {duration(time.monotonic() - begin)}. Open {report} to see the run. Then:")
     for what in (

@@ -25,6 +25,7 @@ import tessera
 from tessera import device as devices
 from tessera import recipe as recipes
 from tessera.commands.foretell import (
+    bring,
     climb,
     describe,
     ingredients_of,
@@ -35,6 +36,7 @@ from tessera.commands.foretell import (
     room,
     room_of_flops,
     sum_up,
+    told,
     write,
 )
 from tessera.commands.live import BandWatch, HeartWatch, LiveLine, check_tracker, duration, tracker
@@ -51,7 +53,7 @@ from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
 from tessera.recipe import Budget, Recipe
 from tessera.run import RunFolder, commit, disk_may_be_full
-from tessera.scaling import ladder, ledger, rules, seal
+from tessera.scaling import ladder, ledger, rules, seal, shipped
 from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document, Kind
 from tessera.tokens.vocabulary import Vocabulary
@@ -203,7 +205,8 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     cache = cache_folder()
     corpus = gather(intent.data, cache, say)
     facts = _of_data(_facts(machine, clock, peak), corpus, intent.data)
-    forecast = _wants_ladder(intent, facts, forecast)
+    ready = shipped.find(intent) if forecast is None else None
+    forecast = _wants_ladder(intent, facts, forecast, ready)
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
     page: dict[str, Any] = {"recipe": planned.recipe.model_dump(mode="json"), "flops": planned.flops}
     page |= {"parameters": planned.shape.matmul_parameters, "derived": [asdict(d) for d in planned.derived]}
@@ -214,6 +217,8 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
         shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         page["forecast"] = outlook(rungs, planned, peak, ledger.read(Path("runs") / ledger.FILE), None if as_json else print)
+    elif ready is not None:
+        page["forecast"] = told(bring(ready, None, say), planned, say if as_json else print)
     if as_json:
         print(json.dumps(page, indent=1))
 
@@ -291,7 +296,8 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     if forecast is not False and model is not None:
         say("no forecast: the law is of runs that begin from nothing, and this one goes on from a model.")
         forecast = False
-    forecast = _wants_ladder(intent, facts, forecast)
+    ready = shipped.find(intent) if forecast is None else None
+    forecast = _wants_ladder(intent, facts, forecast, ready)
     planned = _measured_plan(intent, facts, machine, clock, room(intent) if forecast else 1.0)
 
     def materials(plan: rules.Plan) -> tuple[Vocabulary, Shards]:
@@ -299,7 +305,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
         return vocabulary, tokenise(corpus, vocabulary, intent.data, cache, say, plan.recipe.train.context)
 
     vocabulary, shards = materials(planned)
-    climbed = None
+    climbed = bring(ready, shards.hash, say) if ready is not None and not forecast else None
     if forecast:
         rungs = _rungs(intent, planned, vocabulary, shards, machine, cache)
         if not rungs or (facts.seconds is not None and all(rung.done for rung in rungs)):
@@ -467,14 +473,15 @@ def _whole(intent: Recipe, planned: rules.Plan, facts: rules.Facts, clock: Clock
     return replace(rules.resolve(intent, measured), utilisation=planned.utilisation)
 
 
-def _wants_ladder(intent: Recipe, facts: rules.Facts, forecast: bool | None) -> bool:
-    """What was asked for; where nothing was, whether a law can be expected to hold, and words where it cannot."""
+def _wants_ladder(intent: Recipe, facts: rules.Facts, forecast: bool | None, ready: shipped.Shipped | None) -> bool:
+    """What was asked for; where nothing was, whether a law can be expected to hold, and words where nothing else is `ready`."""
     if forecast is not None:
         return forecast
     try:
         ladder.refuse_lawless(rules.resolve(intent, replace(facts, own_share=room(intent))).flops)
     except ladder.NoLadder as why:
-        say(f"no forecast: {why}")
+        if ready is None:
+            say(f"no forecast: {why}")
         return False
     return True
 

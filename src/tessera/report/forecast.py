@@ -55,9 +55,12 @@ def forecast_words(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ende
         return f"<p>No forecast could be made.</p><ul>{reasons}</ul>" if reasons else ""
     low, high = foretold["intervals"]["0.9"]
     half = (high - low) / 2 / foretold["loss"]
+    where = (
+        f"{foretold['reach']:.1f} times beyond the largest" if foretold["reach"] > 1 else "for a run no larger than the largest"
+    )
     said = (
-        f"From {len(foretold['ladder'])} small runs the law foretold a held-out loss of <b>{foretold['loss']:.3f}</b> nats per "
-        f"token, 90 % between {low:.3f} and {high:.3f} (&plusmn;{half:.1%}), {foretold['reach']:.1f} times beyond the largest."
+        f"From {len(foretold['ladder'])} small runs{_shipped(foretold)} the law foretold a held-out loss of "
+        f"<b>{foretold['loss']:.3f}</b> nats per token, 90 % between {low:.3f} and {high:.3f} (&plusmn;{half:.1%}), {where}."
     )
     if foretold.get("refused"):
         reasons = "".join(f"<li>{escape(reason)}</li>" for reason in foretold["reasons"])
@@ -73,6 +76,13 @@ def forecast_words(foretold: Mapping[str, Any], verdict: Mapping[str, Any], ende
         place = f"inside the {float(held[0]):.0%} interval" if held else "outside the 90 % interval"
         said += f"<p>The run ended at <b>{verdict['loss']:.3f}</b>: {verdict['miss']:+.2%}, {place} (z {verdict['z']:+.2f}).</p>"
     return said
+
+
+def _shipped(foretold: Mapping[str, Any]) -> str:
+    """Of a ladder that was not trained for this run, where it comes from."""
+    if not (origin := foretold.get("shipped")):
+        return ""
+    return f" that ship with the recipe, trained {escape(str(origin['made'])[:10])} elsewhere ({escape(str(origin['machine']))}),"
 
 
 def _chart(foretold: Mapping[str, Any], ended: float) -> str:
