@@ -107,21 +107,28 @@ def test_the_native_step_computes_what_the_decoder_does(shape: dict[str, Any]) -
         step = native.NativeStep(code, decoder, table)
         assert bool(step._model.halves) == halves
         for lengths in ([1], [40, 3], [7, 1, 64, 33, 20, 5, 11]):
+            slots = [slot for slot, length in enumerate(lengths) for _ in range(length)]
+            ends = [sum(lengths[: slot + 1]) - 1 for slot in range(len(lengths))]
             caches = [SlotCache(config, torch.float32, torch.device("cpu"), 8, 8 * 96, 0) for _ in range(2)]
+            theirs, ours = caches
             for cache in caches:
                 for _ in lengths:
                     cache.open([])
-                positions = cache.begin(lengths)
-                ids = torch.arange(sum(lengths))[None] % 133
-                decoder(ids, positions=positions, cache=cache, rotary=(table[0][positions], table[1][positions]))
+            # Prompts at once, of which only the ends are scored ...
+            positions = theirs.begin(lengths)
+            ids = torch.arange(sum(lengths)) % 133
+            hidden = decoder(ids[None], positions=positions, cache=theirs, rotary=(table[0][positions], table[1][positions]))[0]
+            found, wanted = step(ids.tolist(), slots, ours, ends), decoder.logits(hidden[ends])
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+            for cache in caches:
                 cache.end(lengths)
-            theirs, ours = caches
+            # ... and one token more of each.
             for token in (5, 60):
                 new = [token + row for row in range(len(lengths))]
                 at, places, mask = theirs.begin_decode(len(new))
                 rotary = (table[0][at], table[1][at])
                 wanted = decode(decoder, torch.tensor([new]), rotary, theirs.slots, places, mask, theirs.shape[1])
-                found = step(new, range(len(new)), ours)
+                found = step(new, range(len(new)), ours, range(len(new)))
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
                 for cache in caches:
                     cache.end([1] * len(new))

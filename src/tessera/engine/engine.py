@@ -42,8 +42,6 @@ OnToken = Callable[[int, int, str], None]
 _CACHE_BYTES = 2 << 30
 _LOGIT_ROWS = 64
 """Logits of a prompt are computed for so many of its tokens at a time: with a large vocabulary they are large."""
-_NATIVE_TOKENS = 16
-"""Of a row that the native step takes at once; torch is better at more."""
 
 
 class Engine:
@@ -352,34 +350,32 @@ class Engine:
         Returns:
             the logits of the rows that have none left, these rows, and those into which guesses were fed too.
         """
-        short = [
-            slot
-            for slot, (row, count) in enumerate(zip(rows, counts, strict=True))
-            if 0 < count <= _NATIVE_TOKENS and row.computed >= row.prompt_tokens
-        ]
-        step = self._native_step() if short else None
+        fit = [slot for slot, (row, count) in enumerate(zip(rows, counts, strict=True)) if count and not row.prompt_is_scored]
+        step = self._native_step() if fit else None
         if step is None:
-            one_each = all(count == row.pending == 1 for row, count in zip(rows, counts, strict=True)) and len(short) == len(rows)
-            return *((self._decode(rows), list(rows)) if one_each else self._flat(rows, counts)), {}
-        most, context = self.limits.guess_tokens, self.decoder.config.context
-        guesses = {slot: guess(rows[slot], most, context) for slot in short if counts[slot] == rows[slot].pending == 1}
-        fed = {slot: rows[slot].ids[rows[slot].computed :][: counts[slot]] + guesses.get(slot, []) for slot in short}
-        flat = [(slot, id) for slot, ids in fed.items() for id in ids]
-        logits_NV = step([id for _, id in flat], [slot for slot, _ in flat], self._cache)
-        ends = dict(zip(fed, itertools.accumulate(map(len, fed.values())), strict=True))
-        guessed = {rows[s]: Guessed(guesses[s], logits_NV[ends[s] - len(fed[s]) : ends[s]]) for s in short if guesses.get(s)}
+            running = all(n == row.pending == 1 and row.past_prompt for row, n in zip(rows, counts, strict=True))
+            return *((self._decode(rows), list(rows)) if running else self._flat(rows, counts)), {}
+        guesses = {slot: ids for slot in fit if (ids := guess(rows[slot], self.limits.guess_tokens, self.decoder.config.context))}
+        fed = {slot: rows[slot].ids[rows[slot].computed :][: counts[slot]] + guesses.get(slot, []) for slot in fit}
+        # Scores are wanted after all tokens of a row with guesses, else after the last if none are left.
+        wanted, places = list[int](), dict[int, slice]()
+        for slot, end in zip(fed, itertools.accumulate(map(len, fed.values())), strict=True):
+            scored = len(fed[slot]) if slot in guesses else int(counts[slot] == rows[slot].pending)
+            places[slot] = slice(len(wanted), len(wanted) + scored)
+            wanted += range(end - scored, end)
+        flat = [(id, slot) for slot, ids in fed.items() for id in ids]
+        logits_WV = step([id for id, _ in flat], [slot for _, slot in flat], self._cache, wanted)
+        guessed = {rows[slot]: Guessed(ids, logits_WV[places[slot]]) for slot, ids in guesses.items()}
         # Of a row with guesses it is not known yet how much of this counts.
-        taken = [counts[slot] if slot in fed and rows[slot] not in guessed else 0 for slot in range(len(rows))]
-        for slot in short:
-            self._counts["prefill_tokens"] += taken[slot] if rows[slot].pending > 1 else 0
-            rows[slot].computed += taken[slot]
+        taken = [counts[slot] if slot in fed and slot not in guesses else 0 for slot in range(len(rows))]
         self._cache.end(taken)
+        for slot in fed:
+            self._advance(rows[slot], taken[slot])
         self._counts["steps"] += 1
-        going_on = [slot for slot in short if rows[slot] not in guessed and not rows[slot].pending]
-        logits_BV = logits_NV if len(going_on) == len(flat) else logits_NV[[ends[slot] - 1 for slot in going_on]]
-        rest = [0 if slot in fed else count for slot, count in enumerate(counts)]
+        going_on = [slot for slot in fed if slot not in guesses and not rows[slot].pending]
+        logits_BV = logits_WV[[places[slot].start for slot in going_on]] if guesses else logits_WV
         sampling = [rows[slot] for slot in going_on]
-        if any(rest):
+        if any(rest := [0 if slot in fed else count for slot, count in enumerate(counts)]):
             rest_BV, others = self._flat(rows, rest)
             logits_BV, sampling = torch.cat((logits_BV, rest_BV)), sampling + others
         return logits_BV, sampling, guessed
@@ -421,12 +417,9 @@ class Engine:
         ends = list(itertools.accumulate(counts))
         sampling, last = [], []
         for row, count, end in zip(rows, counts, ends, strict=True):
-            if count and row.request.prompt_logprobs and row.computed < row.prompt_tokens:
+            if count and row.prompt_is_scored:
                 self._read_prompt(row, hidden_ND[end - count : end])
-            self._counts["prefill_tokens"] += count if row.pending > 1 or row.computed < row.prompt_tokens else 0
-            row.computed += count
-            if count and row.computed >= row.prompt_tokens > row.computed - count:
-                self._remember(row)
+            self._advance(row, count)
             if count and not row.pending:
                 sampling.append(row)
                 last.append(end - 1)
@@ -434,6 +427,13 @@ class Engine:
         if len(last) < len(hidden_ND):
             hidden_ND = hidden_ND[torch.tensor(last, dtype=torch.long, device=self._device)]
         return self.decoder.logits(hidden_ND), sampling
+
+    def _advance(self, row: Row, count: int) -> None:
+        """`count` more ids of a row are in the cache, which remembers its prompt when that is whole."""
+        self._counts["prefill_tokens"] += count if row.pending > 1 or not row.past_prompt else 0
+        row.computed += count
+        if count and row.past_prompt and row.computed - count < row.prompt_tokens:
+            self._remember(row)
 
     def _decode(self, rows: Sequence[Row]) -> Tensor:
         """`_forward` where every row has one token to go on from: compiled by torch, if there is a step for so many rows."""

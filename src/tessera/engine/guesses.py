@@ -32,10 +32,12 @@ class Guessed:
 
 
 def guess(row: Row, most: int, context: int) -> list[int]:
-    """What is likely to come after the last token of a row, at most so many; the same for both rows of a pair."""
+    """What is likely to come after a row's last token, where that is next, at most so many; the same for both rows of a pair."""
     leader = row.leader or row
     # Most rows have no constraint, and asking what they can do would take longer than all else here.
     if leader.progress is None or not most or leader.request.params.penalised or not isinstance(leader.progress, Guesses):
+        return []
+    if row.pending != 1 or not row.past_prompt:
         return []
     room = min(leader.room - leader.made - 1, context - max(len(one.ids) for one in leader.rows))
     return leader.progress.guess(leader.ids[leader.prompt_tokens :], min(most, leader.guesses, room))

@@ -34,6 +34,8 @@ from tessera.model.decoder import Block, Decoder, Rotary
 _PANEL = 16
 _TRIED_STEPS, _KEPT_STEPS = 6, 500
 """Of each number of threads, and then of the better one."""
+_COMPARED_TOKENS = 64
+"""Steps of more tokens, which read prompts, say nothing about threads: they take far longer, and with all are always faster."""
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 # From the best on: a compiler that does not know one of them gets the next.
 _VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
@@ -84,7 +86,7 @@ def library() -> ctypes.CDLL | None:
     whole, pointer = ctypes.c_int64, ctypes.c_void_p
     found.tessera_pack.argtypes = [pointer, whole, whole, whole, whole, whole, pointer]
     found.tessera_halves.argtypes, found.tessera_halves.restype = [pointer, whole], whole
-    found.tessera_step.argtypes = [pointer, whole, pointer, pointer, pointer, pointer]
+    found.tessera_step.argtypes = [pointer, whole, pointer, pointer, pointer, whole, pointer, pointer]
     found.tessera_pack.restype = found.tessera_step.restype = None
     return found
 
@@ -206,12 +208,13 @@ class NativeStep:
         )  # fmt: skip
         self._tensors: Sequence[Tensor] = ()
 
-    def __call__(self, ids: Sequence[int], slots: Sequence[int], cache: SlotCache) -> Tensor:
-        """Logits (B, V) after each of B new tokens, whose keys and values are written; `cache.end` is not called.
+    def __call__(self, ids: Sequence[int], slots: Sequence[int], cache: SlotCache, wanted: Sequence[int]) -> Tensor:
+        """Logits (W, V) after W of B new tokens; keys and values of all are written, `cache.end` is not called.
 
         Args:
             ids: B new tokens.
             slots: of the cache, that each goes into; those of one slot come one behind the other.
+            wanted: places among the tokens, in rising order.
         """
         positions, new = [], Counter[int]()
         for slot in slots:
@@ -222,14 +225,16 @@ class NativeStep:
             for number, layer in enumerate(self._layers):
                 layer.keys, layer.values = cache.slots[2 * number].data_ptr(), cache.slots[2 * number + 1].data_ptr()
             self._tensors, self._model.capacity = cache.slots, cache.shape[1]
-        B = len(ids)
-        numbers = (ctypes.c_int64 * (3 * B))(*ids, *slots, *positions)
-        logits_BV = torch.empty((B, self._decoder.config.vocab_size))
+        B, W = len(ids), len(wanted)
+        numbers = (ctypes.c_int64 * (3 * B + W))(*ids, *slots, *positions, *wanted)
+        logits_WV = torch.empty((W, self._decoder.config.vocab_size))
         first = ctypes.addressof(numbers)
         began, self._model.threads = time.perf_counter(), self._threads.now
-        self._code.tessera_step(ctypes.addressof(self._model), B, first, first + 8 * B, first + 16 * B, logits_BV.data_ptr())
-        self._threads.took(time.perf_counter() - began)
-        return logits_BV
+        places = (first, first + 8 * B, first + 16 * B)
+        self._code.tessera_step(ctypes.addressof(self._model), B, *places, W, first + 24 * B, logits_WV.data_ptr())
+        if B <= _COMPARED_TOKENS:
+            self._threads.took(time.perf_counter() - began)
+        return logits_WV
 
 
 def _dense(matrix: Tensor) -> Tensor:

@@ -127,6 +127,16 @@ class Row:
         return len(self.ids) - self.computed
 
     @property
+    def past_prompt(self) -> bool:
+        """Whether all of the prompt is computed."""
+        return self.computed >= self.prompt_tokens
+
+    @property
+    def prompt_is_scored(self) -> bool:
+        """Whether what is computed next is a prompt whose own log-probabilities are wanted."""
+        return self.request.prompt_logprobs and not self.past_prompt
+
+    @property
     def made(self) -> int:
         """Tokens that came behind the prompt."""
         return len(self.ids) - self.prompt_tokens

@@ -1,13 +1,15 @@
-// One new token of each running stream through the whole decoder, on a CPU in float32: what `engine.native` compiles and calls.
+// New tokens of running streams and of prompts through the whole decoder, on a CPU in float32: what `engine.native` compiles and calls.
 //
 // With few rows a product over weights is as fast as the weights come from memory, and everything else is overhead. So weights
-// are packed in panels of 16 outputs, which are read once, from front to back, for up to six rows at a time, and all layers run in one call.
+// are packed in panels of 16 outputs, which are read once, from front to back, for as many rows at a time as there are registers,
+// and all layers run in one call.
 // Weights that lose nothing by it are kept in bfloat16: half the bytes, the same numbers.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -19,7 +21,13 @@ constexpr int BYTES = 32;
 #else
 constexpr int BYTES = 16;
 #endif
-constexpr int LANES = BYTES / 4, PANEL = 16, VECTORS = PANEL / LANES, MOST_ROWS = 6;
+constexpr int LANES = BYTES / 4, PANEL = 16, VECTORS = PANEL / LANES;
+// Their sums and a panel's weights fill the registers: 32 with AVX-512, else 16.
+constexpr int MOST_ROWS = VECTORS == 1 ? 16 : 6;
+// Sums that are on their way at once, so that none waits for the one before it.
+constexpr int SUMS = 8;
+// Weights are asked for so many bytes before they are needed: the processor itself looks ahead no further than a page.
+constexpr int64_t AHEAD = 16384;
 
 typedef float Vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef int32_t Words __attribute__((vector_size(BYTES), aligned(4), may_alias));
@@ -35,10 +43,15 @@ inline Vector load(const uint16_t* from) {
 }
 inline void keep(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
 inline Vector all(float x) { return x - Vector{}; }
+// Half and half, since one after the other each addition would wait for the one before.
 inline float sum(Vector x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += x[lane];
-    return total;
+    typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+    float parts[16];
+    keep(parts, x);
+    if (LANES >= 16) *reinterpret_cast<Eight*>(parts) += *reinterpret_cast<Eight*>(parts + 8);
+    if (LANES >= 8) *reinterpret_cast<Four*>(parts) += *reinterpret_cast<Four*>(parts + 4);
+    return (parts[0] + parts[2]) + (parts[1] + parts[3]);
 }
 
 // e^x to a few units of the last place (Cephes): x = n log 2 + r, 2^n by the bits of the exponent, a polynomial for e^r.
@@ -64,32 +77,39 @@ inline Vector exponential(Vector x) {
     return p * power;
 }
 
-// y[b][0..16) of ROWS rows: x (ROWS, I) times one panel (I, 16). Few rows take several weights at a time, so that a sum need
-// not wait for the one before it.
+constexpr int steps_for(int rows) {
+    int steps = 1;
+    while (steps * rows * VECTORS < SUMS) steps *= 2;
+    return steps;
+}
+
+// y[b][0..16) of ROWS rows: x (I, ROWS) times one panel (I, 16). Few rows take several weights at a time.
 template <typename Weight, int ROWS>
-inline void panel(const Weight* w, const float* x, int64_t stride, int64_t I, float* y, int64_t y_stride, int64_t wanted) {
-    constexpr int STEPS = ROWS == 1 ? 4 : ROWS <= 3 ? 2 : 1;
+void panel(const Weight* w, const float* x, int64_t I, float* y, int64_t y_stride, int64_t wanted) {
+    constexpr int STEPS = steps_for(ROWS);
     Vector sums[STEPS][ROWS][VECTORS] = {};
     int64_t i = 0;
     for (; i + STEPS <= I; i += STEPS)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int s = 0; s < STEPS; s++)
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++) {
-                Vector weight = load(w + (i + s) * PANEL + v * LANES);
-#pragma GCC unroll 6
-                for (int b = 0; b < ROWS; b++) sums[s][b][v] += weight * x[b * stride + i + s];
+                const Weight* from = w + (i + s) * PANEL + v * LANES;
+                __builtin_prefetch(from + AHEAD / sizeof(Weight));
+                Vector weight = load(from);
+#pragma GCC unroll 16
+                for (int b = 0; b < ROWS; b++) sums[s][b][v] += weight * x[(i + s) * ROWS + b];
             }
     for (; i < I; i++)
         for (int v = 0; v < VECTORS; v++)
-            for (int b = 0; b < ROWS; b++) sums[0][b][v] += load(w + i * PANEL + v * LANES) * x[b * stride + i];
-#pragma GCC unroll 6
+            for (int b = 0; b < ROWS; b++) sums[0][b][v] += load(w + i * PANEL + v * LANES) * x[i * ROWS + b];
+#pragma GCC unroll 16
     for (int b = 0; b < ROWS; b++) {
         float found[PANEL];
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
             Vector total = sums[0][b][v];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int s = 1; s < STEPS; s++) total += sums[s][b][v];
             keep(found + v * LANES, total);
         }
@@ -98,25 +118,38 @@ inline void panel(const Weight* w, const float* x, int64_t stride, int64_t I, fl
 }
 
 template <typename Weight>
+using Panel = void (*)(const Weight*, const float*, int64_t, float*, int64_t, int64_t);
+
+template <typename Weight, int... ROWS>
+Panel<Weight> panel_of(int64_t rows, std::integer_sequence<int, ROWS...>) {
+    constexpr Panel<Weight> by_rows[] = {panel<Weight, ROWS + 1>...};
+    return by_rows[rows - 1];
+}
+
+// y (rows, O): x (rows, I) times packed weights.
+template <typename Weight>
 void product(const Weight* weights, const float* x, int64_t rows, int64_t I, int64_t O, float* y, int threads) {
-    int64_t panels = (O + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t p = 0; p < panels; p++) {
-        const Weight* w = weights + p * I * PANEL;
-        int64_t wanted = std::min<int64_t>(PANEL, O - p * PANEL);
-        for (int64_t b = 0; b < rows;) {
-            const float* from = x + b * I;
-            float* to = y + b * O + p * PANEL;
-            switch (std::min<int64_t>(rows - b, MOST_ROWS)) {
-                case 1: panel<Weight, 1>(w, from, I, I, to, O, wanted); b += 1; break;
-                case 2: panel<Weight, 2>(w, from, I, I, to, O, wanted); b += 2; break;
-                case 3: panel<Weight, 3>(w, from, I, I, to, O, wanted); b += 3; break;
-                case 4: panel<Weight, 4>(w, from, I, I, to, O, wanted); b += 4; break;
-                case 5: panel<Weight, 5>(w, from, I, I, to, O, wanted); b += 5; break;
-                default: panel<Weight, 6>(w, from, I, I, to, O, wanted); b += 6;
-            }
+    // Rows that are taken together stand together, column by column.
+    static thread_local std::vector<float> room;
+    const float* turned = x;
+    if (rows > 1) {
+        room.resize(std::max<size_t>(room.size(), rows * I));
+        for (int64_t first = 0; first < rows; first += MOST_ROWS) {
+            const int64_t together = std::min<int64_t>(rows - first, MOST_ROWS);
+            for (int64_t i = 0; i < I; i++)
+                for (int64_t b = 0; b < together; b++) room[first * I + i * together + b] = x[(first + b) * I + i];
         }
+        turned = room.data();
     }
+    const int64_t panels = (O + PANEL - 1) / PANEL;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t first = 0; first < rows; first += MOST_ROWS) {
+            const int64_t together = std::min<int64_t>(rows - first, MOST_ROWS);
+            auto some = panel_of<Weight>(together, std::make_integer_sequence<int, MOST_ROWS>{});
+            const int64_t wanted = std::min<int64_t>(PANEL, O - p * PANEL);
+            some(weights + p * I * PANEL, turned + first * I, I, y + first * O + p * PANEL, O, wanted);
+        }
 }
 
 void normalise(const float* x, const float* gain, float eps, int64_t size, float* y) {
@@ -223,10 +256,11 @@ int64_t tessera_halves(const float* from, int64_t count) {
     return lower == 0;
 }
 
-// Feeds ids (B) to slots (B) at positions (B), writes their keys and values there, and their scores into logits (B, V). Several may
-// go into one slot, one behind the other: each sees those before it.
+// Feeds ids (B) to slots (B) at positions (B), and writes their keys and values there. Several may go into one slot, one behind
+// the other: each sees those before it. The scores after W of them, `wanted` in rising order, go into logits (W, V).
 void tessera_step(
-    const Model* m, int64_t B, const int64_t* ids, const int64_t* slots, const int64_t* positions, float* logits
+    const Model* m, int64_t B, const int64_t* ids, const int64_t* slots, const int64_t* positions, int64_t W,
+    const int64_t* wanted, float* logits
 ) {
     const int64_t D = m->width, H = m->heads, K = m->kv_heads, S = m->head_size, M = m->mlp_width;
     const int threads = static_cast<int>(m->threads);
@@ -234,19 +268,20 @@ void tessera_step(
     int64_t longest = 0;
     for (int64_t b = 0; b < B; b++) longest = std::max(longest, positions[b] + 1);
     const int64_t room = longest + 2 * LANES;
-    std::vector<float> buffer(B * (2 * D + N + H * S + 3 * M) + B * K * room);
+    static thread_local std::vector<float> buffer;
+    buffer.resize(std::max<size_t>(buffer.size(), B * (2 * D + N + H * S + 3 * M) + B * K * room));
     float *x = buffer.data(), *normal = x + B * D, *qkv = normal + B * D, *mixed = qkv + B * N, *wide = mixed + B * H * S,
           *inner = wide + B * 2 * M, *scores = inner + B * M;
-    auto multiply = [&](const void* w, const float* from, int64_t I, int64_t O, float* to) {
-        if (m->halves) product(static_cast<const uint16_t*>(w), from, B, I, O, to, threads);
-        else product(static_cast<const float*>(w), from, B, I, O, to, threads);
+    auto multiply = [&](const void* w, const float* from, int64_t rows, int64_t I, int64_t O, float* to) {
+        if (m->halves) product(static_cast<const uint16_t*>(w), from, rows, I, O, to, threads);
+        else product(static_cast<const float*>(w), from, rows, I, O, to, threads);
     };
     for (int64_t b = 0; b < B; b++)
         for (int64_t i = 0; i < D; i++) x[b * D + i] = m->embedding[ids[b] * m->embedding_row + i * m->embedding_column];
     for (int64_t l = 0; l < m->layers; l++) {
         const Layer& layer = m->layer[l];
         for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer.attention_norm, m->eps, D, normal + b * D);
-        multiply(layer.qkv, normal, D, N, qkv);
+        multiply(layer.qkv, normal, B, D, N, qkv);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (int64_t pair = 0; pair < B * K; pair++) {
             const int64_t b = pair / K, k = pair % K, at = positions[b];
@@ -272,10 +307,10 @@ void tessera_step(
                 attend(query, keys, values, at + 1, S, scores + pair * room, mixed + (b * H + h) * S);
             }
         }
-        multiply(layer.out, mixed, H * S, D, normal);
+        multiply(layer.out, mixed, B, H * S, D, normal);
         for (int64_t i = 0; i < B * D; i++) x[i] += normal[i];
         for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer.mlp_norm, m->eps, D, normal + b * D);
-        multiply(layer.gate_up, normal, D, 2 * M, wide);
+        multiply(layer.gate_up, normal, B, D, 2 * M, wide);
         for (int64_t b = 0; b < B; b++) {
             const float *gate = wide + b * 2 * M, *up = gate + M;
             float* to = inner + b * M;
@@ -283,10 +318,10 @@ void tessera_step(
             for (; i + LANES <= M; i += LANES) keep(to + i, load(gate + i) / (1.0f + exponential(-load(gate + i))) * load(up + i));
             for (; i < M; i++) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
         }
-        multiply(layer.down, inner, M, D, normal);
+        multiply(layer.down, inner, B, M, D, normal);
         for (int64_t i = 0; i < B * D; i++) x[i] += normal[i];
     }
-    for (int64_t b = 0; b < B; b++) normalise(x + b * D, m->norm, m->eps, D, normal + b * D);
-    multiply(m->head, normal, D, m->vocabulary, logits);
+    for (int64_t w = 0; w < W; w++) normalise(x + wanted[w] * D, m->norm, m->eps, D, normal + w * D);
+    multiply(m->head, normal, W, D, m->vocabulary, logits);
 }
 }
