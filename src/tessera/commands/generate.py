@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tessera.commands import films, sounds, terminal
 from tessera.commands.pictures import Asked, generate_picture, refuse_contradictions
-from tessera.device import detect
+from tessera.engine import native
 from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
 from tessera.engine.films import TEMPERATURE as FILM_TEMPERATURE
 from tessera.engine.request import Completion, Request
@@ -29,9 +29,9 @@ _NO_PICTURES = Asked()
 
 
 def open_engine(model: str, precision: str = "auto", limits: Limits = DEFAULT_LIMITS) -> Engine:
-    """An engine for a run's folder or a Hugging Face folder, on the device and in the dtype (or `precision`) of this machine."""
-    machine = detect(precision)
+    """An engine for a run's folder or a Hugging Face folder, on this machine's device, in `precision` or what is fastest."""
     folder = weights.resolve_model(model)
+    machine = native.machine_for(weights.read_config(folder).parameters, precision)
     decoder = weights.load(folder, machine.torch_dtype)
     vocabulary = Vocabulary.load(folder, decoder.config.vocab_size)
     decoder = decoder.to(machine.torch_device, machine.torch_dtype).eval()

@@ -29,7 +29,7 @@ from tessera.data.reasons import Skipped
 from tessera.data.sounds import sound_parts
 from tessera.data.sources import documents
 from tessera.device import Machine, cache_folder
-from tessera.engine import films, pictures, sounds
+from tessera.engine import films, native, pictures, sounds
 from tessera.engine.engine import Engine
 from tessera.engine.films import FilmWish
 from tessera.engine.pictures import Wish as PictureWish
@@ -152,7 +152,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     uri = f"guided:{medium}"
     wanted = plans.intent(path.name, f"{Path(wish.model).name}, guided by itself.", uri, wish.seed, wish.settings)
     captions = _captions(wish, model, medium, say)
-    machine = devices.detect(wanted.train.precision, wanted.train.threads)
+    machine = native.machine_for(shape.parameters, wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
 
     folder = RunFolder.create(path, wanted)

@@ -28,6 +28,7 @@ from tessera import device as devices
 from tessera.data.loader import Loader, Shares
 from tessera.data.shards import open_shards, write_records
 from tessera.device import Machine
+from tessera.engine import native
 from tessera.engine.thinking import budgets_of, refusal, speaks_dialogue
 from tessera.errors import UserError
 from tessera.model import weights
@@ -234,7 +235,7 @@ def prepare(wish: Wish, path: Path, say: Say) -> None:
     summary = f"{Path(wish.model).name}, reinforced on {wish.data}."
     wanted = plans.intent(path.name, summary, f"tasks:{wish.data}", wish.seed, wish.settings, "muon")
     budget = plans.read_budget(wish.budget, wanted)
-    machine = devices.detect(wanted.train.precision, wanted.train.threads)
+    machine = native.machine_for(shape.parameters, wanted.train.precision, wanted.train.threads)
     peak = devices.matmul_peak(machine, seconds=0.2)
     dialogue = speaks_dialogue(str(model), vocabulary)
     budgets = budgets_of(str(model))
