@@ -81,7 +81,25 @@ def test_priorities_order_what_an_engine_serves(
     assert ends == [0, 2, 1]
 
 
-@pytest.mark.parametrize("change", [{"rows": 0}, {"step_tokens": 16}, {"queued_requests": 0}, {"cache_tokens": 0}])
+@pytest.mark.parametrize(
+    "change", [{"rows": 0}, {"step_tokens": 16}, {"step_seconds": 0.0}, {"queued_requests": 0}, {"cache_tokens": 0}]
+)
 def test_limits_out_of_range_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(UserError, match=next(iter(change))):
         Limits(**change)
+
+
+def test_steps_with_prompts_have_as_many_tokens_as_go_into_their_time() -> None:
+    free, bound = (Scheduler(Limits(rows=4, step_tokens=256, step_seconds=most), 1000) for most in (None, 0.1))
+    for scheduler in (free, bound):
+        assert scheduler.step_tokens == 256
+        scheduler.took(256, 0.2)
+    assert free.step_tokens == 256 and bound.step_tokens == 128
+    bound.took(4, 0.1)  # running streams alone say nothing about prompts
+    assert bound.step_tokens == 128
+    for _ in range(50):
+        bound.took(128, 2.0)
+    assert bound.step_tokens == 40  # a token for every row and some of a prompt, however slow
+    for _ in range(50):
+        bound.took(40, 0.001)
+    assert bound.step_tokens == 256

@@ -15,6 +15,7 @@ import uvicorn
 from tessera.commands.generate import open_engine
 from tessera.device import can_compile, detect
 from tessera.engine import native
+from tessera.engine.scheduler import Limits
 from tessera.engine.service import Service
 from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.errors import UserError
@@ -27,6 +28,8 @@ from tessera.serve.models import Models, Served
 
 HOST, PORT = "127.0.0.1", 8000
 """Where it listens unless told otherwise."""
+STEP_SECONDS = 0.1
+"""What a step with pieces of prompts takes at most: who asks something short waits for two of them."""
 _RUNS = Path("runs")
 """Of the working directory, where runs lie unless told otherwise; what goes with the model in the box lies there too."""
 _PATIENCE_SECONDS = 3
@@ -149,7 +152,7 @@ def _open(models: Sequence[str], threads: int | None, compiled: bool) -> Models:
     """Every model with an engine in a thread of its own; those that are tuned here later are opened alike."""
 
     def load(name: str, folder: Path) -> Served:
-        engine = open_engine(str(folder))
+        engine = open_engine(str(folder), limits=Limits(step_seconds=STEP_SECONDS))
         machine = detect(threads=threads)
         if native.fits(engine.decoder) or (compiled and can_compile(machine)):
             engine.compile()

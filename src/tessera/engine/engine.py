@@ -128,7 +128,7 @@ class Engine:
         self._admit()
         rows = self._scheduler.running
         if rows:
-            counts = plan(rows, self.limits.step_tokens)
+            counts = plan(rows, self._scheduler.step_tokens)
             logits_BV, sampling, guessed = self._forward(rows, counts)
             ended = self._sample(logits_BV, sampling) if sampling else {}
             if guessed:
@@ -142,8 +142,7 @@ class Engine:
                 else:
                     self._finish(row, end)
             self._let_go(sampling)
-            speed = sum(counts) / (time.perf_counter() - began)
-            self._scheduler.tokens_per_second += 0.1 * (speed - self._scheduler.tokens_per_second)
+            self._scheduler.took(sum(counts), time.perf_counter() - began)
         return self._scheduler.busy
 
     def generate(

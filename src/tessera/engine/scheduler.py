@@ -8,6 +8,7 @@ sample have room in the cache: once running, it is never thrown out.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Limits:
     Args:
         rows: requests that run together.
         step_tokens: tokens of one step; more make prompts faster and the pauses of running streams longer.
+        step_seconds: that a step with prompts is to take at most, by fewer tokens; None: it takes its time, so that what steps
+            compute depends on no clock.
         queued_requests: that wait at most.
         queued_tokens: their prompts and what they may sample, together.
         cache_tokens: keys and values held for running requests, counted as rows times the longest; None: a full context for
@@ -49,6 +52,7 @@ class Limits:
 
     rows: int = 16
     step_tokens: int = 256
+    step_seconds: float | None = None
     queued_requests: int = 256
     queued_tokens: int = 1 << 20
     cache_tokens: int | None = None
@@ -59,6 +63,7 @@ class Limits:
         for holds, rule in (
             (self.rows >= 1, f"rows must be at least 1, not {self.rows}"),
             (self.step_tokens > self.rows, f"step_tokens must be more than rows ({self.rows}), not {self.step_tokens}"),
+            (self.step_seconds is None or self.step_seconds > 0, f"step_seconds must be more than 0, not {self.step_seconds}"),
             (self.queued_requests >= 1, f"queued_requests must be at least 1, not {self.queued_requests}"),
             (self.queued_tokens >= 1, f"queued_tokens must be at least 1, not {self.queued_tokens}"),
             (self.cache_tokens is None or self.cache_tokens >= 1, f"cache_tokens must be at least 1, not {self.cache_tokens}"),
@@ -201,11 +206,28 @@ class Scheduler:
         self.running: list[Row] = []
         """A row's index is its slot."""
         self.tokens_per_second = 1000.0
-        """How fast steps have gone lately; kept by the engine."""
+        """How fast steps have gone lately."""
+        self._prompts_per_second = math.inf
+        """The same of steps with prompts."""
         self._lock = threading.Lock()
         self._waiting: list[tuple[int, int, Row]] = []
         self._waiting_tokens = 0
         self._aborted: set[int] = set()
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """That a step of so many tokens is done."""
+        self.tokens_per_second += 0.1 * (tokens / seconds - self.tokens_per_second)
+        if tokens > 2 * self.limits.rows:
+            before = self._prompts_per_second if math.isfinite(self._prompts_per_second) else tokens / seconds
+            self._prompts_per_second = 0.7 * before + 0.3 * tokens / seconds
+
+    @property
+    def step_tokens(self) -> int:
+        """How many tokens the next step may have, at least one for each row and some of a prompt."""
+        if self.limits.step_seconds is None or math.isinf(self._prompts_per_second):
+            return self.limits.step_tokens
+        fit = round(self._prompts_per_second * self.limits.step_seconds)
+        return min(self.limits.step_tokens, max(fit, 2 * self.limits.rows + 32))
 
     @property
     def waiting(self) -> int:
