@@ -91,15 +91,19 @@ void panel(const Weight* w, const float* x, int64_t I, float* y, int64_t y_strid
     int64_t i = 0;
     for (; i + STEPS <= I; i += STEPS)
 #pragma GCC unroll 8
-        for (int s = 0; s < STEPS; s++)
+        for (int s = 0; s < STEPS; s++) {
+            const Weight* from = w + (i + s) * PANEL;
+            __builtin_prefetch(from + AHEAD / sizeof(Weight));
+            Vector weights[VECTORS];
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) {
-                const Weight* from = w + (i + s) * PANEL + v * LANES;
-                __builtin_prefetch(from + AHEAD / sizeof(Weight));
-                Vector weight = load(from);
+            for (int v = 0; v < VECTORS; v++) weights[v] = load(from + v * LANES);
 #pragma GCC unroll 16
-                for (int b = 0; b < ROWS; b++) sums[s][b][v] += weight * x[(i + s) * ROWS + b];
+            for (int b = 0; b < ROWS; b++) {
+                const float value = x[(i + s) * ROWS + b];
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) sums[s][b][v] += weights[v] * value;
             }
+        }
     for (; i < I; i++)
         for (int v = 0; v < VECTORS; v++)
             for (int b = 0; b < ROWS; b++) sums[0][b][v] += load(w + i * PANEL + v * LANES) * x[i * ROWS + b];
