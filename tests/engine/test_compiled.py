@@ -145,10 +145,10 @@ def test_the_faster_number_of_threads_is_kept_and_tried_again_later() -> None:
         return used
 
     alone, beside_others = {1: 2.0, 4: 1.0}, {1: 2.0, 4: 50.0}
-    assert run(12, alone) == [1, 4] * 6
+    assert run(12, alone) == [1, 4] * 6 and threads.better == 4
     assert run(500, alone) == [4] * 500
     assert set(run(12, beside_others)) == {1, 4}
-    assert run(500, beside_others) == [1] * 500
+    assert run(500, beside_others) == [1] * 500 and threads.better == 1
     single = native.Threads(1)
     single.took(1.0)
     assert single.now == 1

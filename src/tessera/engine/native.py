@@ -36,7 +36,7 @@ _PANEL = 16
 _TRIED_STEPS, _KEPT_STEPS = 6, 500
 """Of each number of threads, and then of the better one."""
 _COMPARED_TOKENS = 64
-"""Steps of more tokens, which read prompts, say nothing about threads: they take far longer, and with all are always faster."""
+"""Steps of more tokens, which read prompts, take far longer than others, and are not compared with them to choose threads."""
 _BYTES = 8
 """For each parameter at most: the model's own and the packed one."""
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
@@ -150,6 +150,8 @@ class Threads:
     def __init__(self, most: int) -> None:
         self.now = 1
         """To be used for the next step."""
+        self.better = most
+        """Of both, as far as it is known."""
         self._most = most
         self._taken: dict[int, list[float]] = {1: [], most: []}
         self._kept = 0
@@ -164,13 +166,13 @@ class Threads:
         self._taken[self.now].append(seconds)
         self.now = self._most if self.now == 1 else 1
         if all(len(times) >= _TRIED_STEPS for times in self._taken.values()):
-            self.now = min(self._taken, key=lambda threads: statistics.median(self._taken[threads]))
+            self.now = self.better = min(self._taken, key=lambda threads: statistics.median(self._taken[threads]))
             self._kept = _KEPT_STEPS
             self._taken = {threads: [] for threads in self._taken}
 
 
 class NativeStep:
-    """One new token, or a few, of each of some slots of a cache.
+    """New tokens of some slots of a cache: one of each, a few, or a prompt.
 
     Args:
         code: `library`.
@@ -250,10 +252,11 @@ class NativeStep:
         numbers = (ctypes.c_int64 * (3 * B + W))(*ids, *slots, *positions, *wanted)
         logits_WV = torch.empty((W, self._decoder.config.vocab_size))
         first = ctypes.addressof(numbers)
-        began, self._model.threads = time.perf_counter(), self._threads.now
+        tried = B <= _COMPARED_TOKENS
+        began, self._model.threads = time.perf_counter(), self._threads.now if tried else self._threads.better
         places = (first, first + 8 * B, first + 16 * B)
         self._code.tessera_step(ctypes.addressof(self._model), B, *places, W, first + 24 * B, logits_WV.data_ptr())
-        if B <= _COMPARED_TOKENS:
+        if tried:
             self._threads.took(time.perf_counter() - began)
         return logits_WV
 

@@ -273,9 +273,9 @@ void tessera_step(
     for (int64_t b = 0; b < B; b++) longest = std::max(longest, positions[b] + 1);
     const int64_t room = longest + 2 * LANES;
     static thread_local std::vector<float> buffer;
-    buffer.resize(std::max<size_t>(buffer.size(), B * (2 * D + N + H * S + 3 * M) + B * K * room));
+    buffer.resize(std::max<size_t>(buffer.size(), B * (2 * D + N + H * S + 3 * M)));
     float *x = buffer.data(), *normal = x + B * D, *qkv = normal + B * D, *mixed = qkv + B * N, *wide = mixed + B * H * S,
-          *inner = wide + B * 2 * M, *scores = inner + B * M;
+          *inner = wide + B * 2 * M;
     auto multiply = [&](const void* w, const float* from, int64_t rows, int64_t I, int64_t O, float* to) {
         if (m->halves) product(static_cast<const uint16_t*>(w), from, rows, I, O, to, threads);
         else product(static_cast<const float*>(w), from, rows, I, O, to, threads);
@@ -304,11 +304,13 @@ void tessera_step(
             const float *cosines = m->cosines + at * S, *sines = m->sines + at * S;
             const int64_t place = (slots[b] * K + k) * m->capacity * S;
             const float *keys = layer.keys + place, *values = layer.values + place;
+            static thread_local std::vector<float> scores;
+            scores.resize(std::max<size_t>(scores.size(), room));
             for (int64_t h = k * (H / K); h < (k + 1) * (H / K); h++) {
                 float* query = qkv + b * N + h * S;
                 if (layer.q_norm) normalise(query, layer.q_norm, m->eps, S, query);
                 rotate(query, cosines, sines, S);
-                attend(query, keys, values, at + 1, S, scores + pair * room, mixed + (b * H + h) * S);
+                attend(query, keys, values, at + 1, S, scores.data(), mixed + (b * H + h) * S);
             }
         }
         multiply(layer.out, mixed, B, H * S, D, normal);
