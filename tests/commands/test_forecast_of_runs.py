@@ -224,7 +224,11 @@ def test_a_ladder_that_ships_with_the_recipe_foretells_where_none_is_trained(
     assert "note: The ladder read the library of Python 2.7.18" in said
     page = json.loads((tmp_path / "runs" / "one" / seal.FILE).read_text())
     assert page["loss"] == pytest.approx(foretold["loss"]) and page["shipped"]["commit"] == "abc" and foretold["shipped"] is None
-    assert len(ledger.read(tmp_path / "runs" / ledger.FILE).entries) == 1
+    (entry,) = ledger.read(tmp_path / "runs" / ledger.FILE).entries
+    assert entry.sealed["shipped"] and not ledger.read(tmp_path / "other" / ledger.FILE).entries[0].sealed["shipped"]
+    for folder, marked in (("runs", True), ("other", False)):
+        show_ledger(str(tmp_path / folder), as_json=False)
+        assert ("by a ladder that ships" in capsys.readouterr().out) is marked
     report = (tmp_path / "runs" / "one" / "report.html").read_text()
     assert "small runs that ship with the recipe, trained 2026-12-01 elsewhere (nine cores), the law foretold" in report
     code, said = corner.call(*corner.words(tmp_path / "runs" / "two", *SMALL, "--no-forecast", budget="120ktok"))

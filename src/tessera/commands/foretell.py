@@ -274,7 +274,8 @@ def launched(path: Path) -> None:
     if any(RunFolder(path).checkpoints.glob("step-*")) and _entered(path) is not None:
         return
     facts = {key: sealed[key] for key in ("seal", "run", "target", "loss", "sd", "reach", "intervals")}
-    ledger.append(book, "sealed", {**facts, "form": sealed["fit"]["form"], "recipe": sealed["recipe"]})
+    facts |= {"form": sealed["fit"]["form"], "recipe": sealed["recipe"], "shipped": bool(sealed.get("shipped"))}
+    ledger.append(book, "sealed", facts)
 
 
 def _entered(path: Path) -> ledger.Entry | None:

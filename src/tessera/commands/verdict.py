@@ -80,7 +80,7 @@ def show_ledger(folder: str, as_json: bool) -> None:
             line += f"  void: {result['void']}"
         else:
             line += f"  {result['loss']:>7.4f} {result['miss']:>+7.2%} {result['z']:>+6.2f}"
-        print(line)
+        print(line + ("  by a ladder that ships" if sealed.get("shipped") else ""))
     for level, (inside, judged) in book.hits().items():
         if judged:
             print(f"inside the {float(level):.0%} interval: {inside} of {judged}")
