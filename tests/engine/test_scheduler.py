@@ -103,3 +103,19 @@ def test_steps_with_prompts_have_as_many_tokens_as_go_into_their_time() -> None:
     for _ in range(50):
         bound.took(40, 0.001)
     assert bound.step_tokens == 256
+
+
+def test_guesses_that_do_not_come_true_are_left_out_for_longer_and_longer() -> None:
+    one = row(0, 3)
+    one.judge_guesses(tried=1, right=1)
+    assert (one.guesses, one.guesses_from) == (2, 0)
+    one.judge_guesses(tried=4, right=2)
+    assert (one.guesses, one.guesses_from) == (2, 0)
+    pauses = []
+    for _ in range(8):
+        one.judge_guesses(tried=2, right=0)
+        pauses.append(one.guesses_from - one.made)
+    assert one.guesses == 1 and pauses == [2, 4, 8, 16, 32, 64, 64, 64]
+    one.judge_guesses(tried=1, right=1)
+    one.judge_guesses(tried=2, right=0)
+    assert one.guesses_from - one.made == 2

@@ -400,8 +400,7 @@ class Engine:
             for one in row.rows:
                 one.computed += taken
             self._counts["guessed_tokens"] += taken - 1
-            # Each costs as much as any token where a model is small, so that only those are made that are likely to come true.
-            row.guesses = 2 * len(ids) if taken > len(ids) else max(1, taken - 1)
+            row.judge_guesses(len(ids), taken - 1)
         self._cache.end([row.computed - length for row, length in zip(self._scheduler.running, self._cache.lengths, strict=True)])
         return ended
 

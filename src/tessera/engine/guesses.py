@@ -37,7 +37,7 @@ def guess(row: Row, most: int, context: int) -> list[int]:
     # Most rows have no constraint, and asking what they can do would take longer than all else here.
     if leader.progress is None or not most or leader.request.params.penalised or not isinstance(leader.progress, Guesses):
         return []
-    if row.pending != 1 or not row.past_prompt:
+    if row.pending != 1 or not row.past_prompt or leader.made < leader.guesses_from:
         return []
     room = min(leader.room - leader.made - 1, context - max(len(one.ids) for one in leader.rows))
     return leader.progress.guess(leader.ids[leader.prompt_tokens :], min(most, leader.guesses, room))

@@ -27,6 +27,8 @@ OVERTAKEN = 256
 """A request of the next priority waits for at most so many that came later: priorities order the queue and starve nobody."""
 
 _LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_PAUSE = 64
+"""Tokens without a guess."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,11 @@ class Row:
     leader: Row | None = None
     draws: int = 0
     guesses: int = 1
-    """That are made at a time: doubled when all come true, else as many as did."""
+    """That are made at a time."""
+    guesses_from: int = 0
+    """How many tokens are made when guesses begin again."""
+    misses: int = 0
+    """Times in a row that not even the first guess came true."""
     learn: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[Top] = field(default_factory=list)
@@ -153,6 +159,14 @@ class Row:
         if other is None or (self.pending == 1 == other.pending):
             return self.pending
         return self.pending - 1
+
+    def judge_guesses(self, tried: int, right: int) -> None:
+        """Settles what is guessed next, as a guess costs as much as any token where a model is small: if all came true twice as many,
+        else as many as did, and where not even the first did, none for a while, which grows.
+        """
+        self.guesses = 2 * tried if right == tried else max(1, right)
+        self.misses = 0 if right else self.misses + 1
+        self.guesses_from = self.made + (0 if right else min(2**self.misses, _LONGEST_PAUSE))
 
     @property
     def rows(self) -> tuple[Row, ...]:
