@@ -161,8 +161,8 @@ class Row:
         return self.pending - 1
 
     def judge_guesses(self, tried: int, right: int) -> None:
-        """Settles what is guessed next, as a guess costs as much as any token where a model is small: if all came true twice as many,
-        else as many as did, and where not even the first did, none for a while, which grows.
+        """Settles what is guessed next, as a guess costs as much as any token where a model is small: if all came true twice as
+        many, else as many as did, and where not even the first did, none for a while, which grows.
         """
         self.guesses = 2 * tried if right == tried else max(1, right)
         self.misses = 0 if right else self.misses + 1
