@@ -84,6 +84,19 @@ def test_a_box_is_made_of_a_chain_only_and_not_too_large(tmp_path: Path, monkeyp
     assert not (tmp_path / "box").exists()
 
 
+def test_a_box_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = write_chain(tmp_path / "chain")
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as stopped:
+        stopped.setattr(starter, "write_sums", lambda box: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export_model(str(chain), "box", str(tmp_path / "box"))
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "box").mkdir()
+    export_model(str(chain), "box", str(tmp_path / "box"))
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "box"]) and (tmp_path / "box" / "SUMS").is_file()
+
+
 def test_it_generates_talks_and_is_measured(
     box: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

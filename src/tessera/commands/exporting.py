@@ -4,6 +4,7 @@ transformers), in the dtype in which it is stored or in another; or as the box t
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -65,10 +66,16 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
         if to == "gguf":
             notes = _write_gguf(decoder, vocabulary, folder, target, dtype)
         else:
-            place = target / "model" if to == "box" else target
-            weights.save(decoder, place, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
-        if to == "box":
-            _complete_box(Path(model), target)
+            # A box is made aside: one that was broken off would look whole.
+            aside = target.with_name(f".{target.name}.{os.getpid()}")
+            place = aside / "model" if to == "box" else target
+            try:
+                weights.save(decoder, place, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
+                if to == "box":
+                    _complete_box(Path(model), aside)
+                    aside.replace(target)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     bytes_written = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
     print(f"{out}: {decoder.config.parameters:,} parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
     for note in notes:
