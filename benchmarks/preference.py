@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2.0, help="of reward models and DPO")
     parser.add_argument("--reward-rate", type=float, default=1e-3)
     parser.add_argument("--dpo-rate", type=float, default=3e-4)
+    parser.add_argument("--anchor", type=float, default=1.0, help="of DPO: weight of the chosen answer's own loss")
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--folder", help="keep the runs here")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output too")
@@ -73,7 +74,8 @@ def one(folder: Path, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     epochs = ("--epochs", f"{asked.epochs:g}")
     reward = tuned("reward", start, mine, folder / "reward", seed, *epochs, "--rate", f"{asked.reward_rate:g}")
     judge = tuned("reward", start, others, folder / "judge", seed + 1, *epochs, "--rate", f"{asked.reward_rate:g}")
-    dpo = tuned("dpo", start, mine, folder / "dpo", seed, *epochs, "--rate", f"{asked.dpo_rate:g}")
+    anchored = (*epochs, "--rate", f"{asked.dpo_rate:g}", "--anchor", f"{asked.anchor:g}")
+    dpo = tuned("dpo", start, mine, folder / "dpo", seed, *anchored)
     spent = children_seconds() - begin
     machine = detect("float32", 1)
     return {
