@@ -66,20 +66,23 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
         if to == "gguf":
             notes = _write_gguf(decoder, vocabulary, folder, target, dtype)
         else:
-            # A box is made aside: one that was broken off would look whole.
-            aside = target.with_name(f".{target.name}.{os.getpid()}")
-            place = aside / "model" if to == "box" else target
+            place = target if to == "hf" else _aside(target) / "model"
             try:
                 weights.save(decoder, place, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
                 if to == "box":
-                    _complete_box(Path(model), aside)
-                    aside.replace(target)
+                    _complete_box(Path(model), _aside(target))
+                    _aside(target).replace(target)
             finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(_aside(target), ignore_errors=True)
     bytes_written = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
     print(f"{out}: {decoder.config.parameters:,} parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
     for note in notes:
         print(f"note: {note}")
+
+
+def _aside(box: Path) -> Path:
+    """Where a box is made: one that was broken off would look whole."""
+    return box.absolute().with_name(f".{box.absolute().name}.{os.getpid()}")
 
 
 def _complete_box(chain: Path, box: Path) -> None:
