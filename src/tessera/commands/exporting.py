@@ -3,9 +3,11 @@ transformers), in the dtype in which it is stored or in another; or as the box t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -66,23 +68,27 @@ def export_model(model: str, to: str, out: str, dtype: str | None = None) -> Non
         if to == "gguf":
             notes = _write_gguf(decoder, vocabulary, folder, target, dtype)
         else:
-            place = target if to == "hf" else _aside(target) / "model"
-            try:
-                weights.save(decoder, place, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
+            with _aside(target) if to == "box" else contextlib.nullcontext(target) as place:
+                model_folder = place / "model" if to == "box" else place
+                weights.save(decoder, model_folder, _TORCH[dtype], weights.read_special(folder), copies(vocabulary, folder))
                 if to == "box":
-                    _complete_box(Path(model), _aside(target))
-                    _aside(target).replace(target)
-            finally:
-                shutil.rmtree(_aside(target), ignore_errors=True)
+                    _complete_box(Path(model), place)
     bytes_written = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
     print(f"{out}: {decoder.config.parameters:,} parameters ({dtype}), {bytes_written / 1e6:,.1f} MB")
     for note in notes:
         print(f"note: {note}")
 
 
-def _aside(box: Path) -> Path:
-    """Where a box is made: one that was broken off would look whole."""
-    return box.absolute().with_name(f".{box.absolute().name}.{os.getpid()}")
+@contextlib.contextmanager
+def _aside(box: Path) -> Iterator[Path]:
+    """A folder to make a box in, which takes its place in the end: one that was broken off would look whole."""
+    box = box.absolute()
+    place = box.with_name(f".{box.name}.{os.getpid()}")
+    try:
+        yield place
+        place.replace(box)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _complete_box(chain: Path, box: Path) -> None:
