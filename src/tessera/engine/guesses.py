@@ -34,10 +34,10 @@ class Guessed:
 def guess(row: Row, most: int, context: int) -> list[int]:
     """What is likely to come after a row's last token, where that is next, at most so many; the same for both rows of a pair."""
     leader = row.leader or row
-    # Most rows have no constraint, and asking what they can do would take longer than all else here.
-    if leader.progress is None or not most or leader.request.params.penalised or not isinstance(leader.progress, Guesses):
+    # Most rows have no constraint, or guessed badly of late; asking what one can do would take longer than all else here.
+    if leader.progress is None or not most or leader.made < leader.guesses_from or row.pending != 1 or not row.past_prompt:
         return []
-    if row.pending != 1 or not row.past_prompt or leader.made < leader.guesses_from:
+    if leader.request.params.penalised or not isinstance(leader.progress, Guesses):
         return []
     room = min(leader.room - leader.made - 1, context - max(len(one.ids) for one in leader.rows))
     return leader.progress.guess(leader.ids[leader.prompt_tokens :], min(most, leader.guesses, room))
