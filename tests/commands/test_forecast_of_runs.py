@@ -246,6 +246,13 @@ def test_a_target_off_the_ladders_path_is_refused_in_one_sentence() -> None:
         assert all(f"has {N:,} parameters where the ladder's path comes to {2 * N:,}" in said for said in page["reasons"])
 
 
+def test_a_run_below_its_ladder_is_refused_and_nothing_is_foretold() -> None:
+    planned, climbed = planned_and_climbed()
+    rows = [{**row, "C": 1e3 * row["C"]} for row in climbed.rows]
+    page = foretell.page(foretell.Climbed(rows), planned, Path("run"), None)
+    assert page["refused"] and "loss" not in page and any("smaller than the smallest" in said for said in page["reasons"])
+
+
 def test_a_run_that_repeats_its_data_more_than_its_ladder_does_is_warned_about() -> None:
     def page(**more: float) -> dict[str, Any]:
         planned, climbed = planned_and_climbed(**more)

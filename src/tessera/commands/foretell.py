@@ -179,20 +179,24 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
     """What is foretold of a planned run, as it will stand in `forecast.json`; `refused` where the ladder does not carry it."""
     target = target_of(planned, climbed)
     found = foretell(climbed, [target])
+    assert target.C
+    # A ladder that ships knows nothing of the run's budget; below its rungs the law does not hold, and no interval says so.
+    least = min(row["C"] for row in climbed.rows)
+    below = [f"The run is smaller than the smallest of its ladder, {least:.2e} FLOPs: give it more."] if least > target.C else []
     facts: dict[str, Any] = {
         "format": 1,
         "run": str(path),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "target": {"N": target.N, "D": target.D, "C": target.C, "U": target.U},
-        "refused": found.refused,
-        "reasons": list(found.reasons),
+        "refused": found.refused or bool(below),
+        "reasons": [*found.reasons, *below],
         "warnings": [*climbed.warnings, *found.warnings],
         "ladder": climbed.rows,
         "shipped": None if climbed.origin is None else asdict(climbed.origin),
         "fit": found.to_json(),
     }
-    if not found.predictions:
+    if below or not found.predictions:
         return facts
     made = found.predictions[0]
     rows, _ = ladder.without_diverged(climbed.rows)
@@ -204,7 +208,6 @@ def page(climbed: Climbed, planned: rules.Plan, path: Path, commit: str | None) 
         "reach": made.factor,
         "intervals": {str(level): list(found.interval(made, level)) for level in seal.LEVELS},
     }
-    assert target.C
     return {**facts, "band": seal.band(facts, rows, target.C)}
 
 
