@@ -22,7 +22,7 @@ import uvicorn
 from openai import OpenAI
 
 from tessera.commands.generate import open_engine
-from tessera.engine.engine import DEFAULT_LIMITS, Limits
+from tessera.engine.engine import DEFAULT_LIMITS, Engine, Limits
 from tessera.engine.service import Service
 from tessera.engine.thinking import budgets_of, speaks_dialogue
 from tessera.model import weights
@@ -102,6 +102,31 @@ class Running:
     def idle(self, seconds: float = 5.0) -> bool:
         """Waits until no engine has anything to do; False where that takes too long."""
         return wait_for(lambda: not any(s.service.stats().running + s.service.stats().waiting for s in self.models), seconds)
+
+    @contextlib.contextmanager
+    def slowed(self, seconds: float = 0.003) -> Iterator[None]:
+        """Lets every step of its engines take at least so long: a tiny model may write its context full between two looks at it."""
+        services = [served.service for served in self.models]
+
+        def slow(engine: Engine) -> None:
+            quick = engine.step
+
+            def step() -> bool:
+                time.sleep(seconds)
+                return quick()
+
+            engine.step = step  # type: ignore[method-assign]
+
+        def quicken(engine: Engine) -> None:
+            del engine.step
+
+        for service in services:
+            service.run(slow).result()
+        try:
+            yield
+        finally:
+            for service in services:
+                service.run(quicken).result()
 
     def stop(self) -> None:
         """As Ctrl-C does."""

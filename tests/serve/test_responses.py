@@ -230,8 +230,9 @@ def test_a_background_response_can_be_followed_from_any_event(client: OpenAI) ->
 def test_a_background_response_can_be_cancelled(client: OpenAI, running: Running, vocabulary: Vocabulary) -> None:
     endless = {"type": "array", "items": {"const": "again"}, "minItems": 200}
     form: Any = {"format": {"type": "json_schema", "name": "endless", "schema": endless}}
-    made = client.responses.create(model="tiny", input="hi", background=True, text=form)
-    assert client.responses.cancel(made.id).status == "cancelled"
+    with running.slowed():
+        made = client.responses.create(model="tiny", input="hi", background=True, text=form)
+        assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
     assert client.responses.cancel(made.id).status == "cancelled"
     assert running.idle(2)
@@ -273,7 +274,8 @@ def test_a_response_that_is_left_at_its_first_event_stops_the_engine(running: Ru
         await events.aclose()
         assert await asyncio.to_thread(running.idle)
 
-    asyncio.run(leave_early())
+    with running.slowed():
+        asyncio.run(leave_early())
     assert running.engine_tokens - before < 450
 
 
