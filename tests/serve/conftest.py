@@ -105,7 +105,7 @@ class Running:
 
     @contextlib.contextmanager
     def slowed(self, seconds: float = 0.003) -> Iterator[None]:
-        """Lets every step of its engines take at least so long: a tiny model may write its context full between two looks at it."""
+        """Lets every step of its engines take at least so long: a tiny model may fill its context between two looks at it."""
         services = [served.service for served in self.models]
 
         def slow(engine: Engine) -> None:

@@ -113,16 +113,17 @@ def test_a_full_queue_is_429_before_the_stream_begins(tmp_path: Path, model_fold
 
 def test_a_failing_engine_is_an_error_in_the_stream(running: Running, client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = running.models.get("tiny", "local").service._engine
-    stream = client.chat.completions.create(messages=HI, stream=True, **ENDLESS)
-    next(iter(stream))
-    with monkeypatch.context() as patch:
 
-        def break_down(*_: Any, **__: Any) -> None:
-            raise RuntimeError("broken on purpose")
+    def break_down(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken on purpose")
 
-        patch.setattr(engine, "step", break_down)
-        with pytest.raises(openai.APIError) as error:
-            list(stream)
+    with running.slowed():
+        stream = client.chat.completions.create(messages=HI, stream=True, **ENDLESS)
+        next(iter(stream))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "step", break_down)
+            with pytest.raises(openai.APIError) as error:
+                list(stream)
     assert "purpose" not in str(error.value) and running.idle()
     assert client.chat.completions.create(model="tiny", messages=HI, max_tokens=1).choices
 

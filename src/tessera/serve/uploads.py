@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -95,20 +94,20 @@ async def add_part(upload_id: Id, data: UploadFile, here: Here) -> dict[str, Any
 async def complete(upload_id: Id, body: Complete, here: Here) -> dict[str, Any]:
     """Makes the parts, in the order given, a file."""
     record = await _pending(here, upload_id)
-    parts = [await here.find(_PART, id, "part", upload_id, "part_ids") for id in body.part_ids]
-    size, announced = sum(part.private["size"] for part in parts), record.body["bytes"]
-    if size != announced:
-        raise invalid(f"The parts have {size} bytes, announced were {announced}.", "part_ids", "size_mismatch")
     life = record.private["life"]
     server, shown = here.server, record.body
-
-    def joined() -> Iterator[bytes]:
-        return chain.from_iterable(server.blobs.read(part.private["digest"]) for part in parts)
-
-    expires_at = None if life is None else now() + life
-    file = await in_thread(
-        keep, server, here.owner, shown["filename"], shown["purpose"], joined(), expires_at, server.most_file_bytes, body.md5
-    )
+    try:
+        parts = [await here.find(_PART, id, "part", upload_id, "part_ids") for id in body.part_ids]
+        size, announced = sum(part.private["size"] for part in parts), shown["bytes"]
+        if size != announced:
+            raise invalid(f"The parts have {size} bytes, announced were {announced}.", "part_ids", "size_mismatch")
+        content = chain.from_iterable(server.blobs.read(part.private["digest"]) for part in parts)
+        expires_at = None if life is None else now() + life
+        most = server.most_file_bytes
+        file = await in_thread(keep, server, here.owner, shown["filename"], shown["purpose"], content, expires_at, most, body.md5)
+    except (ApiError, OSError):
+        await _pending(here, upload_id)  # who completed it, or gave it up, meanwhile took the parts away
+        raise
 
     def change(now_shown: dict[str, Any], _: dict[str, Any]) -> None:
         _refuse_unless_pending(now_shown)
