@@ -76,6 +76,8 @@ class Pictures(Part):
     transformed: float = Field(0.0, ge=0, le=1)
     """Share of the pictures that are mirrored, turned or moved by a pixel, which the words before them say, so that few pictures
     are not learned by heart (distribution augmentation, Jun et al. 2020)."""
+    bent: float = Field(0.0, ge=0, le=1)
+    """Share of these that are turned, stretched and slanted by a little too, which the words say as well."""
     views: int | None = Field(None, ge=1)
     """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
 

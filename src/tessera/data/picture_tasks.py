@@ -42,6 +42,9 @@ TURNS: dict[str, _Turn] = {
     "mirrored and turned right": lambda p: np.rot90(p[:, ::-1], 3),
 }
 """The eight symmetries of a square."""
+_AS_IT_IS = TURNS[""]
+BEND = 0.1
+"""Standard deviation of what a bend adds to each number of the identity."""
 _DOWN, _RIGHT = {-1: "up", 0: "", 1: "down"}, {-1: "left", 0: "", 1: "right"}
 
 
@@ -135,7 +138,7 @@ def _task(
     task = "draw" if not total else list(shares)[int(rng.choice(len(shares), p=np.array(list(shares.values())) / total))]
     said, change = "", TURNS[""]
     if rng.random() < settings.transformed:
-        said, change = _transformation(rng)
+        said, change = _transformation(rng, settings)
     caption = "" if rng.random() < settings.caption_dropout else parts.caption
     if task == "draw":
         segments = to_draw(caption, change(pixels))
@@ -145,7 +148,8 @@ def _task(
         learn = bool(rng.random() < _LEARNED_SIGHT)
         if not learn:
             # What a picture shows does not change by a pixel; it is not learned here, so nothing false is.
-            said, change = "", _moved(int(rng.integers(-1, 2)), int(rng.integers(-1, 2)))
+            said, step, bend = "", _moved(int(rng.integers(-1, 2)), int(rng.integers(-1, 2))), _bend(rng, settings)
+            change = lambda p: step(bend(p))
         segments = to_see(change(pixels), [asked[i] for i in order], learn)
     elif task == "edit":
         whole = change(pixels)
@@ -159,14 +163,39 @@ def _questions(parts: Parts) -> list[tuple[str, str]]:
     return ([(QUESTION, parts.caption)] if parts.caption else []) + parts.questions
 
 
-def _transformation(rng: np.random.Generator) -> tuple[str, _Turn]:
-    """A turn, a step of one pixel, or both, with its words; seldom neither."""
+def _transformation(rng: np.random.Generator, settings: recipe.Pictures) -> tuple[str, _Turn]:
+    """A turn, a step of one pixel, a bend, or some of them, with their words; seldom none."""
     name = list(TURNS)[int(rng.integers(len(TURNS)))]
     down, right = (int(v) for v in rng.integers(-1, 2, size=2))
     steps = [word for word in (_DOWN[down], _RIGHT[right]) if word]
-    words = [word for word in (name, f"moved {' and '.join(steps)}" if steps else "") if word]
+    bend = _bend(rng, settings)
+    words = [word for word in ("bent" if bend is not _AS_IT_IS else "", name, f"moved {' and '.join(steps)}" if steps else "") if word]
     turn, step = TURNS[name], _moved(down, right)
-    return ", ".join(words), lambda pixels: step(turn(pixels))
+    return ", ".join(words), lambda pixels: step(turn(bend(pixels)))
+
+
+def _bend(rng: np.random.Generator, settings: recipe.Pictures) -> _Turn:
+    """A small turn, stretch and slant about the middle, of `settings.bent` of the pictures that are changed at all."""
+    if not settings.bent or rng.random() >= settings.bent:
+        return _AS_IT_IS
+    matrix = np.eye(2) + rng.normal(0, BEND, (2, 2))
+    shift = rng.uniform(-0.5, 0.5, 2)
+
+    def bent(pixels: np.ndarray) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        middle = np.array([(height - 1) / 2, (width - 1) / 2])
+        places = (np.indices((height, width)).reshape(2, -1).T - middle) @ matrix.T + middle + shift
+        low, high = np.zeros(2), np.array([height - 1, width - 1])
+        places = places.clip(low, high)
+        corner = np.minimum(places.astype(int), np.maximum(high.astype(int) - 1, 0))
+        part = (places - corner)[:, :, None]
+        (y, x), (down, right) = corner.T, np.minimum(corner + 1, high.astype(int)).T
+        upper = pixels[y, x] * (1 - part[:, 1]) + pixels[y, right] * part[:, 1]
+        lower = pixels[down, x] * (1 - part[:, 1]) + pixels[down, right] * part[:, 1]
+        made = upper * (1 - part[:, 0]) + lower * part[:, 0]
+        return np.asarray(np.rint(made).astype(np.uint8).reshape(pixels.shape))
+
+    return bent
 
 
 def _moved(down: int, right: int) -> _Turn:
