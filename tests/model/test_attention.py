@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tessera.model.attention import causal_attention
 from tessera.model.decoder import Decoder, DecoderConfig
+from tessera.train.objectives import document_mask
 
 SHAPES = [(2, 300, 4, 2, 16), (1, 128, 2, 1, 8), (3, 50, 3, 3, 8), (1, 1, 2, 2, 8), (2, 257, 4, 1, 8)]
 
@@ -28,9 +29,28 @@ def test_blocked_attention_and_its_gradients_equal_the_reference(B: int, T: int,
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_blocked_attention_meets_the_rules_of_a_custom_operator() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_keeps_documents_apart(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 150, heads, 16, generator=generator).to(dtype).requires_grad_() for heads in (4, 2, 2))
+    d_out = torch.randn(2, 150, 4, 16, generator=generator).to(dtype)
+    mask = document_mask(torch.stack([torch.arange(150) // 40, torch.arange(150) // 70]))
+    ours = causal_attention(q, k, v, mask)
+    gradients = torch.autograd.grad(ours, (q, k, v), d_out)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    wide = [x.transpose(1, 2) for x in exact]
+    reference = F.scaled_dot_product_attention(*wide, mask, enable_gqa=True).transpose(1, 2)
+    expected = torch.autograd.grad(reference, exact, d_out.float())
+    near = 1e-5 if dtype == torch.float32 else 0.03
+    for mine, theirs in zip((ours, *gradients), (reference, *expected), strict=True):
+        assert (mine.float() - theirs).norm() <= near * theirs.norm()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocked_attention_meets_the_rules_of_a_custom_operator(masked: bool) -> None:
     q, k, v = (torch.randn(2, 130, heads, 8, requires_grad=True) for heads in (4, 2, 2))
-    torch.library.opcheck(torch.ops.tessera.causal_attention.default, (q, k, v, 64))
+    mask = document_mask(torch.arange(130)[None].expand(2, 130) // 50) if masked else None
+    torch.library.opcheck(torch.ops.tessera.causal_attention.default, (q, k, v, mask, 64))
 
 
 def test_training_forward_equals_inference_forward() -> None:

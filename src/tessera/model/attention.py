@@ -1,7 +1,7 @@
 """Causal attention for training on CPUs: blocks of queries, each against the keys up to its own end, as plain matrix products.
 
-PyTorch's CPU flash kernel takes 1.5 to 1.7 times as long at contexts from 256 to 1,024 tokens (docs/LOG.md, 2026-11-23,
-"attention"). The softmax is kept for backward, T^2/2 numbers per head, which small micro-batches make affordable. Query
+PyTorch's CPU flash kernel takes 1.5 to 1.7 times as long at contexts from 256 to 1,024 tokens in float32 (docs/LOG.md, 2026-11-23,
+"attention") and 2.2 to 3.4 times in bfloat16 (2026-12-01, "Attention in bfloat16"). The softmax is kept for backward, T^2/2 numbers per head, which small micro-batches make affordable. Query
 heads that share a key head are laid out as one taller matrix, so keys and values are never repeated.
 """
 
@@ -17,23 +17,24 @@ MOST_TOKENS = 4096
 """Above this the kept softmax outweighs what it saves."""
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax(q k^T / sqrt(S)) v with each token looking at itself and before.
 
     Args:
-        q: (B, T, H, S) float32.
+        q: (B, T, H, S) float32 or bfloat16, in which scores are rounded too.
         k, v: (B, T, K, S); query head h uses key head h // (H / K).
+        mask: bool (B, 1, T, T), True where a token may look; it must not look ahead.
 
     Returns:
         (B, T, H, S).
     """
     # The block is an argument, not a constant of the operator: compiled graphs are kept on disk by the operators' arguments.
-    mixed, _, _ = _forward(q, k, v, BLOCK)
+    mixed, _, _ = _forward(q, k, v, mask, BLOCK)
     return mixed
 
 
 @torch.library.custom_op("tessera::causal_attention", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, block: int) -> tuple[Tensor, Tensor, Tensor]:
     """Also returns what backward needs: the softmax of all blocks in one buffer, and the scaled queries in rows."""
     B, T, H, S = q.shape
     K = k.shape[2]
@@ -46,14 +47,17 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, block: int) -> tuple[Tensor, Tenso
         size, rows = end - start, slice(G * start, G * end)
         p = softmax[B * K * G * place :][: B * K * G * size * end].view(B * K, G * size, end)
         torch.bmm(rows_q[:, rows], rows_k[:, :end].transpose(1, 2), out=p)
-        p.view(B * K, G, size, end)[..., start:].add_(future[:size, :size])
+        if mask is None:
+            p.view(B * K, G, size, end)[..., start:].add_(future[:size, :size])
+        else:
+            p.view(B, K, G, size, end).masked_fill_(~mask[:, :, None, start:end, :end], float("-inf"))
         torch.softmax(p, dim=-1, out=p)
         torch.bmm(p, rows_v[:, :end], out=mixed[:, rows])
     return _unrow(mixed, B, G, block), softmax, rows_q
 
 
 @_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, block: int) -> tuple[Tensor, Tensor, Tensor]:
     B, T, H, S = q.shape
     K = k.shape[2]
     return q.new_empty(q.shape), q.new_empty(B * H * _kept(T, block)), q.new_empty(B * K, H // K * T, S)
@@ -94,11 +98,11 @@ def _add(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(output[1], output[2], inputs[1], inputs[2])
-    ctx.block = inputs[3]
+    ctx.block = inputs[4]
 
 
-def _differentiate(ctx: Any, d_mixed: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
-    return *_backward(d_mixed, *ctx.saved_tensors, ctx.block), None
+def _differentiate(ctx: Any, d_mixed: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    return *_backward(d_mixed, *ctx.saved_tensors, ctx.block), None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

@@ -160,15 +160,15 @@ class Attention(nn.Module):
         q, k = rotate(qk, *rotary).split((H, K), dim=2)
         if attend is not None:
             mixed_BTHS = attend(q, k, v)
-        elif mask is None and _trains_on_cpu(q):
-            mixed_BTHS = causal_attention(q, k, v)
+        elif _trains_on_cpu(q):
+            mixed_BTHS = causal_attention(q, k, v, mask)
         else:
             mixed_BTHS = _attend(q, k, v, mask)
         return F.linear(mixed_BTHS.reshape(B, T, -1), self.o_proj.weight.to(x_BTD.dtype))
 
 
 def _trains_on_cpu(q: Tensor) -> bool:
-    return q.requires_grad and q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[1] <= MOST_TOKENS
+    return q.requires_grad and q.device.type == "cpu" and q.shape[1] <= MOST_TOKENS
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
