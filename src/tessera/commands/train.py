@@ -424,6 +424,7 @@ def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | N
         threads=machine.threads,
         memory_bytes=devices.memory_bytes(machine),
         compiler=devices.can_compile(machine),
+        dtype=machine.dtype,
     )
 
 

@@ -112,8 +112,9 @@ class Choices:
         train = self.wanted.train.model_copy(update=self.train)
         page = self.wanted.model_copy(update={"budget": f"{self.train['tokens']}tok", "train": train, **changes})
         facts = rules.Facts(
-            None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine)
-        )
+            None, peak, shape=shape, kind=machine.kind, threads=machine.threads, memory_bytes=devices.memory_bytes(machine),
+            dtype=machine.dtype,
+        )  # fmt: skip
         return self.explain(rules.resolve(page, facts))
 
     def explain(self, planned: rules.Plan) -> rules.Plan:

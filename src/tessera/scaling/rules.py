@@ -27,7 +27,7 @@ CONTROL_TOKENS = 64
 LAYER_WIDTH = 64
 """Width per layer."""
 # The rest was tuned in docs/LOG.md, 2026-11-23: "Micro-batches", "Compile", "Rates"; the batch is Step Law's, checked there.
-MICRO_TOKENS = 1024
+MICRO_TOKENS = {"float32": 1024, "bfloat16": 2048}
 COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.5}
 MUON_RATE = 0.003
@@ -63,6 +63,7 @@ class Facts:
         threads: of one process.
         memory_bytes: of a GPU.
         compiler: whether torch.compile works.
+        dtype: of the activations, `float32` or `bfloat16`.
     """
 
     seconds: float | None
@@ -75,6 +76,7 @@ class Facts:
     threads: int = 1
     memory_bytes: int | None = None
     compiler: bool = True
+    dtype: str = "float32"
     train_bytes: int | None = None
     media_ids: int = 0
     least_context: int = 0
@@ -351,7 +353,8 @@ def _micro_tokens(shape: DecoderConfig, facts: Facts, recompute: bool) -> tuple[
     if facts.memory_bytes is None and recompute:
         return shape.context, "one row, the least memory, as train.recompute asks"
     if facts.memory_bytes is None:
-        return MICRO_TOKENS, f"about {MICRO_TOKENS} tokens: activations stay in the cache"
+        most = MICRO_TOKENS[facts.dtype]
+        return most, f"about {most} tokens: activations stay in the cache"
     # Kept for backward per token and layer, in bf16: about 9 D around attention and norms and 2 x 3 D in the feed-forward;
     # recomputed, that of one layer and the inputs of all.
     kept = 15 + shape.layers if recompute else 15 * shape.layers
