@@ -27,7 +27,7 @@ from common import about, data_folder, facts, result_path, store, train
 from tessera import recipe
 from tessera.commands.generate import open_engine
 from tessera.data.builtin_films import Scene, scene
-from tessera.data.film_tasks import config_of
+from tessera.data.picture_tasks import config_of
 from tessera.data.pictures import read_picture
 from tessera.device import detect, prepare_process
 from tessera.engine.engine import Engine

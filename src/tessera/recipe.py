@@ -63,25 +63,6 @@ class Tasks(Part):
         return self
 
 
-class Pictures(Part):
-    """How pictures become ids and tasks (docs/pictures.md)."""
-
-    colours: int = Field(64, ge=2, le=4096)
-    """Of the palette at most; pictures that have fewer keep them exactly."""
-    most_pixels: int = Field(1024, ge=1)
-    """Larger pictures are scaled down to so many pixels, in their proportions: each pixel is a token."""
-    tasks: Tasks = Tasks()
-    caption_dropout: float = Field(0.1, ge=0, le=1)
-    """Share of the pictures to draw that come without their caption, for classifier-free guidance (arXiv 2207.12598)."""
-    transformed: float = Field(0.0, ge=0, le=1)
-    """Share of the pictures that are mirrored, turned or moved by a pixel, which the words before them say, so that few pictures
-    are not learned by heart (distribution augmentation, Jun et al. 2020)."""
-    bent: float = Field(0.0, ge=0, le=1)
-    """Share of these that are turned, stretched and slanted by a little too, which the words say as well."""
-    views: int | None = Field(None, ge=1)
-    """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
-
-
 class Quantizer(Part):
     """An autoencoder that turns pictures, films or sound into ids (docs/films.md); it is trained before the model."""
 
@@ -110,6 +91,30 @@ class Quantizer(Part):
         if math.prod(value) > 1 << 16:
             raise ValueError(f"these levels make {math.prod(value):,} ids; give at most {1 << 16:,}")
         return value
+
+
+class Pictures(Part):
+    """How pictures become ids and tasks (docs/pictures.md)."""
+
+    colours: int = Field(64, ge=2, le=4096)
+    """Of the palette at most; pictures that have fewer keep them exactly."""
+    quantizer: Quantizer | None = None
+    """In place of a palette, for larger pictures: a patch is a token, not a pixel."""
+    trained: str | None = None
+    """Folder of `tessera tokenizer train --of pictures`, a run or a model, whose quantizer is taken; left out: one is trained as
+    `quantizer` says."""
+    most_pixels: int = Field(1024, ge=1)
+    """Larger pictures are scaled down to so many pixels, in their proportions: each pixel of a palette is a token."""
+    tasks: Tasks = Tasks()
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the pictures to draw that come without their caption, for classifier-free guidance (arXiv 2207.12598)."""
+    transformed: float = Field(0.0, ge=0, le=1)
+    """Share of the pictures that are mirrored, turned or moved by a pixel, which the words before them say, so that few pictures
+    are not learned by heart (distribution augmentation, Jun et al. 2020)."""
+    bent: float = Field(0.0, ge=0, le=1)
+    """Share of these that are turned, stretched and slanted by a little too, which the words say as well."""
+    views: int | None = Field(None, ge=1)
+    """Documents made of each picture; left out: as many as come to about 4M tokens, at most 64."""
 
 
 class FilmTasks(Part):

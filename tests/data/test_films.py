@@ -24,10 +24,10 @@ from tessera.data.films import (
     film_parts,
     find_loop,
     fitted_film,
-    fitted_frame,
     read_film,
     resampled,
 )
+from tessera.data.pictures import fitted
 from tessera.data.reasons import Skipped, Unreadable
 from tessera.data.sources import documents
 from tessera.errors import UserError
@@ -196,7 +196,7 @@ def test_frames_are_shrunk_as_they_are_decoded_so_that_large_films_can_be_read(
     def shrink(frame: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
-        return fitted_frame(frame, 1024, 4)
+        return fitted(frame, 1024, 4)
 
     found = read_film(tmp_path / "films" / f"a.{ending}", shrink=shrink)
     assert (found[0] == wanted).all() and found[1] == per_second and calls == 30

@@ -16,7 +16,7 @@ from tessera.data import picture_tasks
 from tessera.data.builtin_pictures import digits
 from tessera.data.corpus import gather
 from tessera.data.loader import Loader, validation_batches
-from tessera.data.media import texts, with_pictures
+from tessera.data.media import texts, with_palette
 from tessera.data.picture_tasks import TURNS, held_out_documents, least_context, task_documents
 from tessera.data.pictures import captioned
 from tessera.data.shards import tokenise
@@ -107,7 +107,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyp
         sources=("builtin:digits", f"files:{text}"), pictures=recipe.Pictures(views=2, transformed=0.5), document_mask=True
     )
     corpus = gather(data, cache, lambda line: None)
-    vocabulary = with_pictures(Vocabulary.train(texts(corpus, data, "train"), 400), corpus, data, lambda line: None)
+    vocabulary = with_palette(Vocabulary.train(texts(corpus, data, "train"), 400), corpus, data, lambda line: None)
     return data, corpus, vocabulary, cache, tokenise(corpus, vocabulary, data, cache, lambda line: None, 192)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tessera.engine.constraints import PictureGrid
 from tessera.engine.engine import Engine
-from tessera.engine.pictures import Wish, draw, look
+from tessera.engine.pictures import Wish, draw, look, pasted, unfinished
 from tessera.engine.request import Guidance, Request
 from tessera.engine.sampling import SamplingParams, uniform
 from tessera.engine.scheduler import Limits
@@ -18,6 +18,7 @@ from tessera.errors import UserError
 from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import find_pictures, frame
+from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig
 from tessera.tokens.vocabulary import Vocabulary
 
 COLOURS = np.array([[v, v, 255 - v] for v in range(0, 250, 50)], np.uint8)
@@ -224,3 +225,37 @@ def test_a_model_without_pictures_says_so(decoder: Decoder) -> None:
     bare = Vocabulary.train(["a byte is enough"], 256)
     with pytest.raises(UserError, match="not learned that medium"):
         draw(Engine(decoder, bare), [Wish("a dot")], SEEDED)
+
+
+def test_pictures_in_patches_are_drawn_edited_varied_and_looked_at() -> None:
+    network = Autoencoder(QuantizerConfig("image", (4, 3), 4, 1, 8, 1, 1))
+    network.initialise(0)
+    vocabulary = Vocabulary.train(["a byte is enough"], 256).add_media(Quantizer(network.eval(), (8, 12)))
+    decoder = Decoder(
+        DecoderConfig(vocabulary.size, width=32, layers=2, heads=2, kv_heads=1, head_size=16, mlp_width=48, context=128)
+    )
+    decoder.initialise(0)
+    engine, tokenizer = Engine(decoder, vocabulary), vocabulary.media_tokenizer("image")
+    (drawing,) = draw(engine, [Wish("a dot")], SEEDED)
+    assert drawing.pixels.shape == (8, 12, 3) and len(drawing.completion.ids) == 2 * 4 + 1
+    (wide,) = draw(engine, [Wish("a dot", (4, 20), best_of=2)], SEEDED)
+    assert wide.pixels.shape == (4, 20, 3) and len(wide.scores) == 2
+    known, hidden = picture(16, 16), np.zeros((16, 16), bool)
+    hidden[13, 14] = True
+    wish = Wish("a dot", known=known, hidden=hidden, best_of=2)
+    (edited,) = draw(engine, [wish], SEEDED)
+    # The patch with the hole and those around it are drawn, the others are as they were.
+    ids = edited.completion.ids[:-1].reshape(4, 5)[:, :-1] - vocabulary.block("image").offset
+    same = np.ones((4, 4), bool)
+    same[2:, 2:] = False
+    assert (ids[same] == tokenizer.encode(known)[same]).all()
+    assert (pasted(wish, edited.pixels)[~hidden] == known[~hidden]).all()
+    (varied,) = draw(engine, [Wish("a dot", source=known)], SEEDED)
+    assert varied.pixels.shape == (16, 16, 3)
+    assert look(engine, [known], "", replace(SEEDED, max_tokens=3))[0].prompt_tokens > 4 * 5
+    request_grid = PictureGrid(vocabulary.block("image").offset, 12, vocabulary.control("<|row|>"), vocabulary.control("<|/image|>"),
+                               np.full((2, 3), -1))  # fmt: skip
+    part = unfinished(engine, request_grid, drawing.completion.ids[:4])
+    assert part.shape == (8, 12, 3) and (part[4:] == 255).all() and (part[:4] != 255).any()
+    with pytest.raises(UserError, match="multiples of 4"):
+        draw(engine, [Wish("a dot", (8, 10))], SEEDED)

@@ -18,6 +18,7 @@ from tessera.model.decoder import Decoder, DecoderConfig
 from tessera.tokens.document import Document, Segment
 from tessera.tokens.palette import Palette
 from tessera.tokens.pictures import find_pictures, hide, picture_segment, prompt, to_draw, to_edit, to_see, tokens_of
+from tessera.tokens.quantizer import Autoencoder, Quantizer, QuantizerConfig
 from tessera.tokens.vocabulary import CONTROLS, Vocabulary
 
 COLOURS = np.array([[0, 0, 0], [200, 30, 30], [250, 250, 250]], np.uint8)
@@ -38,7 +39,7 @@ def test_the_stream_reads_frame_rows_end_and_only_pixels_rows_and_end_are_learne
     names = [s.content if s.kind in ("control", "text") else len(np.ravel(s.content)) for s in seeing.decode(record.ids).segments]
     assert names == ["<|image|>", "2*3", "<|begin_media|>", 3, "<|row|>", 3, "<|row|>", "<|/image|>"]
     assert record.learn.tolist() == [False] * 5 + [True] * 9
-    assert len(record) == tokens_of(2, 3)
+    assert len(record) == tokens_of((2, 3), 2, 3)
     assert not seeing.encode(Document((picture_segment(picture(2, 3), learn=False),))).learn.any()
 
 
@@ -119,3 +120,38 @@ def test_the_folder_loads_in_transformers_with_the_same_logits(seeing: Vocabular
     with torch.inference_mode():
         assert torch.allclose(decoder.logits(decoder(ids)), theirs(ids).logits, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "model").encode("a dot") == seeing.encode_text("a dot")
+
+
+@pytest.fixture(scope="module")
+def patched() -> Vocabulary:
+    """With patches of 4 x 4 pixels in the place of pixels."""
+    network = Autoencoder(QuantizerConfig("image", (4, 3), 4, 1, 8, 1, 1))
+    network.initialise(0)
+    return Vocabulary.train(["a dot"], 256).add_media(Quantizer(network.eval(), (8, 12)))
+
+
+def test_a_picture_in_patches_has_a_row_of_ids_for_four_rows_of_pixels(patched: Vocabulary) -> None:
+    pixels, tokenizer = picture(8, 12), patched.media_tokenizer("image")
+    record = patched.encode(Document((picture_segment(pixels),)))
+    names = [
+        s.content if s.kind in ("control", "text") else len(np.ravel(s.content)) for s in patched.decode(record.ids).segments
+    ]
+    assert names == ["<|image|>", "8*12", "<|begin_media|>", 3, "<|row|>", 3, "<|row|>", "<|/image|>"]
+    assert len(record) == tokens_of((2, 3), 8, 12)
+    (found,) = find_pictures(patched, record.ids)
+    assert (found == tokenizer.decode(tokenizer.encode(pixels))).all()
+    with pytest.raises(UserError, match="multiples of 4"):
+        patched.encode(Document((picture_segment(picture(8, 10)),)))
+
+
+def test_what_is_hidden_in_a_patch_is_told_by_no_id(patched: Vocabulary) -> None:
+    hidden = np.zeros((8, 12), bool)
+    hidden[5, 6] = True
+    ids = []
+    for colour in ((0, 0, 0), (250, 250, 250)):
+        pixels = picture(8, 12)
+        pixels[hidden] = colour
+        ids.append(patched.encode(Document((picture_segment(hide(pixels, hidden)),))).ids)
+    grid = ids[0][-9:-1].reshape(2, 4)
+    assert (grid == patched.control("<|mask|>")).tolist() == [[False] * 4, [False, True, False, False]]
+    assert (ids[0] == ids[1]).all()

@@ -9,7 +9,7 @@ import pytest
 
 from tessera import recipe
 from tessera.data.builtin_films import scene
-from tessera.data.film_tasks import config_of
+from tessera.data.picture_tasks import config_of
 from tessera.device import detect
 from tessera.tokens.quantizer import Quantizer
 from tessera.train.quantizer import ssim, train_quantizer

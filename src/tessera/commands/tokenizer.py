@@ -19,8 +19,8 @@ from tessera.commands import terminal
 from tessera.commands.live import LiveLine
 from tessera.data import media
 from tessera.data.corpus import Split, gather
-from tessera.data.film_tasks import config_of
 from tessera.data.films import fitted_film
+from tessera.data.picture_tasks import config_of
 from tessera.data.sound_tasks import sound_config_of
 from tessera.data.sources import Skipped, documents
 from tessera.device import cache_folder

@@ -43,8 +43,8 @@ from tessera.commands.live import BandWatch, HeartWatch, LiveLine, check_tracker
 from tessera.data.corpus import SPLITS, Corpus, Split, gather
 from tessera.data.film_tasks import film_cut, least_film_context
 from tessera.data.loader import refuse_missing_rows
-from tessera.data.media import texts, with_pictures
-from tessera.data.picture_tasks import least_context
+from tessera.data.media import texts
+from tessera.data.picture_tasks import least_context, picture_cut
 from tessera.data.shards import Shards, open_shards, tokenise
 from tessera.data.sound_tasks import at_its_rate, least_sound_context, sound_cut
 from tessera.device import Machine, cache_folder
@@ -60,7 +60,7 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop, parallel, speed
 from tessera.train.launch import launch as run
 from tessera.train.launch import origin
-from tessera.train.quantizer import with_films, with_sounds
+from tessera.train.quantizer import with_films, with_pictures, with_sounds
 
 Say = Callable[[str], None]
 
@@ -436,7 +436,8 @@ def _of_data(facts: rules.Facts, corpus: Corpus, data: recipes.Data) -> rules.Fa
         return (d for i in range(len(corpus.sources)) for split in SPLITS for d in corpus.documents(split, i))
 
     if data.pictures is not None and corpus.pictures:
-        ids, context = data.pictures.colours, least_context(documents(), data.pictures)
+        cut = picture_cut(data.pictures)
+        ids, context = cut.size if cut else data.pictures.colours, least_context(documents(), data.pictures)
     if data.films is not None and corpus.films:
         ids, context = ids + film_cut(data.films).size, max(context, least_film_context(documents(), data.films))
     if data.sounds is not None and corpus.sounds:
@@ -559,7 +560,7 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
 def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Machine) -> Vocabulary:
     """The vocabulary with ids for all media of a corpus; what it knows already it keeps as it is."""
     if corpus.pictures and not _knows(vocabulary, "image"):
-        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, say)
+        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     if corpus.films and not _knows(vocabulary, "video"):
         vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     if corpus.sounds and not _knows(vocabulary, "audio"):

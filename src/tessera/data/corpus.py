@@ -25,8 +25,9 @@ from tessera import recipe
 from tessera.data.captions import NOT_ASKED, Medium
 from tessera.data.dedup import Deduplicator
 from tessera.data.film_tasks import film_cut
-from tessera.data.films import Shrink, captioned_film, cut_film, film_parts, fitted_film, fitted_frame, resampled
+from tessera.data.films import Shrink, captioned_film, cut_film, film_parts, fitted_film, resampled
 from tessera.data.folders import aside, publish
+from tessera.data.picture_tasks import picture_cut
 from tessera.data.pictures import fitted
 from tessera.data.sounds import captioned_sound, cut_sound, fitted_sound, sound_parts
 from tessera.data.sources import FROM_FILES, Skipped, documents
@@ -181,7 +182,7 @@ def _spool(
                 skipped.append(Skipped(document.source, NOT_ASKED["audio"]))
                 continue
             if data.pictures is not None:
-                document = _fit_pictures(document, data.pictures.most_pixels)
+                document = _fit_pictures(document, data.pictures)
             tree = _tree(document)
             line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
@@ -378,7 +379,7 @@ def _shrink(settings: recipe.Films | None) -> Shrink | None:
     if settings is None:
         return None
     stride = film_cut(settings).stride
-    return lambda frame: fitted_frame(frame, settings.most_pixels, stride)
+    return lambda frame: fitted(frame, settings.most_pixels, stride)
 
 
 def _fit_films(documents: Iterable[Document], settings: recipe.Films | None, shrunk: bool) -> Iterator[Document]:
@@ -425,9 +426,12 @@ def _fit_sounds(documents: Iterable[Document], settings: recipe.Sounds | None, s
             yield captioned_sound(piece, parts.caption, parts.questions, settings.per_second, document.source)
 
 
-def _fit_pictures(document: Document, most_pixels: int) -> Document:
-    """The document with pictures of at most so many pixels."""
-    segments = [
-        picture_segment(fitted(np.asarray(s.content), most_pixels), s.learn) if is_picture(s) else s for s in document.segments
-    ]
-    return Document(tuple(segments), document.source)
+def _fit_pictures(document: Document, settings: recipe.Pictures) -> Document:
+    """The document with pictures of at most as many pixels as a recipe wants, whose sides its quantizer, if any, can cut."""
+    cut = picture_cut(settings)
+
+    def fit(segment: Segment) -> Segment:
+        pixels = fitted(np.asarray(segment.content), settings.most_pixels, cut.stride if cut else 1)
+        return picture_segment(pixels, segment.learn)
+
+    return Document(tuple(fit(s) if is_picture(s) else s for s in document.segments), document.source)

@@ -7,30 +7,22 @@ Of each film `views` documents are made, each with a task chosen by its content 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 import numpy as np
 
 from tessera import recipe
 from tessera.data.films import film_parts
-from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, content_rng, views_of
+from tessera.data.picture_tasks import CHARACTERS_PER_TOKEN, config_of, content_rng, views_of
 from tessera.data.pictures import Parts
 from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document
 from tessera.tokens.films import QUESTION, Geometry, to_film, to_tell, tokens_of_film
 from tessera.tokens.media import Cut
-from tessera.tokens.quantizer import QuantizerConfig
 
 
 def film_cut(settings: recipe.Films) -> Cut:
     """How the tokenizer that a recipe asks for cuts a film; UserError as `find_tokenizer`."""
     return find_tokenizer(settings.trained, "video").config if settings.trained else config_of("video", settings.quantizer)
-
-
-def config_of(kind: Literal["image", "video"], q: recipe.Quantizer) -> QuantizerConfig:
-    """Of a quantizer that is to be trained."""
-    time_stride = q.time_stride if kind == "video" else 1
-    return QuantizerConfig(kind, q.levels, q.stride, time_stride, q.width, q.encoder_layers, q.decoder_layers)
 
 
 def least_film_context(documents: Iterable[Document], settings: recipe.Films) -> int:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from tessera.data.pictures import MOST_BYTES, Parts, fitted, on_white, parts_of, resized, with_words
+from tessera.data.pictures import MOST_BYTES, Parts, fitted, on_white, parts_of, with_words
 from tessera.data.reasons import Unreadable, words
 from tessera.errors import UserError
 from tessera.tokens.document import Document
@@ -260,17 +260,10 @@ def resampled(frames: np.ndarray, per_second: float, wanted: float) -> np.ndarra
 
 
 def fitted_film(frames: np.ndarray, most_pixels: int, multiple: int) -> np.ndarray:
-    """A film whose frames are `fitted_frame`s."""
-    if fitted_frame(frames[0], most_pixels, multiple).shape == frames.shape[1:]:
+    """A film whose frames are `fitted`."""
+    if fitted(frames[0], most_pixels, multiple).shape == frames.shape[1:]:
         return frames
-    return np.stack([fitted_frame(frame, most_pixels, multiple) for frame in frames])
-
-
-def fitted_frame(frame: np.ndarray, most_pixels: int, multiple: int) -> np.ndarray:
-    """A frame at a size of at most about so many pixels, with sides that are multiples of `multiple`."""
-    small = fitted(frame, most_pixels).shape
-    height, width = (max(multiple, round(side / multiple) * multiple) for side in small[:2])
-    return resized(frame, height, width)
+    return np.stack([fitted(frame, most_pixels, multiple) for frame in frames])
 
 
 def cut_film(frames: np.ndarray, most_frames: int, time_stride: int) -> Iterator[np.ndarray]:

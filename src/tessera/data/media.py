@@ -25,7 +25,7 @@ _TEXT_VIEWS = 4
 """Of each picture: enough to meet every way in which its words are put."""
 
 
-def with_pictures(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say: Callable[[str], None]) -> Vocabulary:
+def with_palette(vocabulary: Vocabulary, corpus: Corpus, data: recipe.Data, say: Callable[[str], None]) -> Vocabulary:
     """The vocabulary with a block for the pictures of a corpus, where it has some: their palette, found on the training split.
 
     What is said: how many colours, and how near the pictures of the held-out split come back.

@@ -11,13 +11,17 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 
 from tessera import recipe
 from tessera.data.pictures import Parts, parts_of
+from tessera.tokens.beside import find_tokenizer
 from tessera.tokens.document import Document, Segment
+from tessera.tokens.media import Cut
 from tessera.tokens.pictures import QUESTION, hide, to_draw, to_edit, to_see, to_vary, tokens_of
+from tessera.tokens.quantizer import QuantizerConfig
 
 VIEW_TOKENS = 4_000_000
 """Where the recipe names no number of views, documents of pictures come to about so many tokens."""
@@ -48,6 +52,23 @@ BEND = 0.1
 _DOWN, _RIGHT = {-1: "up", 0: "", 1: "down"}, {-1: "left", 0: "", 1: "right"}
 
 
+def picture_cut(settings: recipe.Pictures) -> Cut | None:
+    """How the quantizer that a recipe asks for cuts a picture; None where it asks for a palette.
+
+    Raises:
+        UserError: as `find_tokenizer`.
+    """
+    if settings.trained:
+        return find_tokenizer(settings.trained, "image").config
+    return config_of("image", settings.quantizer) if settings.quantizer else None
+
+
+def config_of(kind: Literal["image", "video"], q: recipe.Quantizer) -> QuantizerConfig:
+    """Of a quantizer that is to be trained."""
+    time_stride = q.time_stride if kind == "video" else 1
+    return QuantizerConfig(kind, q.levels, q.stride, time_stride, q.width, q.encoder_layers, q.decoder_layers)
+
+
 def views_of(asked: int | None, tokens: int) -> int:
     """Documents made of each picture or film: as asked for, or by how many tokens one of each comes to."""
     return asked or max(1, min(MOST_VIEWS, VIEW_TOKENS // max(1, tokens)))
@@ -55,10 +76,10 @@ def views_of(asked: int | None, tokens: int) -> int:
 
 def least_context(documents: Iterable[Document], settings: recipe.Pictures) -> int:
     """T that holds any task made of these documents, a multiple of 32; 0 where there is no picture."""
-    longest = 0
+    longest, cut = 0, picture_cut(settings)
     for document in documents:
         if (parts := parts_of(document)) is not None:
-            longest = max(longest, _tokens(parts, settings))
+            longest = max(longest, _tokens(parts, settings, cut))
     return -(-longest // 32) * 32
 
 
@@ -70,7 +91,7 @@ def task_documents(
     Args:
         context: T; tasks that would not fit into a row are not set. None: all are.
     """
-    relatives = _Relatives()
+    relatives, cut = _Relatives(), picture_cut(settings)
     for document in documents:
         parts = parts_of(document)
         if parts is None:
@@ -79,7 +100,7 @@ def task_documents(
         rng = content_rng(parts, seed)
         known = relatives.of(parts.caption)
         for _ in range(views):
-            yield Document(_task(parts, settings, rng, known, context), document.source)
+            yield Document(_task(parts, settings, rng, known, context, cut), document.source)
         # Pictures that nothing is said of have nothing in common.
         if settings.tasks.vary and parts.caption:
             relatives.add(parts.caption, parts.signal)
@@ -123,11 +144,16 @@ class _Relatives:
 
 
 def _task(
-    parts: Parts, settings: recipe.Pictures, rng: np.random.Generator, known: deque[np.ndarray], context: int | None
+    parts: Parts,
+    settings: recipe.Pictures,
+    rng: np.random.Generator,
+    known: deque[np.ndarray],
+    context: int | None,
+    cut: Cut | None,
 ) -> tuple[Segment, ...]:
     """One document of one picture."""
     pixels, tasks = parts.signal, settings.tasks
-    fits = context is None or _double_tokens(parts, settings) <= context
+    fits = context is None or _double_tokens(parts, settings, cut) <= context
     shares = {
         "draw": tasks.draw,
         "see": tasks.see if parts.caption or parts.questions else 0.0,
@@ -148,8 +174,8 @@ def _task(
         learn = bool(rng.random() < _LEARNED_SIGHT)
         if not learn:
             # What a picture shows does not change by a pixel; it is not learned here, so nothing false is.
-            said, step, bend = "", _moved(int(rng.integers(-1, 2)), int(rng.integers(-1, 2))), _bend(rng, settings)
-            change = lambda p: step(bend(p))
+            step = _moved(int(rng.integers(-1, 2)), int(rng.integers(-1, 2)))
+            said, change = "", _then(_bend(rng, settings), step)
         segments = to_see(change(pixels), [asked[i] for i in order], learn)
     elif task == "edit":
         whole = change(pixels)
@@ -169,9 +195,20 @@ def _transformation(rng: np.random.Generator, settings: recipe.Pictures) -> tupl
     down, right = (int(v) for v in rng.integers(-1, 2, size=2))
     steps = [word for word in (_DOWN[down], _RIGHT[right]) if word]
     bend = _bend(rng, settings)
-    words = [word for word in ("bent" if bend is not _AS_IT_IS else "", name, f"moved {' and '.join(steps)}" if steps else "") if word]
-    turn, step = TURNS[name], _moved(down, right)
-    return ", ".join(words), lambda pixels: step(turn(bend(pixels)))
+    said = ("bent" if bend is not _AS_IT_IS else "", name, f"moved {' and '.join(steps)}" if steps else "")
+    words = [word for word in said if word]
+    return ", ".join(words), _then(bend, TURNS[name], _moved(down, right))
+
+
+def _then(*turns: _Turn) -> _Turn:
+    """One after the other."""
+
+    def change(pixels: np.ndarray) -> np.ndarray:
+        for turn in turns:
+            pixels = turn(pixels)
+        return pixels
+
+    return change
 
 
 def _bend(rng: np.random.Generator, settings: recipe.Pictures) -> _Turn:
@@ -212,19 +249,24 @@ def _hole(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return hidden
 
 
-def _tokens(parts: Parts, settings: recipe.Pictures) -> int:
+def _tokens(parts: Parts, settings: recipe.Pictures, cut: Cut | None) -> int:
     """Of the longest task, roughly and on the high side."""
     tasks = settings.tasks
     asked = sum(len(q) + len(a) for q, a in _questions(parts)) if tasks.see else 0
     words = round(max(asked, len(parts.caption)) / CHARACTERS_PER_TOKEN)
-    single = tokens_of(*parts.signal.shape[:2]) + words + _others(settings)
-    return max(single, _double_tokens(parts, settings)) if tasks.edit or tasks.vary else single
+    single = _of_picture(parts, cut) + words + _others(settings)
+    return max(single, _double_tokens(parts, settings, cut)) if tasks.edit or tasks.vary else single
 
 
-def _double_tokens(parts: Parts, settings: recipe.Pictures) -> int:
+def _double_tokens(parts: Parts, settings: recipe.Pictures, cut: Cut | None) -> int:
     """Of a task with two pictures."""
     words = round(len(parts.caption) / CHARACTERS_PER_TOKEN)
-    return 2 * tokens_of(*parts.signal.shape[:2]) + words + _others(settings)
+    return 2 * _of_picture(parts, cut) + words + _others(settings)
+
+
+def _of_picture(parts: Parts, cut: Cut | None) -> int:
+    height, width = parts.signal.shape[:2]
+    return tokens_of(cut.grid((height, width)) if cut else (height, width), height, width)
 
 
 def _others(settings: recipe.Pictures) -> int:

@@ -97,15 +97,18 @@ def _rgba(picture: Image.Image) -> np.ndarray:
     return np.array(picture.convert("RGBA"))
 
 
-def fitted(pixels: np.ndarray, most_pixels: int) -> np.ndarray:
-    """A picture scaled down, in its proportions, to at most so many pixels; a smaller one as it is."""
-    height, width = pixels.shape[:2]
-    if height * width <= most_pixels:
-        return pixels
-    scale = math.sqrt(most_pixels / (height * width))
-    h = min(max(1, round(height * scale)), most_pixels)
-    w = max(1, min(round(width * scale), most_pixels // h))
-    return resized(pixels, h, w)
+def fitted(pixels: np.ndarray, most_pixels: int, multiple: int = 1) -> np.ndarray:
+    """A picture scaled down, in its proportions, to at most so many pixels; a smaller one as it is.
+
+    Args:
+        multiple: the sides become multiples of it, up or down, whichever is nearer.
+    """
+    h, w = height, width = pixels.shape[:2]
+    if height * width > most_pixels:
+        scale = math.sqrt(most_pixels / (height * width))
+        h = min(max(1, round(height * scale)), most_pixels)
+        w = max(1, min(round(width * scale), most_pixels // h))
+    return resized(pixels, *(max(multiple, round(side / multiple) * multiple) for side in (h, w)))
 
 
 def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -119,13 +122,15 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
 
 
-def hole(picture: np.ndarray, mask: np.ndarray | None, size: tuple[int, int] | None, most_pixels: int) -> tuple[Any, Any]:
+def hole(
+    picture: np.ndarray, mask: np.ndarray | None, size: tuple[int, int] | None, most_pixels: int, multiple: int = 1
+) -> tuple[Any, Any]:
     """What is kept of a picture that is to be edited, at the size at which that is done.
 
     Args:
         picture: (H, W, 4) uint8; without a mask its transparent pixels are to be drawn.
         mask: (H, W, 4): as in OpenAI's API its transparent pixels are to be drawn; in one without any, the white ones.
-        size: height and width to work at; None: the picture's own, scaled down to at most `most_pixels`.
+        size: height and width to work at; None: the picture's own, `fitted` by the next two.
 
     Returns:
         (h, w, 3) uint8 pixels, and (h, w) bool, which of them are to be drawn.
@@ -144,13 +149,13 @@ def hole(picture: np.ndarray, mask: np.ndarray | None, size: tuple[int, int] | N
     if not hidden.any():
         raise UserError("nothing is to be drawn: give a mask with the region white or transparent, or ask for a variation.")
     known = np.concatenate([picture[..., :3], np.where(hidden, 0, 255).astype(np.uint8)[..., None]], -1)
-    known = sized(known, size, most_pixels)
+    known = sized(known, size, most_pixels, multiple)
     return np.ascontiguousarray(known[..., :3]), known[..., 3] < 255
 
 
-def sized(pixels: np.ndarray, size: tuple[int, int] | None, most_pixels: int) -> np.ndarray:
-    """A picture at a size, height and width, or without one `fitted` to at most so many pixels."""
-    return resized(pixels, *size) if size is not None else fitted(pixels, most_pixels)
+def sized(pixels: np.ndarray, size: tuple[int, int] | None, most_pixels: int, multiple: int = 1) -> np.ndarray:
+    """A picture at a size, height and width, or without one `fitted`."""
+    return resized(pixels, *size) if size is not None else fitted(pixels, most_pixels, multiple)
 
 
 def png(pixels: np.ndarray) -> bytes:

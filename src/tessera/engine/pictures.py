@@ -1,6 +1,6 @@
 """Pictures from an engine: drawn by a caption, completed, varied, and looked at.
 
-A picture is drawn token by token with all logits outside of the palette masked, in exactly as many tokens as its size needs.
+A picture is drawn token by token with all logits outside of its ids masked, in exactly as many tokens as its size needs.
 Pixels that are known are forced, in raster order, so a hole is filled from what lies before it; what lies behind it is heeded by
 drawing several and keeping the one after which the known pixels are likeliest. Guidance takes a paired row of the batch.
 
@@ -10,6 +10,7 @@ and the same code runs on an engine that it steps itself (`run`) and in a server
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -26,6 +27,7 @@ from tessera.tokens.pictures import (
     IMAGE_END,
     QUESTION,
     ROW,
+    patches_of,
     prompt,
     to_draw,
     to_see,
@@ -89,7 +91,7 @@ class Drawing:
     """A finished picture.
 
     Args:
-        pixels: (H, W, 3) uint8, of the palette.
+        pixels: (H, W, 3) uint8, as the model's tokenizer gives them back.
         completion: of the engine: prompt, ids, log-probabilities.
         scores: nats, of each that was drawn for it where several were; the highest was kept.
     """
@@ -178,12 +180,13 @@ def pasted(wish: Wish, pixels: np.ndarray) -> np.ndarray:
 def unfinished(reader: Reader, grid: PictureGrid, ids: Sequence[int]) -> np.ndarray:
     """(H, W, 3) uint8: a picture of which only the first ids are there, the rest white but for what is known."""
     height, width = grid.known.shape
+    tokenizer = reader.vocabulary.media_tokenizer("image")
     place = np.full(height * (width + 1), -1)
     place[: min(len(ids), len(place))] = np.asarray(ids[: len(place)], np.int64) - grid.start
     drawn = place.reshape(height, width + 1)[:, :-1]
     there = np.where(drawn < 0, grid.known, drawn)
-    pixels = reader.vocabulary.media_tokenizer("image").decode(np.maximum(there, 0))
-    return np.where((there < 0)[..., None], np.uint8(255), pixels)
+    pixels = tokenizer.decode(np.maximum(there, 0))
+    return np.where(_pixels_in(there < 0, tokenizer.stride)[..., None], np.uint8(255), pixels)
 
 
 def _grid(reader: Reader, wish: Wish) -> PictureGrid:
@@ -195,14 +198,33 @@ def _grid(reader: Reader, wish: Wish) -> PictureGrid:
         if wish.hidden is None or wish.hidden.shape != wish.known.shape[:2]:
             raise UserError("the mask has to have the size of the picture.")
         refuse_large(reader, (wish.known.shape[0], wish.known.shape[1]))
-        known = np.where(wish.hidden, -1, tokenizer.encode(wish.known))
+        # What a patch beside the hole looks like depends on what will be in it; its known pixels are pasted over it.
+        drawn = wish.hidden if tokenizer.stride == 1 else _grown(patches_of(wish.hidden, tokenizer.stride))
+        known = np.where(drawn, -1, tokenizer.encode(wish.known))
     else:
         height, width = _shape_of(reader, wish)
         if height < 1 or width < 1:
             raise UserError(f"a picture of {height} x {width} pixels is none; give a size like 32x32.")
         refuse_large(reader, (height, width))
-        known = np.full((height, width), -1)
+        known = np.full(tokenizer.grid((height, width)), -1)
     return PictureGrid(block.offset, block.size, vocabulary.control(ROW), vocabulary.control(IMAGE_END), known)
+
+
+def _size(reader: Reader, grid: PictureGrid) -> tuple[int, int]:
+    """Height and width in pixels."""
+    stride = reader.vocabulary.media_tokenizer("image").stride
+    return grid.known.shape[0] * stride, grid.known.shape[1] * stride
+
+
+def _grown(patches: np.ndarray) -> np.ndarray:
+    """(h, w) bool, and the eight patches around each."""
+    around = np.pad(patches, 1)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(around, (3, 3)).any((2, 3)))
+
+
+def _pixels_in(patches: np.ndarray, stride: int) -> np.ndarray:
+    """(h, w) -> (H, W): each patch's value for each of its pixels."""
+    return patches.repeat(stride, 0).repeat(stride, 1)
 
 
 def _shape_of(reader: Reader, wish: Wish) -> tuple[int, int]:
@@ -216,7 +238,7 @@ def _shape_of(reader: Reader, wish: Wish) -> tuple[int, int]:
 
 
 def _requests(reader: Reader, wish: Wish, grid: PictureGrid, params: SamplingParams, first: int) -> list[Request]:
-    shape = (grid.known.shape[0], grid.known.shape[1])
+    shape = _size(reader, grid)
     vocabulary = reader.vocabulary
     layout = to_draw(wish.caption, _NOTHING) if wish.source is None else to_vary(wish.caption, wish.source, _NOTHING)
     asked, bare = (prompt(vocabulary, segments, shape) for segments in (layout, to_draw("", _NOTHING)))
@@ -254,7 +276,7 @@ def _scores(
                 start = prompt(reader.vocabulary, to_see(_pixels(reader, grid, completion), [(QUESTION, "")], learn=False))
                 caption = reader.vocabulary.encode_text(wish.caption)
                 ids, counts = np.array([*start, *caption]), np.repeat([False, True], [len(start), len(caption)])
-                _refuse_long(reader, len(ids), (grid.known.shape[0], grid.known.shape[1]))
+                _refuse_long(reader, len(ids), _size(reader, grid))
             requests.append(Request(tuple(ids.tolist()), SamplingParams(max_tokens=0), prompt_logprobs=True))
             counted.append(counts)
     found = iter(zip((yield requests), counted, strict=True)) if requests else iter(())
@@ -276,9 +298,16 @@ def _behind_the_hole(grid: PictureGrid) -> np.ndarray:
     return np.concatenate([np.pad(later, ((0, 0), (0, 1))).ravel(), [False]])
 
 
+def known_size(reader: Reader) -> tuple[int, int]:
+    """How many pixels most pictures have that a model knows, and of what their sides have to be multiples."""
+    tokenizer = reader.vocabulary.media_tokenizer("image")
+    return math.prod(tokenizer.shape), tokenizer.stride
+
+
 def refuse_large(reader: Reader, shape: tuple[int, int]) -> None:
     """Raises UserError for a picture that the model cannot read even without a prompt; before anything of that size is made."""
-    _refuse_long(reader, shape[0] * (shape[1] + 1) + 1, shape)
+    stride = reader.vocabulary.media_tokenizer("image").stride
+    _refuse_long(reader, shape[0] // stride * (shape[1] // stride + 1) + 1, shape)
 
 
 def _refuse_long(reader: Reader, tokens: int, shape: tuple[int, ...]) -> None:

@@ -1,8 +1,9 @@
 """Causal attention for training on CPUs: blocks of queries, each against the keys up to its own end, as plain matrix products.
 
-PyTorch's CPU flash kernel takes 1.5 to 1.7 times as long at contexts from 256 to 1,024 tokens in float32 (docs/LOG.md, 2026-11-23,
-"attention") and 2.2 to 3.4 times in bfloat16 (2026-12-01, "Attention in bfloat16"). The softmax is kept for backward, T^2/2 numbers per head, which small micro-batches make affordable. Query
-heads that share a key head are laid out as one taller matrix, so keys and values are never repeated.
+PyTorch's CPU flash kernel takes 1.5 to 1.7 times as long at contexts from 256 to 1,024 tokens in float32 (docs/LOG.md,
+2026-11-23, "attention") and 2.2 to 3.4 times in bfloat16 (2026-12-01, "Attention in bfloat16"). The softmax is kept for
+backward, T^2/2 numbers per head, which small micro-batches make affordable. Query heads that share a key head are laid out as
+one taller matrix, so keys and values are never repeated.
 """
 
 from __future__ import annotations

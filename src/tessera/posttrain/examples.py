@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,10 +118,9 @@ def in_sight(document: Document, vocabulary: Vocabulary) -> Document:
         return document
     if "image" not in vocabulary.media:
         raise UserError(f"{document.source} shows a picture, and the model has not learned to see (tessera train see).")
-    height, width = vocabulary.media_tokenizer("image").shape
-    segments = (
-        picture_segment(fitted(np.asarray(s.content), height * width), s.learn) if is_picture(s) else s for s in document.segments
-    )
+    tokenizer = vocabulary.media_tokenizer("image")
+    size = math.prod(tokenizer.shape), tokenizer.stride
+    segments = (picture_segment(fitted(np.asarray(s.content), *size), s.learn) if is_picture(s) else s for s in document.segments)
     return Document(tuple(segments), document.source)
 
 

@@ -63,7 +63,7 @@ def train_rung(path: Path, parent: int) -> None:
     shape, context = job.decoder.config, recipe.train.mean_context
     tokens = steps[-1]["tokens"]
     assert isinstance(job.loader, Loader)
-    way = evaluate(job.decoder, job.held_out, job.token_bytes, machine.torch_device, job.pixels, job.token_seconds)
+    way = evaluate(job.decoder, job.held_out, job.token_bytes, machine.torch_device, *job.units)
     found = {
         "N": shape.matmul_parameters,
         "N_total": shape.parameters,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tessera.data.pictures import fitted
 from tessera.engine.constraints import Constraint, Grammars
+from tessera.engine.pictures import known_size
 from tessera.engine.thinking import THINK, THOUGHT, thought
 from tessera.errors import UserError
 from tessera.serve.errors import ApiError, invalid
@@ -112,8 +113,8 @@ def _in_sight(served: Served, conversation: Sequence[Message], param: str) -> li
         raise invalid(said, f"{param}[{place}]" if param == "messages" else param, "unsupported_modality")
     if (count := sum(len(message.pictures) for message in conversation)) > MOST_PICTURES:
         raise invalid(f"There may be {MOST_PICTURES} pictures in a request, not {count}.", param)
-    height, width = served.vocabulary.media_tokenizer("image").shape
-    return [replace(m, pictures=tuple(fitted(picture, height * width) for picture in m.pictures)) for m in conversation]
+    size = known_size(served)
+    return [replace(m, pictures=tuple(fitted(picture, *size) for picture in m.pictures)) for m in conversation]
 
 
 def _going_on(conversation: Sequence[Message]) -> Document:

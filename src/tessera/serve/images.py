@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, Response
 from tessera.data.pictures import encoded, hole, on_white, read_picture, sized
 from tessera.data.reasons import Unreadable
 from tessera.engine.constraints import PictureGrid
-from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, named, pasted, refuse_large, unfinished
+from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, known_size, named, pasted, refuse_large, unfinished
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import marked
@@ -126,7 +126,7 @@ async def edit(body: Annotated[Edit, Form(media_type="multipart/form-data")], he
     mask = None if body.mask is None else await _read(body.mask, "mask")
     _refuse_large(served, body.shape)
     try:
-        known, hidden = await in_thread(hole, picture, mask, body.shape, _most_pixels(served))
+        known, hidden = await in_thread(hole, picture, mask, body.shape, *known_size(served))
     except UserError as error:
         raise invalid(sentence(error), "mask") from None
     return await _answer(here, served, body, Wish(body.prompt.strip(), known=known, hidden=hidden), "image_edit")
@@ -138,7 +138,7 @@ async def vary(body: Annotated[Vary, Form(media_type="multipart/form-data")], he
     served = await maker(here, body.model, "image")
     picture = await _read(body.image, "image")
     _refuse_large(served, body.shape)
-    source = on_white(await in_thread(sized, picture, body.shape, _most_pixels(served)))
+    source = on_white(await in_thread(sized, picture, body.shape, *known_size(served)))
     return await _answer(here, served, body, Wish(body.prompt.strip(), source=source), "")
 
 
@@ -283,11 +283,6 @@ async def _read(file: UploadFile, param: str) -> np.ndarray:
         return await in_thread(read_picture, await file.read(), True)
     except Unreadable as error:
         raise invalid(f"The {param} cannot be read: {error}.", param, "invalid_image") from None
-
-
-def _most_pixels(served: Served) -> int:
-    height, width = served.vocabulary.media_tokenizer("image").shape
-    return height * width
 
 
 def _size(pixels: np.ndarray) -> str:

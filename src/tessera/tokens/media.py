@@ -50,6 +50,11 @@ class MediaTokenizer(Protocol):
         ...
 
     @property
+    def stride(self) -> int:
+        """Side in pixels of what becomes one id of a picture or a film; their sides are multiples of it."""
+        ...
+
+    @property
     def rate(self) -> float:
         """Ids for one unit of the signal: a pixel, or a second."""
         ...

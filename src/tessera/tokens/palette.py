@@ -98,6 +98,8 @@ class Palette:
         # The usual size decides no id.
         return hashlib.sha256(json.dumps([self.name, self.colours.tolist()]).encode()).hexdigest()
 
+    stride = 1
+
     def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """One id for each pixel."""
         return shape

@@ -2,8 +2,9 @@
 
 A picture reads `<|image|>` height*width `<|begin_media|>`, then each row of pixels with `<|row|>` behind it, then `<|/image|>`
 (as Emu3 does it, arXiv 2409.18869): any size and shape goes into one model, and the pixel above always lies the same number of
-tokens back. A transparent pixel of a four-channel picture is hidden and reads `<|mask|>`. The frame before the pixels is given,
-never learned. Training (`data.shapes`) and asking (`engine.pictures`) lay their documents out by the same functions.
+tokens back. With a quantizer patches stand in the place of pixels. A transparent pixel of a four-channel picture is hidden and
+reads `<|mask|>`, and so does a patch with one. The frame before the pixels is given, never learned. Training (`data.shapes`) and
+asking (`engine.pictures`) lay their documents out by the same functions.
 """
 
 from __future__ import annotations
@@ -84,9 +85,15 @@ def frame(vocabulary: Vocabulary, height: int, width: int) -> list[int]:
     return [vocabulary.control(IMAGE), *vocabulary.encode_text(f"{height}*{width}"), vocabulary.control(BEGIN)]
 
 
-def tokens_of(height: int, width: int) -> int:
-    """Tokens of a picture, its frame with as many digits as a byte-level tokenizer may need included."""
-    return height * (width + 1) + len(f"{height}*{width}") + 3
+def tokens_of(grid: tuple[int, ...], height: int, width: int) -> int:
+    """Tokens of a picture whose ids have the shape `grid`, its frame with as many digits as a byte-level tokenizer may need."""
+    return grid[0] * (grid[1] + 1) + len(f"{height}*{width}") + 3
+
+
+def patches_of(places: np.ndarray, stride: int) -> np.ndarray:
+    """(H, W) bool, some pixels -> (h, w), the patches in which one of them lies."""
+    height, width = places.shape
+    return np.asarray(places.reshape(height // stride, stride, width // stride, stride).any((1, 3)))
 
 
 def encode_picture(
@@ -99,10 +106,13 @@ def encode_picture(
         offset: of the tokenizer's block.
     """
     height, width = pixels.shape[:2]
-    grid = np.full((height, width + 1), vocabulary.control(ROW))
-    grid[:, :-1] = tokenizer.encode(np.ascontiguousarray(pixels[..., :3])) + offset
-    if pixels.shape[2] == 4 and not (shown := pixels[..., 3] >= _OPAQUE).all():
-        grid[:, :-1][~shown] = vocabulary.control(MASK)
+    shown, hidden = pixels[..., :3].copy(), np.zeros((height, width), bool)
+    if pixels.shape[2] == 4 and (hidden := pixels[..., 3] < _OPAQUE).any() and tokenizer.stride > 1:
+        # The ids of patches beside a hidden one would tell of it.
+        shown[hidden] = 255
+    ids = tokenizer.encode(shown) + offset
+    grid = np.full((ids.shape[0], ids.shape[1] + 1), vocabulary.control(ROW))
+    grid[:, :-1] = np.where(patches_of(hidden, tokenizer.stride), vocabulary.control(MASK), ids)
     head = frame(vocabulary, height, width)
     ids = np.concatenate([head, grid.ravel(), [vocabulary.control(IMAGE_END)]]).astype(np.int32)
     return ids, (np.arange(len(ids)) >= len(head)) & learn
@@ -134,7 +144,10 @@ def find_pictures(vocabulary: Vocabulary, ids: Sequence[int] | np.ndarray) -> li
             continue
         h, w = int(height), int(width)
         body = start + 2 + int(at[0])
-        if not (1 <= h <= MOST_SIDE and 1 <= w <= MOST_SIDE) or body + h * (w + 1) > len(array):
+        if not (1 <= h <= MOST_SIDE and 1 <= w <= MOST_SIDE) or h % tokenizer.stride or w % tokenizer.stride:
+            continue
+        h, w = tokenizer.grid((h, w))
+        if body + h * (w + 1) > len(array):
             continue
         grid = array[body : body + h * (w + 1)].reshape(h, w + 1)
         pixels = grid[:, :-1] - block.offset

@@ -116,6 +116,10 @@ class Published:
         return f"films, (k x {t} + 1 frames, height, width, 3) uint8 with sides that are multiples of {s}"
 
     @property
+    def stride(self) -> int:
+        return self.layout.stride
+
+    @property
     def rate(self) -> float:
         """Ids for a second of sound, or for a pixel of a long film's frame."""
         if self.kind != "audio":

@@ -295,6 +295,10 @@ class Quantizer:
         return f"films, (k x {t} + 1 frames, height, width, 3) uint8 with sides that are multiples of {s}"
 
     @property
+    def stride(self) -> int:
+        return self.config.stride
+
+    @property
     def rate(self) -> float:
         """Ids for a pixel of a picture, for a pixel of a long film's frame, or for a second of sound."""
         if self.kind == "audio":

@@ -106,6 +106,7 @@ def assemble(
         observers=observers,
         sample=_sampler(decoder, vocabulary) if settings.sample_prompts else None,
         pixels=vocabulary.ids_of("image"),
+        pixels_each=vocabulary.media_tokenizer("image").stride ** 2 if "image" in vocabulary.media else 1,
         token_seconds=_seconds(vocabulary, decoder.config.vocab_size),
     )  # fmt: skip
 

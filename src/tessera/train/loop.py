@@ -81,7 +81,8 @@ class Job:
         held_out: fixed validation batches, whole on process 0, for the evaluations in the loop; none: nothing is evaluated.
         final_held_out: the same for the finished weights, usually more of them.
         token_bytes: (V,) int32, bytes of each id.
-        pixels: the ids that are pixels of a picture.
+        pixels: the ids that are pixels of a picture, or patches.
+        pixels_each: how many pixels each of these is.
         token_seconds: (V,) float64, how much of a film or a sound each id stands for; None: there are none such.
         machine: dtype, device, threads.
         matmul_peak: FLOP/s measured, for the share that the live line shows.
@@ -112,12 +113,18 @@ class Job:
     exam: Exam | None = None
     companion: Companion | None = None
     pixels: range = range(0)
+    pixels_each: int = 1
     token_seconds: np.ndarray | None = None
 
     def tell(self, event: str, **facts: Any) -> None:
         """Gives one event to every observer."""
         for observer in self.observers:
             observer({"event": event, **facts})
+
+    @property
+    def units(self) -> tuple[range, int, np.ndarray | None]:
+        """What `objectives.evaluate` has to know of media."""
+        return self.pixels, self.pixels_each, self.token_seconds
 
     def learned(self) -> nn.Module:
         """A module of all that is learned, in which the decoder's weights have their own names."""
@@ -192,7 +199,7 @@ def train(job: Job, start: Checkpoint | None = None) -> Evaluation:
         if not rows:
             return found
         if world.first:
-            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device, job.pixels, job.token_seconds)
+            found = evaluate(decoder, rows, job.token_bytes, job.machine.torch_device, *job.units)
         media = {key: value for key, value in found.in_bits.items() if key != "bits_per_byte"}
         job.tell("evaluation", step=progress.step, tokens=progress.tokens, loss=found.loss, bits_per_byte=found.bits_per_byte,
                  accuracy=found.accuracy, evaluated_tokens=found.tokens, final=final,

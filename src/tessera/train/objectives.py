@@ -179,6 +179,7 @@ def evaluate(
     token_bytes: np.ndarray,
     device: torch.device,
     pixels: range = range(0),
+    pixels_each: int = 1,
     token_seconds: np.ndarray | None = None,
 ) -> Evaluation:
     """Mean loss over fixed rows.
@@ -188,7 +189,8 @@ def evaluate(
         batches: of `data.loader.validation_batches`.
         token_bytes: (V,) int32, how many bytes each id stands for; 0 for control tokens and media.
         device: where the decoder is.
-        pixels: the ids that are pixels of a picture.
+        pixels: the ids that are pixels of a picture, or patches.
+        pixels_each: how many pixels each of these is.
         token_seconds: (V,) float64, how much of a film or a sound each id stands for; None: there are none such.
     """
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
@@ -213,7 +215,7 @@ def evaluate(
         on_pixels = nats_of(is_pixel) if is_pixel.any() else 0.0
         on_bare = nats_of(learn & (target_bytes == 0) & ~is_pixel) + on_pixels
         nats, byte_nats, right = nats + everywhere, byte_nats + everywhere - on_bare, right + hits
-        pixel_nats, pixel_count = pixel_nats + on_pixels, pixel_count + int(is_pixel.sum())
+        pixel_nats, pixel_count = pixel_nats + on_pixels, pixel_count + pixels_each * int(is_pixel.sum())
         if token_seconds is not None and (lasting := learn & (durations[ids[:, 1:]] > 0)).any():
             second_nats, seconds = second_nats + nats_of(lasting), seconds + float(durations[ids[:, 1:]][lasting].sum())
         tokens, byte_count = tokens + int(learn.sum()), byte_count + int(target_bytes.sum())

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from tessera import recipe as recipes
 from tessera.data.corpus import Corpus, Split
-from tessera.data.film_tasks import config_of
 from tessera.data.loader import Batch, Batches
-from tessera.data.media import films, sounds
+from tessera.data.media import films, pictures, sounds, with_palette
+from tessera.data.picture_tasks import config_of
 from tessera.data.sound_tasks import sound_config_of
 from tessera.device import Machine
 from tessera.errors import UserError
@@ -204,6 +204,23 @@ def ssim(picture: np.ndarray, other: np.ndarray, window: int = 7) -> float:
     return float((top / ((mean_x**2 + mean_y**2 + small) * (var_x + var_y + smaller))).mean())
 
 
+def with_pictures(
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
+) -> Vocabulary:
+    """The vocabulary with a block for the pictures of a corpus, where it has some: their palette, or a quantizer that is taken or
+    trained on the training split.
+
+    What is said: how many ids, and how near pictures of the held-out split come back.
+    """
+    settings = data.pictures
+    if settings is None or not corpus.pictures:
+        return vocabulary
+    if not (settings.quantizer or settings.trained):
+        return with_palette(vocabulary, corpus, data, say)
+    config = config_of("image", settings.quantizer or recipes.Quantizer())
+    return _with_quantizer(vocabulary, config, settings, lambda s: pictures(corpus, s), data, machine, say)
+
+
 def with_films(
     vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
 ) -> Vocabulary:
@@ -229,7 +246,7 @@ def with_sounds(
 
 
 def _with_quantizer(
-    vocabulary: Vocabulary, config: QuantizerConfig, settings: recipes.Films | recipes.Sounds,
+    vocabulary: Vocabulary, config: QuantizerConfig, settings: recipes.Pictures | recipes.Films | recipes.Sounds,
     signals: Callable[[Split], Iterator[np.ndarray]], data: recipes.Data, machine: Machine, say: Callable[[str], None],
 ) -> Vocabulary:  # fmt: skip
     if settings.trained:
@@ -238,20 +255,27 @@ def _with_quantizer(
             say(found.notice)
             if config.kind == "audio":
                 return vocabulary.add_media(replace(found, shape=_usual_length(signals("train"), found.config)))
+            assert isinstance(settings, recipes.Films)
             shape = commonest(film.shape[:-1] for film in signals("train"))
             return vocabulary.add_media(replace(found, shape=shape, layout=replace(found.layout, per_second=settings.per_second)))
-        return vocabulary.add_media(replace(found, per_second=settings.per_second) if config.kind == "video" else found)
+        if isinstance(settings, recipes.Films):
+            found = replace(found, per_second=settings.per_second)
+        return vocabulary.add_media(found)
+
+    chosen = settings.quantizer
+    assert chosen is not None
 
     def tell(event: dict[str, Any]) -> None:
         if event["event"] == "exam":
-            say(f"quantizer: step {event['step']:,}/{settings.quantizer.steps:,}  {in_words(event)}")
+            say(f"quantizer: step {event['step']:,}/{chosen.steps:,}  {in_words(event)}")
 
-    quantizer = train_quantizer(
-        config, settings.quantizer, signals("train"), signals("validation"), machine, data.seed, settings.per_second, (tell,)
-    )
+    per_second = 0.0 if isinstance(settings, recipes.Pictures) else settings.per_second
+    quantizer = train_quantizer(config, chosen, signals("train"), signals("validation"), machine, data.seed, per_second, (tell,))
     count = math.prod(quantizer.grid(quantizer.shape))
     if config.kind == "audio":
         usual = f"{quantizer.rate:g} in a second; recordings last {quantizer.shape[0] / quantizer.per_second:.2f} s by the median"
+    elif config.kind == "image":
+        usual = f"most pictures are {quantizer.shape[0]} x {quantizer.shape[1]}"
     else:
         frames, height, width = quantizer.shape
         usual = f"most films are {frames} frames of {height} x {width}"
