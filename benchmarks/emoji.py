@@ -41,7 +41,7 @@ CANDIDATES = 100
 HELD_OUT_COMBINATIONS, HELD_OUT_EMOJI = 150, 60
 SETTINGS = (
     "data.pictures.quantizer.width=64", "data.pictures.quantizer.encoder_layers=2", "data.pictures.quantizer.decoder_layers=4",
-    "data.pictures.quantizer.batch=24", "data.pictures.quantizer.steps=3000", "data.pictures.tasks.draw=0.8",
+    "data.pictures.quantizer.batch=24", "data.pictures.tasks.draw=0.8",
     "data.pictures.tasks.see=0.2", "data.pictures.tasks.edit=0", "data.pictures.tasks.vary=0", "data.pictures.transformed=0",
     "data.pictures.bent=0", "data.document_mask=true",
 )  # fmt: skip

@@ -76,8 +76,8 @@ class Quantizer(Part):
     """Channels inside."""
     encoder_layers: int = Field(1, ge=0)
     decoder_layers: int = Field(3, ge=0)
-    steps: int = Field(2500, ge=1)
-    """Updates that it is trained for."""
+    steps: int | None = Field(None, ge=1)
+    """Updates that it is trained for; left out: as many as fit into a fifth of a budget of time, at most 8,000, else 2,500."""
     batch: int = Field(8, ge=1)
     """Pictures, films or stretches of sound in one update."""
     rate: float = Field(3e-3, gt=0)
@@ -402,6 +402,15 @@ class Recipe(Part):
         if sum(later.share for later in self.then) >= 1:
             raise ValueError("the shares of `then` leave nothing of the budget for the training itself")
         return self
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget as time, where it is time or money."""
+        budget = Budget.parse(self.budget)
+        if budget.dollars is not None:
+            assert self.price_per_hour is not None
+            return budget.dollars / self.price_per_hour * 3600
+        return budget.seconds
 
     def fingerprint(self) -> str:
         """Hex digest of everything in the recipe."""

@@ -253,9 +253,9 @@ def test_pictures_in_patches_are_drawn_edited_varied_and_looked_at() -> None:
     (varied,) = draw(engine, [Wish("a dot", source=known)], SEEDED)
     assert varied.pixels.shape == (16, 16, 3)
     assert look(engine, [known], "", replace(SEEDED, max_tokens=3))[0].prompt_tokens > 4 * 5
-    request_grid = PictureGrid(vocabulary.block("image").offset, 12, vocabulary.control("<|row|>"), vocabulary.control("<|/image|>"),
-                               np.full((2, 3), -1))  # fmt: skip
-    part = unfinished(engine, request_grid, drawing.completion.ids[:4])
+    row, end = vocabulary.control("<|row|>"), vocabulary.control("<|/image|>")
+    grid = PictureGrid(vocabulary.block("image").offset, 12, row, end, np.full((2, 3), -1))
+    part = unfinished(engine, grid, drawing.completion.ids[:4])
     assert part.shape == (8, 12, 3) and (part[4:] == 255).all() and (part[:4] != 255).any()
     with pytest.raises(UserError, match="multiples of 4"):
         draw(engine, [Wish("a dot", (8, 10))], SEEDED)

@@ -12,6 +12,7 @@ from tessera.data.builtin_films import scene
 from tessera.data.picture_tasks import config_of
 from tessera.device import detect
 from tessera.tokens.quantizer import Quantizer
+from tessera.train import quantizer
 from tessera.train.quantizer import ssim, train_quantizer
 
 RNG = np.random.Generator(np.random.PCG64(8))
@@ -50,3 +51,22 @@ def test_ssim_is_one_for_the_same_and_falls_with_noise_and_blur() -> None:
     assert ssim(picture, picture) == pytest.approx(1)
     assert 1 > ssim(picture, noisy[0]) > ssim(picture, noisy[1]) > 0
     assert ssim(picture, np.full_like(picture, 128)) < 0.1
+
+
+def test_as_many_updates_are_made_as_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizer, "LEAST_STEPS", 30)
+    open_end = SETTINGS.model_copy(update={"steps": None})
+    events: list[dict[str, Any]] = []
+
+    def make(seconds: float | None) -> Quantizer:
+        config = config_of("video", open_end)
+        return train_quantizer(config, open_end, FILMS[2:], FILMS[:2], detect("float32", 1), 0, 8.0, (events.append,), seconds)
+
+    # What was tried out on the way to the number of updates leaves no trace.
+    assert make(1e-3).fingerprint == trained(FILMS)[0].fingerprint
+    assert {event["steps"] for event in events if event["event"] == "exam"} == {30}
+    for name in ("STEPS", "MOST_STEPS"):
+        monkeypatch.setattr(quantizer, name, 10)
+        events.clear()
+        make(None if name == "STEPS" else 1e9)
+        assert {event["steps"] for event in events if event["event"] == "exam"} == {10}

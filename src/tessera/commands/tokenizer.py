@@ -31,7 +31,7 @@ from tessera.tokens.beside import Coder, find_tokenizer
 from tessera.tokens.document import Kind
 from tessera.tokens.published import PREFIX, Published, find_published
 from tessera.tokens.vocabulary import Vocabulary
-from tessera.train.quantizer import in_words
+from tessera.train.quantizer import STEPS, in_words
 from tessera.train.quantizer import train_quantizer as fit_quantizer
 
 MEDIA: dict[str, Kind] = {"pictures": "image", "films": "video", "sounds": "audio"}
@@ -109,7 +109,7 @@ def train_quantizer(sources: Sequence[str], of: str, settings: Sequence[str], ou
     if not getattr(corpus, of):
         raise UserError(f"there are no {of} in {', '.join(sources)}.")
     events: list[dict[str, Any]] = []
-    live = LiveLine(chosen.quantizer.steps)
+    live = LiveLine(chosen.quantizer.steps or STEPS)
     observers = (live, events.append)
     if isinstance(chosen, recipes.Sounds):
         config = sound_config_of(chosen.quantizer)

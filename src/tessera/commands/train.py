@@ -51,7 +51,7 @@ from tessera.device import Machine, cache_folder
 from tessera.errors import Interrupted, UserError
 from tessera.model import weights
 from tessera.model.decoder import DecoderConfig
-from tessera.recipe import Budget, Recipe
+from tessera.recipe import Recipe
 from tessera.run import RunFolder, commit, disk_may_be_full
 from tessera.scaling import ladder, ledger, rules, seal, shipped
 from tessera.tokens.beside import find_tokenizer
@@ -200,7 +200,7 @@ def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, f
     intent = at_its_rate(load(recipe, budget, overrides))
     _say_later(intent)
     machine = devices.detect(intent.train.precision, intent.train.threads)
-    clock = Clock(begin, _seconds(intent))
+    clock = Clock(begin, intent.seconds)
     peak = devices.matmul_peak(machine)
     cache = cache_folder()
     corpus = gather(intent.data, cache, say)
@@ -243,7 +243,7 @@ def aim(intent: Recipe, loss: float, yes: bool) -> Recipe:
     machine = devices.detect(intent.train.precision, intent.train.threads)
     peak, cache = devices.matmul_peak(machine), cache_folder()
     corpus = gather(intent.data, cache, say)
-    facts = _of_data(_facts(machine, Clock(time.monotonic(), _seconds(intent)), peak), corpus, intent.data)
+    facts = _of_data(_facts(machine, Clock(time.monotonic(), intent.seconds), peak), corpus, intent.data)
     planned = rules.resolve(intent, replace(facts, own_share=room(intent)))
     vocabulary = _tokenizer(corpus, planned.recipe, cache, machine)
     shards = tokenise(corpus, vocabulary, intent.data, cache, say, planned.recipe.train.context)
@@ -277,7 +277,7 @@ def prepare(intent: Recipe, path: Path, init: str | None, begin: float, processe
     check_tracker(intent.train.track)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     RunFolder.refuse_occupied(path)
-    clock = Clock(begin, _seconds(intent))
+    clock = Clock(begin, intent.seconds)
     peak = devices.matmul_peak(machine)
     say(f"{machine.name}, {machine.threads} threads, {machine.dtype} ({machine.reason}), matmul peak {peak / 1e9:,.0f} GFLOP/s")
     cache = cache_folder()
@@ -402,15 +402,6 @@ def launch(path: Path, world: parallel.World, resume: bool) -> None:
     finally:
         live.close()
     world.lead(lambda: sum_up(folder, ingredients, result, say))
-
-
-def _seconds(intent: Recipe) -> float | None:
-    """The budget as time, where it is time or money."""
-    budget = Budget.parse(intent.budget)
-    if budget.dollars is not None:
-        assert intent.price_per_hour is not None
-        return budget.dollars / intent.price_per_hour * 3600
-    return budget.seconds
 
 
 def _facts(machine: Machine, clock: Clock, peak: float, shape: DecoderConfig | None = None, processes: int = 1) -> rules.Facts:
@@ -542,6 +533,8 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
     for kind, medium in media.items():
         if medium is not None:
             settings += f" {medium.model_dump_json()} {recipe.data.seed}"
+            if (asked := getattr(medium, "quantizer", None)) and not asked.steps:
+                settings += f" {recipe.seconds}"
             if trained := getattr(medium, "trained", None):
                 settings += find_tokenizer(trained, kind).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
@@ -560,11 +553,11 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
 def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Machine) -> Vocabulary:
     """The vocabulary with ids for all media of a corpus; what it knows already it keeps as it is."""
     if corpus.pictures and not _knows(vocabulary, "image"):
-        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
     if corpus.films and not _knows(vocabulary, "video"):
-        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
     if corpus.sounds and not _knows(vocabulary, "audio"):
-        vocabulary = with_sounds(vocabulary.with_controls(), corpus, recipe.data, machine, say)
+        vocabulary = with_sounds(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
     return vocabulary
 
 

@@ -16,7 +16,7 @@ from tessera.data.builtin_pictures import COLOURS
 from tessera.data.films import captioned_film
 from tessera.tokens.document import Document
 
-FILMS = 6_000
+FILMS = 20_000
 """That `builtin:films` yields where no count is named."""
 SIDE, FRAMES, PER_SECOND = 32, 9, 8.0
 SIZE = 12

@@ -9,6 +9,7 @@ spectra are off, which share of the ids is used, and their perplexity.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -35,9 +36,14 @@ from tessera.tokens.vocabulary import Vocabulary
 from tessera.train import loop
 from tessera.train.objectives import Objective
 
+STEPS, LEAST_STEPS, MOST_STEPS = 2_500, 500, 8_000
+"""Updates where no time is named, and the bounds of what is made of a time (docs/LOG.md, 2026-12-01, "Quantizers")."""
+TIME_SHARE = 0.2
+"""Of a budget of time, for the quantizer of each medium."""
 MOST_SIGNALS = 4_096
 """That are learned from, drawn from all there are; they are held in memory."""
 _MEASURED, _MEASURED_SOUNDS = 200, 50
+_TIMED = 8
 STRETCH_SECONDS = 0.64
 """Of sound in one update: a random stretch of a longer recording, a shorter one with silence behind it."""
 BANDS = 1.0
@@ -87,6 +93,7 @@ def train_quantizer(
     seed: int = 0,
     per_second: float = 0.0,
     observers: Sequence[loop.Observer] = (),
+    seconds: float | None = None,
 ) -> Quantizer:
     """A quantizer that gives such signals back as well as so many updates allow.
 
@@ -95,7 +102,9 @@ def train_quantizer(
         settings: `steps`, `batch` and `rate` count.
         train, held_out: (H, W, 3) or (T, H, W, 3) uint8 of any sizes that the config can cut, or (T,) int16.
         per_second: of the films or the samples.
-        observers: told every event of the loop; `exam` has what is measured on `held_out`, or on `train` where nothing is.
+        observers: told every event of the loop; `exam` has what is measured on `held_out`, or on `train` where nothing is, and
+            `steps`, how many there will be.
+        seconds: of the whole budget, where `settings.steps` is left out; `TIME_SHARE` of them are used.
 
     Raises:
         UserError: nothing to learn from, or a size that cannot be cut.
@@ -116,7 +125,8 @@ def train_quantizer(
     network = Autoencoder(config)
     network.initialise(seed)
     network = network.to(machine.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    recipe = _recipe(settings, patches, seed)
+    steps = settings.steps or (STEPS if seconds is None else _steps_in(TIME_SHARE * seconds, network, learned, machine))
+    recipe, facts = _recipe(settings, steps, patches, seed), {"held_out": float(bool(kept)), "steps": float(steps)}
     loop.train(
         loop.Job(
             recipe=recipe,
@@ -132,7 +142,7 @@ def train_quantizer(
             observers=observers,
             objective=Objective(cast(Callable[[Decoder], nn.Module], Reconstruction), MEASURES),
             exam=loop.Exam(
-                lambda: {**measure(Quantizer(network, shape, per_second), measured), "held_out": float(bool(kept))},
+                lambda: measure(Quantizer(network, shape, per_second), measured) | facts,
                 "snr" if config.kind == "audio" else "psnr",
             ),
         )
@@ -205,8 +215,9 @@ def ssim(picture: np.ndarray, other: np.ndarray, window: int = 7) -> float:
 
 
 def with_pictures(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
-) -> Vocabulary:
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
+    seconds: float | None = None,
+) -> Vocabulary:  # fmt: skip
     """The vocabulary with a block for the pictures of a corpus, where it has some: their palette, or a quantizer that is taken or
     trained on the training split.
 
@@ -218,36 +229,42 @@ def with_pictures(
     if not (settings.quantizer or settings.trained):
         return with_palette(vocabulary, corpus, data, say)
     config = config_of("image", settings.quantizer or recipes.Quantizer())
-    return _with_quantizer(vocabulary, config, settings, lambda s: pictures(corpus, s), data, machine, say)
+    return _with_quantizer(vocabulary, config, settings, lambda s: pictures(corpus, s), data, machine, say, seconds)
 
 
 def with_films(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
-) -> Vocabulary:
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
+    seconds: float | None = None,
+) -> Vocabulary:  # fmt: skip
     """The vocabulary with a block for the films of a corpus, where it has some: a quantizer is trained on the training split.
 
     What is said: how many ids, and how near films of the held-out split come back on the way.
+
+    Args:
+        seconds: of the whole budget, where the recipe does not name the quantizer's steps.
     """
     if data.films is None or not corpus.films:
         return vocabulary
     return _with_quantizer(
-        vocabulary, config_of("video", data.films.quantizer), data.films, lambda s: films(corpus, s), data, machine, say
+        vocabulary, config_of("video", data.films.quantizer), data.films, lambda s: films(corpus, s), data, machine, say, seconds
     )
 
 
 def with_sounds(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
-) -> Vocabulary:
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
+    seconds: float | None = None,
+) -> Vocabulary:  # fmt: skip
     """The same for the recordings of a corpus."""
     if data.sounds is None or not corpus.sounds:
         return vocabulary
     config = sound_config_of(data.sounds.quantizer)
-    return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say)
+    return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say, seconds)
 
 
 def _with_quantizer(
     vocabulary: Vocabulary, config: QuantizerConfig, settings: recipes.Pictures | recipes.Films | recipes.Sounds,
     signals: Callable[[Split], Iterator[np.ndarray]], data: recipes.Data, machine: Machine, say: Callable[[str], None],
+    seconds: float | None,
 ) -> Vocabulary:  # fmt: skip
     if settings.trained:
         found = find_tokenizer(settings.trained, config.kind)
@@ -267,10 +284,12 @@ def _with_quantizer(
 
     def tell(event: dict[str, Any]) -> None:
         if event["event"] == "exam":
-            say(f"quantizer: step {event['step']:,}/{chosen.steps:,}  {in_words(event)}")
+            say(f"quantizer: step {event['step']:,}/{event['steps']:,.0f}  {in_words(event)}")
 
     per_second = 0.0 if isinstance(settings, recipes.Pictures) else settings.per_second
-    quantizer = train_quantizer(config, chosen, signals("train"), signals("validation"), machine, data.seed, per_second, (tell,))
+    quantizer = train_quantizer(
+        config, chosen, signals("train"), signals("validation"), machine, data.seed, per_second, (tell,), seconds
+    )
     count = math.prod(quantizer.grid(quantizer.shape))
     if config.kind == "audio":
         usual = f"{quantizer.rate:g} in a second; recordings last {quantizer.shape[0] / quantizer.per_second:.2f} s by the median"
@@ -354,9 +373,25 @@ def _batch(signals: np.ndarray, ids: int) -> Batch:
     return Batch(none, all_, None, rows * ids, {"signals": signals}, units=float(rows))
 
 
-def _recipe(settings: recipes.Quantizer, patches: int, seed: int) -> recipes.Recipe:
+def _steps_in(seconds: float, network: Autoencoder, learned: Batches, machine: Machine) -> int:
+    """Updates that take so long, in hundreds, as some of them take that teach nothing."""
+    objective, before = Reconstruction(network), learned.state()
+    took = []
+    for _ in range(2 + _TIMED):
+        batch, begin = learned.next(), time.perf_counter()
+        extras = {name: torch.as_tensor(array).to(machine.torch_device) for name, array in batch.extras.items()}
+        loss, _ = objective(torch.as_tensor(batch.ids), torch.as_tensor(batch.learn), None, **extras)
+        loss.backward()
+        took.append(time.perf_counter() - begin)
+    network.zero_grad(set_to_none=True)
+    learned.restore(before)
+    # The optimizers and the exams take about a third more.
+    steps = seconds / (1.3 * float(np.median(took[2:])))
+    return int(min(MOST_STEPS, max(LEAST_STEPS, round(steps / 100) * 100)))
+
+
+def _recipe(settings: recipes.Quantizer, steps: int, patches: int, seed: int) -> recipes.Recipe:
     """The settings as the loop reads them: a patch counts as a token, a signal as a row."""
-    steps = settings.steps
     return recipes.Recipe(
         name="quantizer",
         summary="An autoencoder with finite scalar quantization.",
