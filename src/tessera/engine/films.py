@@ -22,7 +22,7 @@ from tessera.tokens.document import Document
 from tessera.tokens.films import FRAME, QUESTION, VIDEO_END, Geometry, film_head, to_tell
 from tessera.tokens.pictures import GUIDED, given
 
-GUIDANCE = 1.0
+GUIDANCE = 1.3
 """Where none is asked for: none (docs/LOG.md, 2026-11-30, "Calmer media")."""
 TEMPERATURE = 0.5
 """Where none is asked for: a film goes on as it has begun, so most of its ids leave little choice."""
