@@ -31,7 +31,7 @@ from tessera.data.picture_tasks import config_of
 from tessera.data.pictures import read_picture
 from tessera.device import detect, prepare_process
 from tessera.engine.engine import Engine
-from tessera.engine.films import FilmWish, make_films, quantizer_of, tell
+from tessera.engine.films import GUIDANCE, TEMPERATURE, FilmWish, make_films, quantizer_of, tell
 from tessera.engine.sampling import SamplingParams
 from tessera.engine.scheduler import Limits
 from tessera.evals.films import see
@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--films", type=int, default=200, help="of each kind that are made")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0])
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--only", choices=["films", "emoji"])
     parser.add_argument("--emoji-steps", type=int, default=2500)
     parser.add_argument("--emoji", help="folder of 32 px PNG files; by default those of the data folder")
