@@ -257,5 +257,7 @@ def test_pictures_in_patches_are_drawn_edited_varied_and_looked_at() -> None:
     grid = PictureGrid(vocabulary.block("image").offset, 12, row, end, np.full((2, 3), -1))
     part = unfinished(engine, grid, drawing.completion.ids[:4])
     assert part.shape == (8, 12, 3) and (part[4:] == 255).all() and (part[:4] != 255).any()
-    with pytest.raises(UserError, match="multiples of 4"):
-        draw(engine, [Wish("a dot", (8, 10))], SEEDED)
+    odd = picture(8, 10)
+    for wish in (Wish("a dot", (8, 10)), Wish("a dot", known=odd, hidden=np.ones((8, 10), bool)), Wish("a dot", source=odd)):
+        with pytest.raises(UserError, match="multiples of 4"):
+            draw(engine, [wish], SEEDED)

@@ -197,6 +197,7 @@ def _grid(reader: Reader, wish: Wish) -> PictureGrid:
     if wish.known is not None:
         if wish.hidden is None or wish.hidden.shape != wish.known.shape[:2]:
             raise UserError("the mask has to have the size of the picture.")
+        tokenizer.grid(wish.known.shape[:2])
         refuse_large(reader, (wish.known.shape[0], wish.known.shape[1]))
         # What a patch beside the hole looks like depends on what will be in it; its known pixels are pasted over it.
         drawn = wish.hidden if tokenizer.stride == 1 else _grown(patches_of(wish.hidden, tokenizer.stride))
