@@ -30,6 +30,7 @@ SCRIPTS = {
     "serve": "serve.py",
     "soak": "soak.py",
     "digits": "digits.py",
+    "emoji": "emoji.py",
     "shapes": "shapes.py",
     "film": "film.py",
     "film-speed": "film_speed.py",
