@@ -40,7 +40,7 @@ BARS = {"seen": 0.60, "combinations": 0.30}
 CANDIDATES = 100
 HELD_OUT_COMBINATIONS, HELD_OUT_EMOJI = 150, 60
 SETTINGS = (
-    "data.pictures.quantizer.width=64", "data.pictures.quantizer.encoder_layers=2", "data.pictures.quantizer.decoder_layers=4",
+    "data.pictures.quantizer.width=64", "data.pictures.quantizer.encoder_layers=1", "data.pictures.quantizer.decoder_layers=4",
     "data.pictures.quantizer.batch=24", "data.pictures.tasks.draw=0.8",
     "data.pictures.tasks.see=0.2", "data.pictures.tasks.edit=0", "data.pictures.tasks.vary=0", "data.pictures.transformed=0",
     "data.pictures.bent=0", "data.document_mask=true",
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument("--budget", default="20m")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--run", help="measure this run instead of training one")
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--best-of", type=int, default=4, help="pictures drawn for each name; the model keeps the likeliest")
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--pictures", type=int, default=200, help="of each kind that are drawn, as far as there are so many")
     parser.add_argument("--strip", help="write some of the drawn pictures into this PNG file, each under the real one")
     parser.add_argument("--name", default="emoji")

@@ -124,3 +124,19 @@ def test_what_is_wrong_is_named(override: str, sentence: str) -> None:
 def test_the_page_is_written_out_in_full() -> None:
     page = yaml.safe_load(recipe.load("code").to_yaml())
     assert set(page["train"]) == set(recipe.Train.model_fields) and set(page["data"]) == set(recipe.Data.model_fields)
+
+
+def test_a_budget_of_time_leaves_a_fifth_to_each_quantizer_that_is_trained() -> None:
+    film = recipe.load("film", ["budget=10m"]).timed()
+    assert film.data.films and film.data.films.quantizer.seconds == 120
+    assert film.timed() == film
+    # A loss that is aimed at changes the budget, not the quantizer.
+    assert film.model_copy(update={"budget": "1e15"}).timed() == film.model_copy(update={"budget": "1e15"})
+    named = ("data.films.quantizer.steps=7", "data.films.quantizer.seconds=9", 'data.films.trained="ids"', "budget=1e15")
+    for one in named:
+        kept = recipe.load("film", ["budget=10m", one])
+        assert kept.timed() == kept
+    draw = recipe.load("draw", ["budget=10m"])
+    assert draw.timed() == draw
+    patches = recipe.load("draw", ["budget=10m", "data.pictures.quantizer={}"]).timed().data.pictures
+    assert patches and patches.quantizer and patches.quantizer.seconds == 120

@@ -63,6 +63,10 @@ class Tasks(Part):
         return self
 
 
+QUANTIZER_SHARE = 0.2
+"""Of a budget of time, for the quantizer of each medium."""
+
+
 class Quantizer(Part):
     """An autoencoder that turns pictures, films or sound into ids (docs/films.md); it is trained before the model."""
 
@@ -77,7 +81,9 @@ class Quantizer(Part):
     encoder_layers: int = Field(1, ge=0)
     decoder_layers: int = Field(3, ge=0)
     steps: int | None = Field(None, ge=1)
-    """Updates that it is trained for; left out: as many as fit into a fifth of a budget of time, at most 8,000, else 2,500."""
+    """Updates that it is trained for; left out: as many as fit into `seconds`, 500 to 8,000, or without these 2,500."""
+    seconds: float | None = Field(None, gt=0)
+    """To train it in, where `steps` is left out; left out: a fifth of a budget of time."""
     batch: int = Field(8, ge=1)
     """Pictures, films or stretches of sound in one update."""
     rate: float = Field(3e-3, gt=0)
@@ -411,6 +417,17 @@ class Recipe(Part):
             assert self.price_per_hour is not None
             return budget.dollars / self.price_per_hour * 3600
         return budget.seconds
+
+    def timed(self) -> Recipe:
+        """The recipe with the seconds of its quantizers, where these follow from the budget."""
+        found: dict[str, Any] = {}
+        for name in ("pictures", "films", "sounds"):
+            medium = getattr(self.data, name)
+            asked = medium and medium.quantizer
+            if self.seconds is not None and asked and not (medium.trained or asked.steps or asked.seconds):
+                timed = asked.model_copy(update={"seconds": round(QUANTIZER_SHARE * self.seconds, 1)})
+                found[name] = medium.model_copy(update={"quantizer": timed})
+        return self.model_copy(update={"data": self.data.model_copy(update=found)})
 
     def fingerprint(self) -> str:
         """Hex digest of everything in the recipe."""

@@ -55,12 +55,13 @@ def test_ssim_is_one_for_the_same_and_falls_with_noise_and_blur() -> None:
 
 def test_as_many_updates_are_made_as_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizer, "LEAST_STEPS", 30)
-    open_end = SETTINGS.model_copy(update={"steps": None})
     events: list[dict[str, Any]] = []
 
     def make(seconds: float | None) -> Quantizer:
-        config = config_of("video", open_end)
-        return train_quantizer(config, open_end, FILMS[2:], FILMS[:2], detect("float32", 1), 0, 8.0, (events.append,), seconds)
+        asked = SETTINGS.model_copy(update={"steps": None, "seconds": seconds})
+        return train_quantizer(
+            config_of("video", asked), asked, FILMS[2:], FILMS[:2], detect("float32", 1), 0, 8.0, (events.append,)
+        )
 
     # What was tried out on the way to the number of updates leaves no trace.
     assert make(1e-3).fingerprint == trained(FILMS)[0].fingerprint

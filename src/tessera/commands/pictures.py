@@ -15,12 +15,13 @@ from tessera.commands import terminal
 from tessera.data.pictures import hole, on_white, png, read_picture, sized
 from tessera.data.reasons import Unreadable
 from tessera.engine.engine import Engine
-from tessera.engine.pictures import GUIDANCE, MOST_WORDS, Drawing, Wish, draw, known_size, look, named, pasted, run
+from tessera.engine.pictures import GUIDANCE, MOST_WORDS, Drawing, Wish, draw, look, named, pasted, run
 from tessera.engine.request import Completion
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import marked
 from tessera.run import write_bytes, writing
+from tessera.tokens.pictures import known_size
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,13 @@ def _wish(engine: Engine, prompt: str, asked: Asked, picture: np.ndarray | None,
     if asked.variation:
         return replace(wish, source=on_white(_prepared(engine, picture, size)))
     mask = None if asked.mask is None else _read(asked.mask)
-    known, hidden = hole(picture, mask, size, *known_size(engine))
+    known, hidden = hole(picture, mask, size, *known_size(engine.vocabulary))
     return replace(wish, shape=None, known=known, hidden=hidden)
 
 
 def _prepared(engine: Engine, picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """(H, W, 4) at the size that was asked for, or no larger than most pictures that the model knows."""
-    return sized(picture, size, *known_size(engine))
+    return sized(picture, size, *known_size(engine.vocabulary))
 
 
 def _read(path: str) -> np.ndarray:

@@ -112,7 +112,7 @@ def train(
     path = Path(out or f"runs/{intent.name}")
     _say_later(intent)
     if not resume:
-        intent = at_its_rate(intent)
+        intent = at_its_rate(intent).timed()
     else:
         # A shipped page may be resumed by its name alone; of one's own page, everything counts.
         said = {"name", *(o.partition("=")[0] for o in overrides), *(["budget"] if budget is not None else [])}
@@ -168,11 +168,11 @@ def refuse_changes(intent: Recipe, keys: set[str] | None, init: str | None, fold
     Raises:
         UserError: something differs.
     """
-    stored = folder.recipe
+    stored: Any = folder.recipe
     for name, value in _set_values(intent):
         if keys is not None and not any(f"{name}.".startswith(f"{key}.") for key in keys):
             continue
-        kept = functools.reduce(getattr, name.split("."), stored)
+        kept = functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), stored)
         if kept != value:
             raise UserError(
                 f"{name} is {value} here and {kept} in the run at {folder.path}; --resume goes on with the run's own settings: "
@@ -197,7 +197,7 @@ def _set_values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def plan(recipe: str, budget: str | None, overrides: list[str], as_json: bool, forecast: bool | None = None) -> None:
     """Prints what would be trained, each value with its reason, and what its forecast costs and how wide it will be."""
     begin = time.monotonic()
-    intent = at_its_rate(load(recipe, budget, overrides))
+    intent = at_its_rate(load(recipe, budget, overrides)).timed()
     _say_later(intent)
     machine = devices.detect(intent.train.precision, intent.train.threads)
     clock = Clock(begin, intent.seconds)
@@ -533,8 +533,6 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
     for kind, medium in media.items():
         if medium is not None:
             settings += f" {medium.model_dump_json()} {recipe.data.seed}"
-            if (asked := getattr(medium, "quantizer", None)) and not asked.steps:
-                settings += f" {recipe.seconds}"
             if trained := getattr(medium, "trained", None):
                 settings += find_tokenizer(trained, kind).fingerprint
     kept = cache / f"tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:24]}"
@@ -553,11 +551,11 @@ def _tokenizer(corpus: Corpus, recipe: Recipe, cache: Path, machine: Machine) ->
 def _grown(vocabulary: Vocabulary, corpus: Corpus, recipe: Recipe, machine: Machine) -> Vocabulary:
     """The vocabulary with ids for all media of a corpus; what it knows already it keeps as it is."""
     if corpus.pictures and not _knows(vocabulary, "image"):
-        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
+        vocabulary = with_pictures(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     if corpus.films and not _knows(vocabulary, "video"):
-        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
+        vocabulary = with_films(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     if corpus.sounds and not _knows(vocabulary, "audio"):
-        vocabulary = with_sounds(vocabulary.with_controls(), corpus, recipe.data, machine, say, recipe.seconds)
+        vocabulary = with_sounds(vocabulary.with_controls(), corpus, recipe.data, machine, say)
     return vocabulary
 
 

@@ -165,6 +165,8 @@ def _spool(
     dropped = {"exact": 0, "near": 0}
     # Each document's place between 0 and 1: those below the fraction are held out.
     places: dict[Split, list[float]] = {"train": [], "validation": []}
+    cut = picture_cut(data.pictures) if data.pictures else None
+    multiple = cut.stride if cut else 1
     total_bytes, pictures, films, sounds, next_line = 0, 0, 0, 0, time.monotonic() + _SAY_SECONDS
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context((folder / _file(index, split)).open("wb")) for split in places}
@@ -182,7 +184,7 @@ def _spool(
                 skipped.append(Skipped(document.source, NOT_ASKED["audio"]))
                 continue
             if data.pictures is not None:
-                document = _fit_pictures(document, data.pictures)
+                document = _fit_pictures(document, data.pictures.most_pixels, multiple)
             tree = _tree(document)
             line = _line(tree, document.source)
             # Where a picture came from does not make it another one; captions alone do not make two alike.
@@ -426,12 +428,10 @@ def _fit_sounds(documents: Iterable[Document], settings: recipe.Sounds | None, s
             yield captioned_sound(piece, parts.caption, parts.questions, settings.per_second, document.source)
 
 
-def _fit_pictures(document: Document, settings: recipe.Pictures) -> Document:
-    """The document with pictures of at most as many pixels as a recipe wants, whose sides its quantizer, if any, can cut."""
-    cut = picture_cut(settings)
-
-    def fit(segment: Segment) -> Segment:
-        pixels = fitted(np.asarray(segment.content), settings.most_pixels, cut.stride if cut else 1)
-        return picture_segment(pixels, segment.learn)
-
-    return Document(tuple(fit(s) if is_picture(s) else s for s in document.segments), document.source)
+def _fit_pictures(document: Document, most_pixels: int, multiple: int) -> Document:
+    """The document with pictures of at most so many pixels, whose sides are multiples."""
+    segments = (
+        picture_segment(fitted(np.asarray(s.content), most_pixels, multiple), s.learn) if is_picture(s) else s
+        for s in document.segments
+    )
+    return Document(tuple(segments), document.source)

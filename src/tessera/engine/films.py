@@ -23,7 +23,7 @@ from tessera.tokens.films import FRAME, QUESTION, VIDEO_END, Geometry, film_head
 from tessera.tokens.pictures import GUIDED, given
 
 GUIDANCE = 1.3
-"""Where none is asked for: none (docs/LOG.md, 2026-11-30, "Calmer media")."""
+"""Where none is asked for: a little (docs/LOG.md, 2026-12-01, "Films come true"); a second row of the batch is its price."""
 TEMPERATURE = 0.5
 """Where none is asked for: a film goes on as it has begun, so most of its ids leave little choice."""
 

@@ -10,7 +10,6 @@ and the same code runs on an engine that it steps itself (`run`) and in a server
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -297,12 +296,6 @@ def _behind_the_hole(grid: PictureGrid) -> np.ndarray:
     hidden = grid.known < 0
     later = np.logical_or.accumulate(hidden.ravel()).reshape(hidden.shape) & ~hidden
     return np.concatenate([np.pad(later, ((0, 0), (0, 1))).ravel(), [False]])
-
-
-def known_size(reader: Reader) -> tuple[int, int]:
-    """How many pixels most pictures have that a model knows, and of what their sides have to be multiples."""
-    tokenizer = reader.vocabulary.media_tokenizer("image")
-    return math.prod(tokenizer.shape), tokenizer.stride
 
 
 def refuse_large(reader: Reader, shape: tuple[int, int]) -> None:

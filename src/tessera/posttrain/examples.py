@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tessera.engine.thinking import THINK
 from tessera.errors import UserError
 from tessera.tokens import chat
 from tessera.tokens.document import Document, Segment
-from tessera.tokens.pictures import is_picture, picture_segment
+from tessera.tokens.pictures import is_picture, known_size, picture_segment
 from tessera.tokens.vocabulary import END, Vocabulary
 
 
@@ -118,8 +117,7 @@ def in_sight(document: Document, vocabulary: Vocabulary) -> Document:
         return document
     if "image" not in vocabulary.media:
         raise UserError(f"{document.source} shows a picture, and the model has not learned to see (tessera train see).")
-    tokenizer = vocabulary.media_tokenizer("image")
-    size = math.prod(tokenizer.shape), tokenizer.stride
+    size = known_size(vocabulary)
     segments = (picture_segment(fitted(np.asarray(s.content), *size), s.learn) if is_picture(s) else s for s in document.segments)
     return Document(tuple(segments), document.source)
 

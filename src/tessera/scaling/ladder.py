@@ -262,14 +262,9 @@ def _rungs(
     settings = target.recipe.train
     media_ids = sum(block.size for block in vocabulary.blocks)
     facts = rules.Facts(
-        None,
-        1e12,
-        kind=machine.kind,
-        memory_bytes=memory_bytes(machine),
-        compiler=False,
-        media_ids=media_ids,
+        None, 1e12, kind=machine.kind, memory_bytes=memory_bytes(machine), compiler=False, media_ids=media_ids,
         dtype=machine.dtype,
-    )
+    )  # fmt: skip
     # Not how much data there is: a rung needs less of it than its target.
     rungs = []
     for number, seeds in enumerate(SEEDS):

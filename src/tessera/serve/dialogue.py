@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from tessera.data.pictures import fitted
 from tessera.engine.constraints import Constraint, Grammars
-from tessera.engine.pictures import known_size
 from tessera.engine.thinking import THINK, THOUGHT, thought
 from tessera.errors import UserError
 from tessera.serve.errors import ApiError, invalid
@@ -22,7 +21,7 @@ from tessera.serve.seen import MOST_PICTURES
 from tessera.tokens import chat
 from tessera.tokens.chat import EFFORTS, Message
 from tessera.tokens.document import Document, Segment
-from tessera.tokens.pictures import QUESTION, picture_segment
+from tessera.tokens.pictures import QUESTION, known_size, picture_segment
 
 Choice = Literal["none", "auto", "required"]
 
@@ -113,7 +112,7 @@ def _in_sight(served: Served, conversation: Sequence[Message], param: str) -> li
         raise invalid(said, f"{param}[{place}]" if param == "messages" else param, "unsupported_modality")
     if (count := sum(len(message.pictures) for message in conversation)) > MOST_PICTURES:
         raise invalid(f"There may be {MOST_PICTURES} pictures in a request, not {count}.", param)
-    size = known_size(served)
+    size = known_size(served.vocabulary)
     return [replace(m, pictures=tuple(fitted(picture, *size) for picture in m.pictures)) for m in conversation]
 
 

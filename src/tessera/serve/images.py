@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, Response
 from tessera.data.pictures import encoded, hole, on_white, read_picture, sized
 from tessera.data.reasons import Unreadable
 from tessera.engine.constraints import PictureGrid
-from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, known_size, named, pasted, refuse_large, unfinished
+from tessera.engine.pictures import GUIDANCE, Drawing, Steps, Wish, drawing, named, pasted, refuse_large, unfinished
 from tessera.engine.sampling import SamplingParams
 from tessera.errors import UserError
 from tessera.provenance import marked
@@ -35,6 +35,7 @@ from tessera.serve.models import Served, now
 from tessera.serve.rounds import Rounds, maker
 from tessera.serve.store import new_id
 from tessera.serve.streams import MAY_STREAM, EventStream, event
+from tessera.tokens.pictures import known_size
 
 router = APIRouter(tags=["images"])
 
@@ -126,7 +127,7 @@ async def edit(body: Annotated[Edit, Form(media_type="multipart/form-data")], he
     mask = None if body.mask is None else await _read(body.mask, "mask")
     _refuse_large(served, body.shape)
     try:
-        known, hidden = await in_thread(hole, picture, mask, body.shape, *known_size(served))
+        known, hidden = await in_thread(hole, picture, mask, body.shape, *known_size(served.vocabulary))
     except UserError as error:
         raise invalid(sentence(error), "mask") from None
     return await _answer(here, served, body, Wish(body.prompt.strip(), known=known, hidden=hidden), "image_edit")
@@ -138,7 +139,7 @@ async def vary(body: Annotated[Vary, Form(media_type="multipart/form-data")], he
     served = await maker(here, body.model, "image")
     picture = await _read(body.image, "image")
     _refuse_large(served, body.shape)
-    source = on_white(await in_thread(sized, picture, body.shape, *known_size(served)))
+    source = on_white(await in_thread(sized, picture, body.shape, *known_size(served.vocabulary)))
     return await _answer(here, served, body, Wish(body.prompt.strip(), source=source), "")
 
 

@@ -79,7 +79,7 @@ def find_tokenizer(trained: str | Path, kind: Kind) -> Coder:
             continue
         found = _read(path)
         if not isinstance(found, Quantizer | Published):
-            raise UserError(f"{path} is damaged: a {found.name}, not a quantizer.")
+            raise UserError(f"{path} is a {found.name}, not a quantizer; name a folder of `tessera tokenizer train`.")
         return found
     raise UserError(
         f"{trained} has no quantizer for {kind} ({media_file(kind)}); train one by `tessera tokenizer train`, or name a "

@@ -9,6 +9,7 @@ asking (`engine.pictures`) lay their documents out by the same functions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,12 @@ def patches_of(places: np.ndarray, stride: int) -> np.ndarray:
     return np.asarray(places.reshape(height // stride, stride, width // stride, stride).any((1, 3)))
 
 
+def known_size(vocabulary: Vocabulary) -> tuple[int, int]:
+    """How many pixels most pictures have that a model learned from, and of what the sides of any have to be multiples."""
+    tokenizer = vocabulary.media_tokenizer("image")
+    return math.prod(tokenizer.shape), tokenizer.stride
+
+
 def encode_picture(
     vocabulary: Vocabulary, pixels: np.ndarray, tokenizer: MediaTokenizer, offset: int, learn: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,13 +113,13 @@ def encode_picture(
         offset: of the tokenizer's block.
     """
     height, width = pixels.shape[:2]
-    shown, hidden = pixels[..., :3].copy(), np.zeros((height, width), bool)
-    if pixels.shape[2] == 4 and (hidden := pixels[..., 3] < _OPAQUE).any() and tokenizer.stride > 1:
-        # The ids of patches beside a hidden one would tell of it.
-        shown[hidden] = 255
-    ids = tokenizer.encode(shown) + offset
-    grid = np.full((ids.shape[0], ids.shape[1] + 1), vocabulary.control(ROW))
-    grid[:, :-1] = np.where(patches_of(hidden, tokenizer.stride), vocabulary.control(MASK), ids)
+    whole = pixels.shape[2] == 3
+    hidden = np.zeros((height, width), bool) if whole else pixels[..., 3] < _OPAQUE
+    # White in a hole: the ids of patches beside it would tell of what it hides.
+    shown = np.ascontiguousarray(pixels) if whole else np.where(hidden[..., None], np.uint8(255), pixels[..., :3])
+    places = tokenizer.encode(shown) + offset
+    grid = np.full((places.shape[0], places.shape[1] + 1), vocabulary.control(ROW))
+    grid[:, :-1] = np.where(patches_of(hidden, tokenizer.stride), vocabulary.control(MASK), places)
     head = frame(vocabulary, height, width)
     ids = np.concatenate([head, grid.ravel(), [vocabulary.control(IMAGE_END)]]).astype(np.int32)
     return ids, (np.arange(len(ids)) >= len(head)) & learn

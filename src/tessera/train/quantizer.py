@@ -38,8 +38,6 @@ from tessera.train.objectives import Objective
 
 STEPS, LEAST_STEPS, MOST_STEPS = 2_500, 500, 8_000
 """Updates where no time is named, and the bounds of what is made of a time (docs/LOG.md, 2026-12-01, "Quantizers")."""
-TIME_SHARE = 0.2
-"""Of a budget of time, for the quantizer of each medium."""
 MOST_SIGNALS = 4_096
 """That are learned from, drawn from all there are; they are held in memory."""
 _MEASURED, _MEASURED_SOUNDS = 200, 50
@@ -93,18 +91,16 @@ def train_quantizer(
     seed: int = 0,
     per_second: float = 0.0,
     observers: Sequence[loop.Observer] = (),
-    seconds: float | None = None,
 ) -> Quantizer:
     """A quantizer that gives such signals back as well as so many updates allow.
 
     Args:
         config: what it is made of.
-        settings: `steps`, `batch` and `rate` count.
+        settings: `steps` or `seconds`, `batch` and `rate` count.
         train, held_out: (H, W, 3) or (T, H, W, 3) uint8 of any sizes that the config can cut, or (T,) int16.
         per_second: of the films or the samples.
         observers: told every event of the loop; `exam` has what is measured on `held_out`, or on `train` where nothing is, and
             `steps`, how many there will be.
-        seconds: of the whole budget, where `settings.steps` is left out; `TIME_SHARE` of them are used.
 
     Raises:
         UserError: nothing to learn from, or a size that cannot be cut.
@@ -125,7 +121,7 @@ def train_quantizer(
     network = Autoencoder(config)
     network.initialise(seed)
     network = network.to(machine.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = settings.steps or (STEPS if seconds is None else _steps_in(TIME_SHARE * seconds, network, learned, machine))
+    steps = settings.steps or (_steps_in(settings.seconds, network, learned, machine) if settings.seconds else STEPS)
     recipe, facts = _recipe(settings, steps, patches, seed), {"held_out": float(bool(kept)), "steps": float(steps)}
     loop.train(
         loop.Job(
@@ -215,9 +211,8 @@ def ssim(picture: np.ndarray, other: np.ndarray, window: int = 7) -> float:
 
 
 def with_pictures(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
-    seconds: float | None = None,
-) -> Vocabulary:  # fmt: skip
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
+) -> Vocabulary:
     """The vocabulary with a block for the pictures of a corpus, where it has some: their palette, or a quantizer that is taken or
     trained on the training split.
 
@@ -229,42 +224,36 @@ def with_pictures(
     if not (settings.quantizer or settings.trained):
         return with_palette(vocabulary, corpus, data, say)
     config = config_of("image", settings.quantizer or recipes.Quantizer())
-    return _with_quantizer(vocabulary, config, settings, lambda s: pictures(corpus, s), data, machine, say, seconds)
+    return _with_quantizer(vocabulary, config, settings, lambda s: pictures(corpus, s), data, machine, say)
 
 
 def with_films(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
-    seconds: float | None = None,
-) -> Vocabulary:  # fmt: skip
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
+) -> Vocabulary:
     """The vocabulary with a block for the films of a corpus, where it has some: a quantizer is trained on the training split.
 
     What is said: how many ids, and how near films of the held-out split come back on the way.
-
-    Args:
-        seconds: of the whole budget, where the recipe does not name the quantizer's steps.
     """
     if data.films is None or not corpus.films:
         return vocabulary
     return _with_quantizer(
-        vocabulary, config_of("video", data.films.quantizer), data.films, lambda s: films(corpus, s), data, machine, say, seconds
+        vocabulary, config_of("video", data.films.quantizer), data.films, lambda s: films(corpus, s), data, machine, say
     )
 
 
 def with_sounds(
-    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None],
-    seconds: float | None = None,
-) -> Vocabulary:  # fmt: skip
+    vocabulary: Vocabulary, corpus: Corpus, data: recipes.Data, machine: Machine, say: Callable[[str], None]
+) -> Vocabulary:
     """The same for the recordings of a corpus."""
     if data.sounds is None or not corpus.sounds:
         return vocabulary
     config = sound_config_of(data.sounds.quantizer)
-    return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say, seconds)
+    return _with_quantizer(vocabulary, config, data.sounds, lambda s: sounds(corpus, s), data, machine, say)
 
 
 def _with_quantizer(
     vocabulary: Vocabulary, config: QuantizerConfig, settings: recipes.Pictures | recipes.Films | recipes.Sounds,
     signals: Callable[[Split], Iterator[np.ndarray]], data: recipes.Data, machine: Machine, say: Callable[[str], None],
-    seconds: float | None,
 ) -> Vocabulary:  # fmt: skip
     if settings.trained:
         found = find_tokenizer(settings.trained, config.kind)
@@ -287,9 +276,7 @@ def _with_quantizer(
             say(f"quantizer: step {event['step']:,}/{event['steps']:,.0f}  {in_words(event)}")
 
     per_second = 0.0 if isinstance(settings, recipes.Pictures) else settings.per_second
-    quantizer = train_quantizer(
-        config, chosen, signals("train"), signals("validation"), machine, data.seed, per_second, (tell,), seconds
-    )
+    quantizer = train_quantizer(config, chosen, signals("train"), signals("validation"), machine, data.seed, per_second, (tell,))
     count = math.prod(quantizer.grid(quantizer.shape))
     if config.kind == "audio":
         usual = f"{quantizer.rate:g} in a second; recordings last {quantizer.shape[0] / quantizer.per_second:.2f} s by the median"
